@@ -1,0 +1,47 @@
+"""Grouped-query attention, from multi-head (kv_heads = heads) to multi-query (kv_heads = 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from archc.schema import Attention, Norm, Problem, Rope, field
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Gqa(Attention):
+    """Grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245)."""
+
+    dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
+    heads: int = field("query heads", gt=0)
+    kv_heads: int = field("key-value heads, each shared by heads / kv_heads query heads", default_factory=lambda f: f["heads"], gt=0)
+    head_dim: int = field("width of a head", unit="channels", default_factory=lambda f: f["dim"] // f["heads"], gt=0)
+    rope: Rope | None = field("rotary positions of queries and keys", default=None)
+    bias: bool = field("biases in the query, key and value projections", default=False)
+    out_bias: bool = field("a bias in the output projection", default=False)
+    qk_norm: Literal["head", "full"] | None = field("norm of queries and keys: per head, or over the whole projection", default=None)
+    norm: Norm = field("the kind of norm that qk_norm uses", inherit="norm")
+    window: int | None = field("attend only to the last tokens, this one included", unit="tokens", default=None, gt=0)
+    sinks: bool = field("one learned logit per head that takes attention mass and gives no value", default=False)
+    clip: float | None = field("clamp queries, keys and values to [-clip, clip] after projection", default=None, gt=0)
+    scale: float = field("factor on the attention logits", default_factory=lambda f: f["head_dim"] ** -0.5, gt=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.heads % self.kv_heads:
+            yield Problem(fields=("kv_heads", "heads"), message=f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}")
+
+    def tiny(self) -> dict[str, Any]:
+        kv_heads = min(self.kv_heads, 2)
+        group = min(self.heads // self.kv_heads, 2)
+        return {
+            "kv_heads": kv_heads,
+            "heads": kv_heads * group,
+            "head_dim": 32,
+            "window": self.window and min(self.window, 16),
+            "scale": self.scale * (self.head_dim / 32) ** 0.5,
+        }
+
+    def build(self, g: Builder, x: Value) -> Value:
+        raise NotImplementedError  # written with the graph floor

@@ -1,0 +1,23 @@
+"""The plain residual connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from archc.schema import Residual
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Add(Residual):
+    """x + F(x) (He et al. 2015, arXiv:1512.03385)."""
+
+    def enter(self, g: Builder, state: tuple[Value, ...], name: str) -> tuple[Value, tuple[Value, ...]]:
+        (x,) = state
+        return x, (x,)
+
+    def leave(self, g: Builder, state: tuple[Value, ...], y: Value) -> tuple[Value, ...]:
+        (x,) = state
+        x = x + y
+        return (x,)

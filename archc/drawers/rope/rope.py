@@ -1,0 +1,30 @@
+"""Rotary positions without scaling, and the base of every scaled kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from archc.schema import field
+from archc.schema import Rope as RopeSlot
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Rope(RopeSlot):
+    """Rotary positions (Su et al. 2021, arXiv:2104.09864)."""
+
+    theta: float = field("base of the frequencies", default=10_000.0, gt=1)
+    dim: int | None = field("channels that are rotated; the whole head when left out", unit="channels", default=None, gt=0, multiple_of=2)
+    pairs: Literal["half", "interleaved"] = field("which channels form a pair: (i, i + dim / 2), or (2i, 2i + 1)", default="half")
+    end: Literal["first", "last"] = field("which end of the head is rotated when dim is smaller than it", default="first")
+
+    def scaling(self) -> dict[str, Any]:
+        """The attributes of the frequency op beyond theta."""
+        return {}
+
+    def tiny(self) -> dict[str, Any]:
+        return {"dim": self.dim and min(self.dim, 16)}
+
+    def build(self, g: Builder, x: Value) -> Value:
+        raise NotImplementedError  # written with the graph floor

@@ -1,0 +1,66 @@
+"""The model itself: what stands in `model NAME { ... }`, and its resolved form."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from archc.schema.drawer import Drawer, field
+from archc.schema.slots import Attention, Cache, FeedForward, Head, Init, Memory, Norm, Residual
+
+
+class LayerSlots(BaseModel):
+    """The drawers of one layer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attention: Attention | None
+    ffn: FeedForward | None
+    memory: Memory | None = None
+
+    def __hash__(self) -> int:
+        return hash((self.attention, self.ffn, self.memory))
+
+
+class ModelFields(Drawer):
+    """The fields of a model, as the language knows them. Slots that may differ by layer stand in `LayerSlots`."""
+
+    vocab: int = field("rows of the embedding table", unit="tokens", gt=0)
+    dim: int = field("width of the residual stream", unit="channels", gt=0)
+    layers: int = field("number of layers", gt=0)
+    context: int = field("longest sequence the model is meant for", unit="tokens", gt=0)
+    norm: Norm = field("normalisation before each sub-layer and of the last hidden state", kind="rms")
+    norm_placement: Literal["pre", "post", "both"] = field(
+        "where a layer normalises: what enters a sub-layer, what it gives back, or both", default="pre"
+    )
+    residual: Residual = field("how sub-layers are entered and left", kind="add")
+    head: Head = field("from the last hidden state to logits", kind="untied")
+    init: Init = field("how parameters start", kind="normal")
+    cache: Cache = field("how the key-value cache is stored", kind="bf16")
+
+
+class Model(ModelFields):
+    """A resolved model: every value final, every layer's drawers known. Frozen.
+
+    ``schedule[i]`` holds the drawers of layer i. ``name`` and ``doc`` come from the `model` statement, ``params`` from `param`
+    statements with the values in force.
+    """
+
+    name: str
+    doc: str = ""
+    schedule: tuple[LayerSlots, ...]
+    params: tuple[tuple[str, Any], ...] = ()
+
+    _checks: tuple[Any, ...] = PrivateAttr(default=())
+    _spec_hash: str = PrivateAttr(default="")
+
+    @property
+    def spec_hash(self) -> str:
+        """SHA-256 (first 16 hex digits) of the resolved values: equal models have equal hashes whatever their text."""
+        return self._spec_hash
+
+    @property
+    def checks(self) -> tuple[Any, ...]:
+        """The `check` statements in force, as resolve keeps them."""
+        return self._checks

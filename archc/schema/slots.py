@@ -1,0 +1,170 @@
+"""The slots a model is made of, and what each asks of the drawers that fill it.
+
+A field whose annotation is one of these classes is a slot: the spec may put any kind of that slot there. `build` methods run
+inside a scope of the graph (see `archc.graph.builder`); shapes are those of the values, B rows and S new tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from archc.schema.drawer import Drawer
+
+if TYPE_CHECKING:
+    from archc.graph.builder import Builder
+    from archc.graph.value import Value
+
+LAYER_SLOTS = ("memory", "attention", "ffn")
+"""Slots that may differ by layer, in the order in which a layer runs them."""
+
+
+class Mixer(Drawer):
+    """A sub-layer: x [B, S, D] -> y [B, S, D]."""
+
+    def build(self, g: Builder, x: Value) -> Value:
+        """Writes the forward pass; the residual drawer adds y to the stream."""
+        raise NotImplementedError
+
+
+class Attention(Mixer):
+    """Mixes tokens."""
+
+    slot = "attention"
+
+
+class FeedForward(Mixer):
+    """Works on each token alone."""
+
+    slot = "ffn"
+
+
+class Memory(Drawer):
+    """Writes to the residual streams themselves, before attention: streams [B, S, M, D] -> streams."""
+
+    slot = "memory"
+
+    def build(self, g: Builder, streams: Value) -> Value:
+        """The streams after the memory."""
+        raise NotImplementedError
+
+
+class Residual(Drawer):
+    """How sub-layers are entered and left. ``state`` is a tuple of values that only this drawer understands."""
+
+    slot = "residual"
+
+    def start(self, g: Builder, x: Value) -> tuple[Value, ...]:
+        """The state before the first sub-layer, from the embedding x [B, S, D]."""
+        return (x,)
+
+    def enter(self, g: Builder, state: tuple[Value, ...], name: str) -> tuple[Value, tuple[Value, ...]]:
+        """The input of sub-layer ``name`` [B, S, D], and the state that `leave` will get."""
+        raise NotImplementedError
+
+    def leave(self, g: Builder, state: tuple[Value, ...], y: Value) -> tuple[Value, ...]:
+        """The state after a sub-layer that gave y [B, S, D]."""
+        raise NotImplementedError
+
+    def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
+        """What the final norm gets [B, S, D]."""
+        return state[0]
+
+    def streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
+        """The residual streams [B, S, M, D]; M = 1 where there is one."""
+        raise NotImplementedError
+
+    def with_streams(self, g: Builder, state: tuple[Value, ...], streams: Value) -> tuple[Value, ...]:
+        """The state with its streams replaced."""
+        raise NotImplementedError
+
+
+class Norm(Drawer):
+    """Normalises the last dimension."""
+
+    slot = "norm"
+
+    def build(self, g: Builder, x: Value, name: str) -> Value:
+        """The normed x; its weights live in the current scope under ``name``."""
+        raise NotImplementedError
+
+
+class Rope(Drawer):
+    """Rotary positions."""
+
+    slot = "rope"
+
+    def build(self, g: Builder, x: Value) -> Value:
+        """x [B, S, H, D] or [B, S, D] with its channels rotated to the tokens' positions."""
+        raise NotImplementedError
+
+
+class Head(Drawer):
+    """From the last hidden state to logits."""
+
+    slot = "head"
+
+    def build(self, g: Builder, x: Value, embedding: Value, vocab: int) -> Value:
+        """Logits [B, S, vocab]; ``embedding`` is the weight of the input embedding [vocab, D]."""
+        raise NotImplementedError
+
+
+class Activation(Drawer):
+    """The non-linearity of a feed-forward."""
+
+    slot = "activation"
+
+    def build(self, g: Builder, gate: Value, up: Value) -> Value:
+        """The activated product of gate and up, all [..., hidden]."""
+        raise NotImplementedError
+
+
+class Init(Drawer):
+    """How parameters start."""
+
+    slot = "init"
+
+    def scale_of(self, role: str, fan_in: int, depth: int) -> float:
+        """Standard deviation of a weight by role ("embedding", "matrix", "output", "head"), its input width and the number of layers."""
+        raise NotImplementedError
+
+
+class Cache(Drawer):
+    """How the key-value cache is stored."""
+
+    slot = "cache"
+
+
+class Router(Drawer):
+    """Chooses the experts of a token (used by later families)."""
+
+    slot = "router"
+
+
+class Compress(Drawer):
+    """Makes one entry of several tokens (used by later families)."""
+
+    slot = "compress"
+
+
+class Indexer(Drawer):
+    """Picks the entries a token attends to (used by later families)."""
+
+    slot = "indexer"
+
+
+class Mtp(Drawer):
+    """Predicts further tokens (used by later families)."""
+
+    slot = "mtp"
+
+
+def slot_names() -> dict[str, Any]:
+    """Every slot base class by its name."""
+    found: dict[str, Any] = {}
+    queue: list[type[Drawer]] = list(Drawer.__subclasses__())
+    while queue:
+        cls = queue.pop()
+        queue.extend(cls.__subclasses__())
+        if cls.__module__ == __name__ and cls.slot:
+            found[cls.slot] = cls
+    return found
