@@ -1,0 +1,227 @@
+"""The builder that drawers write their forward pass in."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from archc.graph.hints import Statement, assignment
+from archc.graph.value import Graph, Loss, Node, Scope, Stack, Value
+from archc.ops import OPS, Op, ParamSpec, Role, ShapeError, Store, Type
+
+
+class BuildError(Exception):
+    """A drawer's forward broke a rule: where in the model, which op, and what."""
+
+    def __init__(self, scope: Scope, what: str) -> None:
+        self.scope, self.what = scope, what
+        super().__init__(f"{'.'.join(scope.path()) or 'model'}: {what}")
+
+
+class Builder:
+    """Writes a graph.
+
+    Ops are methods by their registered name, ``g.linear("q_proj", x, out=4096)``: an optional name first (ops with parameters or
+    a submodule need one), then operands, then the op's fields. See `docs/ops.md` or ``archc drawers --ops`` for all of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.graph = Graph(name=name, root=Scope("", "Model", None), steps=Scope("step", "Step", None))
+        self.here = self.graph.root
+        self._component = "head"
+        self._steps: dict[tuple, Value] = {}
+        self._claims: dict[Scope, tuple[tuple[Statement, ...], tuple[Value, ...]]] = {}
+
+    # --- ops -------------------------------------------------------------------------------------
+    def __getattr__(self, kind: str) -> Callable[..., Any]:
+        if kind.startswith("_") or kind not in OPS:
+            raise AttributeError(f"no op {kind!r}; there are {', '.join(sorted(OPS))}")
+
+        def build(*args: Any, **fields: Any) -> Any:
+            named = bool(args) and (args[0] is None or isinstance(args[0], str))
+            return self.emit(kind, args[0] if named else None, args[1:] if named else args, fields)
+
+        return build
+
+    def emit(self, kind: str, name: str | None, values: Sequence[Value | None], fields: dict[str, Any]) -> Any:
+        """Adds a node and returns its result (a tuple when there are several); operands that are None are left out."""
+        op = OPS[kind](**fields)
+        return self.add(op, name, *(v for v in values if v is not None), frame=sys._getframe(2))
+
+    def add(self, op: Op, name: str | None, *values: Value, frame: Any = None) -> Any:
+        """Adds a node that runs ``op``; see `emit`."""
+        try:
+            specs = op.params(name, *(v.type for v in values))
+            values = (*values, *(self._param(spec) for spec in specs))
+            types = op.infer(*(v.type for v in values))
+        except ShapeError as error:
+            raise BuildError(self.here, f"{name or op.kind}: {error}") from error
+        node = Node(op, values, (), self.here, name, self._component)
+        single = isinstance(types, Type)
+        node.outs = tuple(Value(t, self.here, self, node) for t in ((types,) if isinstance(types, Type) else types))
+        if name is not None and op.module(*(v.type for v in values)) is not None:
+            self.here.modules[name] = node
+        self.here.items.append(node)
+        self._name(node.outs, frame or sys._getframe(1))
+        return node.outs[0] if single else node.outs
+
+    def _name(self, values: tuple[Value, ...], frame: Any) -> None:
+        """Gives values the names of the statement being run, and takes them back from what it built before."""
+        running, names = assignment(frame)
+        claim = self._claims.get(self.here)
+        if claim is not None and claim[0][-1:] == running[-1:] and claim[0][0] == running[0]:
+            for value in claim[1]:
+                self.here.hints.pop(value, None)
+        self._claims[self.here] = (running, values)
+        if len(names) == len(values):
+            self.here.hints.update((v, n) for v, n in zip(values, names, strict=True) if n and n != "_")
+
+    # --- sources ---------------------------------------------------------------------------------
+    def _param(self, spec: ParamSpec) -> Value:
+        if spec.name in self.here.owners:
+            raise BuildError(self.here, f"parameter {spec.name} is declared twice")
+        value = Value(Type(spec.shape, spec.dtype), self.here, self, param=spec)
+        self.here.params.append(value)
+        self.here.owners[spec.name] = self._component
+        return value
+
+    def param(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        role: Role = "matrix",
+        init: str = "normal",
+        dtype: str = "act",
+        buffer: bool = False,
+    ) -> Value:
+        """A parameter of the current scope that no op declares."""
+        return self._param(ParamSpec(name=name, shape=shape, role=role, init=init, dtype=dtype, buffer=buffer))  # type: ignore[arg-type]
+
+    def parameter(self, path: str) -> Value:
+        """A parameter that another scope owns, by its full name (``model.embed_tokens.weight``)."""
+        for scope in self.graph.root.scopes():
+            for value in scope.params:
+                assert value.param is not None
+                if ".".join((*scope.path(), value.param.name)) == path:
+                    return value
+        raise BuildError(self.here, f"no parameter {path}")
+
+    def step(self, name: str, kind: str, *values: Value, **fields: Any) -> Value:
+        """A value computed once per forward and shared by every scope; equal settings share one."""
+        key = (kind, values, tuple(sorted(fields.items())))
+        if key not in self._steps:
+            taken = {v.step for v in self._steps.values()}
+            unique, n = name, 2
+            while unique in taken:
+                unique, n = f"{name}_{n}", n + 1
+            here, self.here = self.here, self.graph.steps
+            value = self.emit(kind, None, values, fields)
+            value.step, self.here = unique, here
+            self._steps[key] = value
+        return self._steps[key]
+
+    @property
+    def time(self) -> Value:
+        """Where the tokens of this call stand."""
+        return self.step("time", "time_of")
+
+    @property
+    def tokens(self) -> Value:
+        """The ids of the new tokens [B, S]."""
+        return self.step("tokens", "token_ids")
+
+    def state(self, name: str, store: Store) -> Value:
+        """A slot of per-sequence state of the current scope."""
+        owner, parts = self.here, [name]
+        while owner.parent is not None and not owner.slot:  # a nested drawer: its slots carry its name
+            parts.insert(0, owner.name)
+            owner = owner.parent
+        full = "_".join(parts) if owner.slot else name
+        self.here.states[full] = store
+        self.here.owners[f"state.{full}"] = self._component
+        return Value(Type((), "none"), self.here, self, state=full)
+
+    def loss(self, name: str, value: Value, weight: float) -> None:
+        """A term of the training loss, reported under ``name``."""
+        self.graph.losses.append(Loss(name=name, value=value, weight=weight))
+
+    # --- scopes ----------------------------------------------------------------------------------
+    @contextmanager
+    def component(self, name: str) -> Iterator[None]:
+        """What the nodes and parameters built inside count as in the cost report."""
+        outer, self._component = self._component, name
+        try:
+            yield
+        finally:
+            self._component = outer
+
+    def call(self, name: str, cls: str, build: Callable[..., Any], *values: Value, slot: bool = False, doc: str | None = None) -> Any:
+        """Runs ``build(g, *values)`` in a scope (a module) of its own and returns what it returns.
+
+        ``slot`` makes the module a constructor argument of its parent: parents that differ only there share one class.
+        """
+        outer, scope = self.here, Scope(name, cls, self.here, slot=slot)
+        scope.doc = _first_paragraph(getattr(build, "__self__", build)) if doc is None else doc
+        scope.label = cls
+        self._open(scope, build, values)
+        outer.items.append(scope)
+        result = self._run(scope, build, values)
+        _, names = assignment(sys._getframe(1))
+        if len(names) == len(scope.returns):
+            outer.hints.update((v, n) for v, n in zip(scope.returns, names, strict=True) if n and n != "_")
+        for value in scope.returns:
+            if value in scope.hints:
+                outer.hints.setdefault(value, scope.hints[value])
+        return result
+
+    def stack(self, name: str, keys: Sequence[Hashable], build: Callable[[Any], Callable[..., Any]], *state: Value) -> tuple[Value, ...]:
+        """Layers in a row, one per key: ``build(key)`` gives the forward of a layer, built once per distinct key.
+
+        ``state`` goes into the first layer; each layer returns the state of the next, of the same types.
+        """
+        outer = self.here
+        distinct = list(dict.fromkeys(keys))
+        stack = Stack(name, outer, [], tuple(distinct.index(k) for k in keys), list(state), [])
+        outer.items.append(stack)
+        for i, key in enumerate(distinct):
+            scope = Scope(f"{name}.{keys.index(key)}", "Layer", outer)
+            args = tuple(Value(v.type, scope, self) for v in state)
+            forward = build(key)
+            self._open(scope, forward, args)
+            for arg, value in zip(args, state, strict=True):
+                if value in outer.hints:
+                    scope.hints[arg] = outer.hints[value]
+            result = self._run(scope, forward, args)
+            got = result if isinstance(result, tuple) else (result,)
+            if [v.type for v in got] != [v.type for v in state]:
+                raise BuildError(scope, f"layer kind {i} returns {', '.join(str(v.type) for v in got)}, the next needs {', '.join(str(v.type) for v in state)}")
+            stack.kinds.append(scope)
+        stack.outs = [Value(v.type, outer, self) for v in state]
+        for out, value in zip(stack.outs, state, strict=True):
+            if value in outer.hints:
+                outer.hints[out] = outer.hints[value]
+        return tuple(stack.outs)
+
+    def _open(self, scope: Scope, build: Callable[..., Any], values: Sequence[Value]) -> None:
+        scope.args = list(values)
+        scope.hints.update({v: self.here.hints[v] for v in values if v in self.here.hints})
+        formal = [p for p in inspect.signature(build).parameters.values()][1:]
+        scope.hints.update({v: p.name for v, p in zip(values, formal, strict=False) if p.kind is p.POSITIONAL_OR_KEYWORD})
+
+    def _run(self, scope: Scope, build: Callable[..., Any], values: Sequence[Value]) -> Any:
+        outer, self.here = self.here, scope
+        try:
+            result = build(self, *values)
+        finally:
+            self.here = outer
+        scope.returns = list(result) if isinstance(result, tuple) else [result]
+        return result
+
+
+def _first_paragraph(what: Any) -> str:
+    doc = inspect.getdoc(what if inspect.isroutine(what) else type(what)) or ""
+    return doc.split("\n\n")[0].strip()

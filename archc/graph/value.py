@@ -1,0 +1,223 @@
+"""Values, nodes and scopes: what a graph is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from archc.ops import Op, ParamSpec, Shape, Store, Type
+
+if TYPE_CHECKING:
+    from archc.graph.builder import Builder
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Value:
+    """Something a node reads: made by a node, or a parameter, a field of the step, a slot of state, an argument of a scope."""
+
+    type: Type
+    scope: Scope
+    g: Builder
+    node: Node | None = None
+    param: ParamSpec | None = None
+    step: str | None = None
+    state: str | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Its shape."""
+        return self.type.shape
+
+    def __repr__(self) -> str:
+        what = self.param.name if self.param else self.step or self.state or (self.node.op.kind if self.node else "argument")
+        return f"<{what} {self.type}>"
+
+    def _binary(self, sign: str, other: Value | float, *, flip: bool = False) -> Value:
+        if isinstance(other, Value):
+            return self.g.emit("binary", None, (other, self) if flip else (self, other), {"sign": sign})
+        return self.g.emit("binary", None, (self,), {"sign": sign, "number": other})
+
+    def __add__(self, other: Value | float) -> Value:
+        return self._binary("+", other)
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self._binary("-", other)
+
+    def __mul__(self, other: Value | float) -> Value:
+        return self._binary("*", other)
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self._binary("/", other)
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Node:
+    """One run of an op."""
+
+    op: Op
+    ins: tuple[Value, ...]
+    outs: tuple[Value, ...]
+    scope: Scope
+    name: str | None
+    """The submodule it prints as, where its op has one."""
+    component: str
+    """What its cost counts as (a key of `by_component`)."""
+
+    def __repr__(self) -> str:
+        return f"<{self.op.kind} {', '.join(map(repr, self.ins))} -> {', '.join(str(v.type) for v in self.outs)}>"
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Scope:
+    """One module: its parameters, state and the nodes of its forward."""
+
+    name: str
+    cls: str
+    parent: Scope | None
+    doc: str = ""
+    slot: bool = False
+    """A child that its parent takes as a constructor argument, so that equal parents share one class."""
+    label: str = ""
+    """Where it stands, for messages: the drawer's kind and name."""
+    items: list[Node | Scope | Stack] = field(default_factory=list)
+    args: list[Value] = field(default_factory=list)
+    returns: list[Value] = field(default_factory=list)
+    params: list[Value] = field(default_factory=list)
+    owners: dict[str, Component] = field(default_factory=dict)
+    """Component of each parameter, by name."""
+    modules: dict[str, Node] = field(default_factory=dict)
+    """Nodes that print as submodules, by name."""
+    states: dict[str, Store] = field(default_factory=dict)
+    hints: dict[Value, str] = field(default_factory=dict)
+    """Variable names that the drawer gave to values."""
+
+    def path(self) -> tuple[str, ...]:
+        """Names of the scopes from the root to this one."""
+        return () if self.parent is None else (*self.parent.path(), self.name)
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node inside, in order of execution; a stack's kinds once each."""
+        for item in self.items:
+            if isinstance(item, Node):
+                yield item
+            else:
+                yield from item.nodes()
+
+    def scopes(self) -> Iterator[Scope]:
+        """Itself and every scope inside."""
+        yield self
+        for item in self.items:
+            if isinstance(item, Scope):
+                yield from item.scopes()
+            elif isinstance(item, Stack):
+                for kind in item.kinds:
+                    yield from kind.scopes()
+
+    def children(self) -> Iterator[Scope]:
+        """Scopes directly inside, stacks left out."""
+        return (item for item in self.items if isinstance(item, Scope))
+
+    def holds(self, scope: Scope | None) -> bool:
+        """Whether ``scope`` is this one or inside it."""
+        while scope is not None and scope is not self:
+            scope = scope.parent
+        return scope is self
+
+    def __repr__(self) -> str:
+        return f"<scope {'.'.join(self.path()) or 'root'}>"
+
+
+Component = str
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Stack:
+    """Layers run one after the other, each distinct one built once.
+
+    ``kinds[schedule[i]]`` is layer i; a kind's ``args`` stand for the state that the layer before returned.
+    """
+
+    name: str
+    scope: Scope
+    kinds: list[Scope]
+    schedule: tuple[int, ...]
+    args: list[Value]
+    outs: list[Value]
+
+    def nodes(self) -> Iterator[Node]:
+        """Nodes of every kind, once each."""
+        for kind in self.kinds:
+            yield from kind.nodes()
+
+    def indices(self, kind: int) -> tuple[int, ...]:
+        """The layers that are of a kind."""
+        return tuple(i for i, k in enumerate(self.schedule) if k == kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A parameter of the whole model, its name spelled out."""
+
+    name: str
+    spec: ParamSpec
+    component: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A term of the training loss."""
+
+    name: str
+    value: Value
+    weight: float
+
+
+@dataclass(eq=False, repr=False, slots=True)
+class Graph:
+    """A whole model: the root scope, what is computed once per forward, and the losses."""
+
+    name: str
+    root: Scope
+    steps: Scope
+    losses: list[Loss] = field(default_factory=list)
+
+    def walk(self) -> Iterator[tuple[Node, int]]:
+        """Every distinct node with the number of times a forward runs it."""
+        yield from ((node, 1) for node in self.steps.nodes())
+        yield from _walk(self.root, 1)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Every parameter and buffer by its full name, in the order of the modules."""
+        yield from _parameters(self.root, "")
+
+    def states(self) -> Iterator[tuple[int, str, Store, str]]:
+        """(layer, name, store, component) of every slot of state."""
+        for stack in (i for s in self.root.scopes() for i in s.items if isinstance(i, Stack)):
+            for layer, kind in enumerate(stack.schedule):
+                for scope in stack.kinds[kind].scopes():
+                    for name, store in scope.states.items():
+                        yield layer, name, store, scope.owners.get(f"state.{name}", "attention")
+
+
+def _walk(scope: Scope, times: int) -> Iterator[tuple[Node, int]]:
+    for item in scope.items:
+        if isinstance(item, Node):
+            yield item, times
+        elif isinstance(item, Scope):
+            yield from _walk(item, times)
+        else:
+            for k, kind in enumerate(item.kinds):
+                yield from _walk(kind, times * len(item.indices(k)))
+
+
+def _parameters(scope: Scope, prefix: str) -> Iterator[Parameter]:
+    for value in scope.params:
+        assert value.param is not None
+        yield Parameter(name=prefix + value.param.name, spec=value.param, component=scope.owners[value.param.name])
+    for item in scope.items:
+        if isinstance(item, Scope):
+            yield from _parameters(item, f"{prefix}{item.name}.")
+        elif isinstance(item, Stack):
+            for layer, kind in enumerate(item.schedule):
+                yield from _parameters(item.kinds[kind], f"{prefix}{item.name}.{layer}.")

@@ -1,0 +1,77 @@
+"""Attention over keys and values that are given."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib import util
+from types import ModuleType
+
+from archc import resources
+from archc.ops.base import Op, Type, Workload, expr, need, size
+
+
+@cache
+def blocks() -> ModuleType:
+    """The block schedule of the attention reference: the file that packages run, so that cost and code cannot disagree."""
+    spec = util.spec_from_file_location("archc_attention_blocks", resources.kernels() / "blocks.py")
+    assert spec is not None and spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def visible_pairs(w: Workload, window: int | None) -> int:
+    """Query-key pairs that causality (and a window) leaves, over all rows."""
+    first, last = w.past + 1, w.past + w.new
+    if window is None or last <= window:
+        pairs = (first + last) * w.new // 2
+    elif first >= window:
+        pairs = window * w.new
+    else:
+        ramp = window - first
+        pairs = (first + window - 1) * ramp // 2 + window * (w.new - ramp)
+    return w.batch * pairs
+
+
+class Attend(Op):
+    """softmax(q k^T * scale) v over the keys a token may see: q [B, S, H, D], keys [B, T, G, D], values [B, T, G, V] -> [B, S, H, V].
+
+    Query head h reads key head h * G // H. ``window`` keeps the last tokens, the query's own included; with it, keys are a
+    `Recall`, without it an `Append`. ``sinks`` [H] are logits that take mass and give no value.
+    """
+
+    needs = {"attend": "kernels.attend"}
+    scale: float
+    window: int | None = None
+
+    def infer(self, q: Type, keys: Type, values: Type, time: Type, sinks: Type | None = None) -> Type:
+        need(q.last == keys.last, f"queries have {q.last} channels, keys {keys.last}")
+        need(keys.shape[:3] == values.shape[:3], f"keys {keys} and values {values}")
+        heads, groups = q.shape[2], keys.shape[2]
+        need(isinstance(heads, int) and isinstance(groups, int) and heads % groups == 0, f"{groups} key heads do not divide {heads} query heads")
+        need(sinks is None or sinks.shape == (heads,), f"{sinks} sinks for {heads} heads")
+        return Type((*q.shape[:-1], values.last), q.dtype)
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        q, keys, values = ins[:3]
+        heads, wide = int(q.shape[2]), q.last + values.last  # type: ignore[arg-type]
+        pairs = w.batch * blocks().scored_pairs(
+            batch=w.batch, heads=heads, new=w.new, keys=size(keys.shape[1], w), window=self.window, materialise=len(ins) > 4
+        )
+        executed = 2 * heads * pairs * wide
+        # The gradient of a fused attention computes the scores again: five products where the forward has two.
+        backward = 2 * executed if len(ins) > 4 else 2 * heads * pairs * (3 * q.last + 2 * values.last)
+        return executed, 2 * heads * visible_pairs(w, self.window) * wide, backward
+
+    def code(self, q: ast.expr, keys: ast.expr, values: ast.expr, time: ast.expr, sinks: ast.expr | None = None) -> ast.expr:
+        return expr(
+            "attend(q, keys, values, time, scale=scale, window=window, sinks=sinks)",
+            q=q,
+            keys=keys,
+            values=values,
+            time=time,
+            scale=self.scale,
+            window=self.window,
+            sinks=sinks,
+        )

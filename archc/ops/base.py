@@ -1,0 +1,271 @@
+"""What an op is: its parameters, shape rule, cost rule and printed form, all torch-free.
+
+An op is one equation of a paper (a linear map, a norm, an attention over given keys). Its *reference* is what its printed
+form says: the expression is printed into a package's `model.py`, and evaluated by the graph interpreter.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, ClassVar, Literal, dataclass_transform
+
+DType = Literal["act", "fp32", "int", "bool", "none"]
+"""`act` is the activation dtype of the model; `fp32` an island that keeps at least float32; `none` is not a tensor."""
+
+
+# --- sizes ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What a forward is asked to do: ``batch`` rows, ``new`` tokens each, after ``past`` tokens when there is a cache."""
+
+    batch: int
+    new: int
+    past: int = 0
+    cached: bool = False
+
+    @property
+    def total(self) -> int:
+        """Tokens of a row so far, the new ones included."""
+        return self.past + self.new
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A size that depends on the workload. Sizes of equal ``name`` are equal; ``+ - * //`` give new ones."""
+
+    name: str
+    value: Callable[[Workload], int] = field(compare=False, repr=False)
+
+    def _with(self, op: str, other: Size, apply: Callable[[int, int], int], flip: bool = False) -> Dim:
+        left, right = (other, self) if flip else (self, other)
+        tight = op in "*//"
+        names = [f"({n})" if tight and re.search(r"[+\- /]", n) else n for n in (str(left), str(right))]
+        return Dim(op.join(names), lambda w: apply(size(left, w), size(right, w)))
+
+    def __add__(self, other: Size) -> Dim:
+        return self._with("+", other, lambda a, b: a + b)
+
+    def __radd__(self, other: Size) -> Dim:
+        return self._with("+", other, lambda a, b: a + b, flip=True)
+
+    def __sub__(self, other: Size) -> Dim:
+        return self._with("-", other, lambda a, b: a - b)
+
+    def __mul__(self, other: Size) -> Dim:
+        return self._with("*", other, lambda a, b: a * b)
+
+    def __rmul__(self, other: Size) -> Dim:
+        return self._with("*", other, lambda a, b: a * b, flip=True)
+
+    def __floordiv__(self, other: Size) -> Dim:
+        return self if other == 1 else self._with("//", other, lambda a, b: a // b)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Size = int | Dim
+Shape = tuple[Size, ...]
+
+B = Dim("B", lambda w: w.batch)
+S = Dim("S", lambda w: w.new)
+T = Dim("T", lambda w: w.total)
+
+
+def size(dim: Size, w: Workload) -> int:
+    """The value of a size under a workload."""
+    return dim if isinstance(dim, int) else dim.value(w)
+
+
+def numel(shape: Shape, w: Workload) -> int:
+    """The number of elements of a shape under a workload."""
+    return math.prod(size(dim, w) for dim in shape)
+
+
+class ShapeError(Exception):
+    """A shape rule was broken. The builder adds the scope; the plan turns it into a diagnostic at the spec span."""
+
+
+def need(ok: bool, message: str) -> None:
+    """Raises `ShapeError` with ``message`` unless ``ok``."""
+    if not ok:
+        raise ShapeError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """Shape and dtype of a value."""
+
+    shape: Shape
+    dtype: DType = "act"
+
+    def __str__(self) -> str:
+        return f"[{', '.join(map(str, self.shape))}]"
+
+    @property
+    def last(self) -> int:
+        """The last dimension, which must be a plain number of channels."""
+        need(bool(self.shape) and isinstance(self.shape[-1], int), f"needs a fixed last dimension, got {self}")
+        return self.shape[-1]  # type: ignore[return-value]
+
+
+# --- parameters ----------------------------------------------------------------------------------
+Role = Literal["embedding", "head", "matrix", "output", "experts", "norm", "bias", "scale", "table"]
+"""What a parameter is: decides initialisation, optimizer group and placement. `output` projects back to the stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamSpec:
+    """A parameter that an op or a drawer declares; ``init`` is "normal" (the spec's init drawer), "ones" or "zeros"."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role = "matrix"
+    init: Literal["normal", "ones", "zeros"] = "normal"
+    dtype: DType = "act"
+    buffer: bool = False
+
+
+# --- cost ----------------------------------------------------------------------------------------
+BYTES: dict[DType, int] = {"act": 2, "fp32": 4, "int": 8, "bool": 1, "none": 0}
+"""Bytes of an element while a model runs in bfloat16."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Work of one run of an op.
+
+    ``executed``: FLOPs of the matrix products that the reference path really runs (2 per multiply-add). ``useful``: those the
+    equation needs (causal: only visible pairs). ``backward``: executed FLOPs of its gradient. ``read`` and ``written`` in bytes.
+    """
+
+    executed: int = 0
+    useful: int = 0
+    backward: int = 0
+    read: int = 0
+    written: int = 0
+
+
+# --- ops -----------------------------------------------------------------------------------------
+OPS: dict[str, type[Op]] = {}
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Op:
+    """Base of every op: a frozen dataclass whose fields are its attributes.
+
+    Subclasses register themselves under their snake-case name, which is how a drawer calls them: ``g.rms_norm(...)``.
+    """
+
+    kind: ClassVar[str]
+    needs: ClassVar[dict[str, str]] = {}
+    """Names its printed form uses, and the module of a package that defines them (``kernels.rotate``)."""
+    view: ClassVar[bool] = False
+    """Moves no data."""
+    island: ClassVar[bool] = False
+    """Wants its float operands in at least float32: the dtype pass inserts the casts."""
+
+    def __init_subclass__(cls, *, abstract: bool = False, **kw: Any) -> None:
+        super().__init_subclass__(**kw)
+        dataclass(frozen=True, kw_only=True)(cls)
+        if not abstract:
+            cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+            OPS[cls.kind] = cls
+
+    def params(self, name: str | None, *ins: Type) -> tuple[ParamSpec, ...]:
+        """Parameters it declares; they become its last operands."""
+        return ()
+
+    def infer(self, *ins: Type) -> Type | tuple[Type, ...]:
+        """Types of its results. Raises `ShapeError`."""
+        return ins[0]
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        """(executed, useful, backward) FLOPs."""
+        return 0, 0, 0
+
+    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        """Work under a workload; by default every operand is read once and every result written once."""
+        executed, useful, backward = self.flops(w, ins, outs)
+        if self.view:
+            return Cost(executed=executed, useful=useful, backward=backward)
+        read, written = (sum(numel(t.shape, w) * BYTES[t.dtype] for t in ts) for ts in (ins, outs))
+        return Cost(executed=executed, useful=useful, backward=backward, read=read, written=written)
+
+    def row(self, *ins: Type) -> bool:
+        """Whether a token's result depends on that token alone, with weights small enough to sit in a row-wise kernel."""
+        return False
+
+    def code(self, *ins: ast.expr) -> ast.expr:
+        """The printed expression over its operands, parameters included."""
+        raise NotImplementedError
+
+    def module(self, *ins: Type) -> ast.expr | None:
+        """The constructor of the submodule it prints as when it is named; None if it has none."""
+        return None
+
+
+# --- printed forms -------------------------------------------------------------------------------
+@cache
+def _parsed(template: str) -> ast.expr:
+    return ast.parse(template, mode="eval").body
+
+
+def expr(template: str, **values: Any) -> ast.expr:
+    """A Python expression: ``template`` with the names given in ``values`` replaced by expressions or literals.
+
+    ``expr("rms_norm(x, eps=eps)", x=operand, eps=1e-6)``; keyword arguments whose value is None or False disappear, and a
+    starred name takes a list of expressions.
+    """
+
+    def build(node: Any) -> Any:
+        if isinstance(node, ast.Name) and node.id in values:
+            return literal(values[node.id])
+        if isinstance(node, ast.Call):
+            keywords = [k for k in node.keywords if not (_given(k.value) and values[k.value.id] in (None, False))]  # type: ignore[attr-defined]
+            return ast.Call(
+                func=build(node.func),
+                args=many(node.args),
+                keywords=[ast.keyword(arg=k.arg, value=build(k.value)) for k in keywords],
+            )
+        if isinstance(node, ast.List | ast.Tuple):
+            return type(node)(elts=many(node.elts), ctx=node.ctx)
+        if isinstance(node, ast.AST):
+            return type(node)(**{name: build(value) for name, value in ast.iter_fields(node)})
+        if isinstance(node, list):
+            return [build(n) for n in node]
+        return node
+
+    def many(nodes: Iterable[ast.expr]) -> list[ast.expr]:
+        out: list[ast.expr] = []
+        for n in nodes:
+            if isinstance(n, ast.Starred) and _given(n.value):
+                out += [literal(v) for v in values[n.value.id]]  # type: ignore[attr-defined]
+            elif _given(n) and values[n.id] is None:  # type: ignore[attr-defined]
+                continue
+            else:
+                out.append(build(n))
+        return out
+
+    def _given(node: ast.AST) -> bool:
+        return isinstance(node, ast.Name) and node.id in values
+
+    return build(_parsed(template))
+
+
+def literal(value: Any) -> ast.expr:
+    """The expression of a Python value; expressions stay as they are."""
+    if isinstance(value, ast.expr):
+        return value
+    if isinstance(value, tuple):
+        return ast.Tuple(elts=[literal(v) for v in value], ctx=ast.Load())
+    if isinstance(value, list):
+        return ast.List(elts=[literal(v) for v in value], ctx=ast.Load())
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        return ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=-value))
+    return ast.Constant(value=value)

@@ -1,0 +1,114 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+import ast
+import math
+from typing import ClassVar
+
+from archc.ops.base import B, Op, ParamSpec, Role, S, Type, Workload, expr, need, numel
+
+ROW_WEIGHT_LIMIT = 1 << 20
+"""Weights above this many elements do not fit a row-wise kernel: their products stay matrix products."""
+
+
+class Linear(Op):
+    """x [..., in] -> x @ weight.T (+ bias) [..., out], with a weight of its own."""
+
+    needs = {"Linear": "runtime.modules", "F": "torch.nn.functional"}
+    out: int
+    bias: bool = False
+    role: Role = "matrix"
+
+    def params(self, name: str | None, x: Type) -> tuple[ParamSpec, ...]:
+        need(name is not None, "a linear map needs a name")
+        weight = ParamSpec(name=f"{name}.weight", shape=(self.out, x.last), role=self.role)
+        bias = ParamSpec(name=f"{name}.bias", shape=(self.out,), role="bias", init="zeros")
+        return (weight, bias) if self.bias else (weight,)
+
+    def infer(self, x: Type, *params: Type) -> Type:
+        need(self.out > 0, f"a linear map to {self.out} channels")
+        return Type((*x.shape[:-1], self.out), x.dtype)
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        n = 2 * numel(outs[0].shape, w) * ins[0].last
+        return n, n, 2 * n
+
+    def code(self, x: ast.expr, *params: ast.expr) -> ast.expr:
+        return expr("F.linear(x, *params)", x=x, params=params)
+
+    def module(self, x: Type, *params: Type) -> ast.expr:
+        return expr("Linear(i, o, bias=bias)", i=x.last, o=self.out, bias=self.bias)
+
+
+class Project(Op):
+    """x [..., in] -> x @ weight.T [..., out], with a weight [out, in] that something else owns."""
+
+    needs = {"F": "torch.nn.functional"}
+
+    def infer(self, x: Type, weight: Type) -> Type:
+        need(x.last == weight.last, f"projects {x.last} channels by a weight for {weight.last}")
+        return Type((*x.shape[:-1], weight.shape[0]), x.dtype)
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        n = 2 * numel(outs[0].shape, w) * ins[0].last
+        return n, n, 2 * n
+
+    def row(self, x: Type, weight: Type) -> bool:
+        return math.prod(weight.shape) <= ROW_WEIGHT_LIMIT  # type: ignore[arg-type]
+
+    def code(self, x: ast.expr, weight: ast.expr) -> ast.expr:
+        return expr("F.linear(x, weight)", x=x, weight=weight)
+
+
+class Embedding(Op):
+    """ids [B, S] -> rows of a table [B, S, dim]."""
+
+    needs = {"Embedding": "runtime.modules", "F": "torch.nn.functional"}
+    rows: int
+    dim: int
+
+    def params(self, name: str | None, ids: Type) -> tuple[ParamSpec, ...]:
+        return (ParamSpec(name=f"{name}.weight", shape=(self.rows, self.dim), role="embedding"),)
+
+    def infer(self, ids: Type, weight: Type) -> Type:
+        return Type((*ids.shape, self.dim))
+
+    def code(self, ids: ast.expr, weight: ast.expr) -> ast.expr:
+        return expr("F.embedding(ids, weight)", ids=ids, weight=weight)
+
+    def module(self, ids: Type, weight: Type) -> ast.expr:
+        return expr("Embedding(rows, dim)", rows=self.rows, dim=self.dim)
+
+
+class Einsum(Op):
+    """A sum of products, in einsum notation."""
+
+    needs = {"torch": "torch"}
+    spec: str
+    keep: ClassVar[tuple] = (B, S)
+
+    def _dims(self, ins: tuple[Type, ...]) -> dict:
+        left, _ = self.spec.split("->")
+        dims: dict = {}
+        need(len(left.split(",")) == len(ins), f"einsum {self.spec} of {len(ins)} operands")
+        for letters, t in zip(left.split(","), ins, strict=True):
+            need(len(letters) == len(t.shape), f"einsum {self.spec}: {letters} does not fit {t}")
+            for letter, d in zip(letters, t.shape, strict=True):
+                need(dims.setdefault(letter, d) == d, f"einsum {self.spec}: {letter} is {dims[letter]} and {d}")
+        return dims
+
+    def infer(self, *ins: Type) -> Type:
+        dims = self._dims(ins)
+        return Type(tuple(dims[c] for c in self.spec.split("->")[1]), ins[-1].dtype)
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        n = 2 * numel(tuple(self._dims(ins).values()), w)
+        return n, n, 2 * n
+
+    def row(self, *ins: Type) -> bool:
+        fixed = [t.shape for t in ins if all(isinstance(d, int) for d in t.shape)]
+        return all(t.shape[:2] == self.keep or t.shape in fixed for t in ins) and sum(map(math.prod, fixed)) <= ROW_WEIGHT_LIMIT  # type: ignore[arg-type]
+
+    def code(self, *ins: ast.expr) -> ast.expr:
+        return expr("torch.einsum(spec, *ins)", spec=self.spec, ins=ins)

@@ -1,0 +1,181 @@
+"""Row-local operations: a token's result depends on that token alone."""
+
+from __future__ import annotations
+
+import ast
+from typing import Literal
+
+from archc.ops.base import Op, ParamSpec, Type, expr, need
+
+
+class RowOp(Op, abstract=True):
+    """Base of the family."""
+
+    def row(self, *ins: Type) -> bool:
+        return True
+
+
+class RmsNorm(RowOp):
+    """x / sqrt(mean(x^2) + eps) over the last dim, times a weight when it is named."""
+
+    needs = {"rms_norm": "kernels.rms_norm", "RMSNorm": "runtime.modules"}
+    eps: float
+
+    def params(self, name: str | None, x: Type) -> tuple[ParamSpec, ...]:
+        return (ParamSpec(name=f"{name}.weight", shape=(x.last,), role="norm", init="ones"),) if name else ()
+
+    def infer(self, x: Type, *weight: Type) -> Type:
+        return x
+
+    def code(self, x: ast.expr, *weight: ast.expr) -> ast.expr:
+        return expr("rms_norm(x, weight, eps=eps)", x=x, weight=weight[0] if weight else literal_none(), eps=self.eps)
+
+    def module(self, x: Type, *weight: Type) -> ast.expr:
+        return expr("RMSNorm(dim, eps=eps)", dim=x.last, eps=self.eps)
+
+
+def literal_none() -> ast.expr:
+    """The expression `None`."""
+    return ast.Constant(value=None)
+
+
+class LayerNorm(RowOp):
+    """(x - mean) / sqrt(var + eps) over the last dim, times a weight, plus a bias if asked."""
+
+    needs = {"F": "torch.nn.functional", "nn": "torch"}
+    eps: float
+    bias: bool = True
+
+    def params(self, name: str | None, x: Type) -> tuple[ParamSpec, ...]:
+        weight = ParamSpec(name=f"{name}.weight", shape=(x.last,), role="norm", init="ones")
+        bias = ParamSpec(name=f"{name}.bias", shape=(x.last,), role="bias", init="zeros")
+        return (weight, bias) if self.bias else (weight,)
+
+    def infer(self, x: Type, *params: Type) -> Type:
+        return x
+
+    def code(self, x: ast.expr, *params: ast.expr) -> ast.expr:
+        weight, bias = (*params, None)[:2]
+        return expr("F.layer_norm(x, x.shape[-1:], weight, bias, eps=eps)", x=x, weight=weight, bias=bias, eps=self.eps)
+
+    def module(self, x: Type, *params: Type) -> ast.expr:
+        return expr("nn.LayerNorm(dim, eps=eps, bias=bias)", dim=x.last, eps=self.eps, bias=_shown_false(self.bias))
+
+
+def _shown_false(flag: bool) -> ast.expr | None:
+    return None if flag else ast.Constant(value=False)
+
+
+class Swiglu(RowOp):
+    """silu(gate) * up; with a limit, gate is first clamped above and up on both sides."""
+
+    needs = {"swiglu": "kernels.swiglu"}
+    limit: float | None = None
+
+    def infer(self, gate: Type, up: Type) -> Type:
+        need(gate.shape == up.shape, f"swiglu of {gate} and {up}")
+        return gate
+
+    def code(self, gate: ast.expr, up: ast.expr) -> ast.expr:
+        return expr("swiglu(gate, up, limit=limit)", gate=gate, up=up, limit=self.limit)
+
+
+class Gelu(RowOp):
+    """x times the normal distribution function of x, or its tanh approximation."""
+
+    needs = {"F": "torch.nn.functional"}
+    tanh: bool = False
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("F.gelu(x, approximate=approximate)", x=x, approximate="tanh" if self.tanh else None)
+
+
+class Relu(RowOp):
+    """max(x, 0)"""
+
+    needs = {"F": "torch.nn.functional"}
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("F.relu(x)", x=x)
+
+
+class Sigmoid(RowOp):
+    """1 / (1 + exp(-x))"""
+
+    needs = {"torch": "torch"}
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("torch.sigmoid(x)", x=x)
+
+
+class Silu(RowOp):
+    """x * sigmoid(x)"""
+
+    needs = {"F": "torch.nn.functional"}
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("F.silu(x)", x=x)
+
+
+class Clamp(RowOp):
+    """x limited to [low, high]."""
+
+    low: float
+    high: float
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("x.clamp(low, high)", x=x, low=self.low, high=self.high)
+
+
+class Rotate(RowOp):
+    """x with its channels at one end rotated by the angles of the tokens' positions."""
+
+    needs = {"rotate": "kernels.rotate"}
+    pairs: Literal["half", "interleaved"] = "half"
+    end: Literal["first", "last"] = "first"
+    inverse: bool = False
+
+    def infer(self, x: Type, angles: Type) -> Type:
+        turned = 2 * int(angles.shape[-2])  # type: ignore[arg-type]
+        need(turned <= x.last, f"rotates {turned} channels of a head that has {x.last}")
+        need(x.shape[1] == angles.shape[1], f"angles {angles} are not at the positions of {x}")
+        return x
+
+    def code(self, x: ast.expr, angles: ast.expr) -> ast.expr:
+        pairs = None if self.pairs == "half" else self.pairs
+        end = None if self.end == "first" else self.end
+        return expr("rotate(x, angles, pairs=pairs, end=end, inverse=inverse)", x=x, angles=angles, pairs=pairs, end=end, inverse=self.inverse)
+
+
+class Binary(RowOp):
+    """Elementwise ``a sign b`` over values, or a value and a number; shapes broadcast from the right."""
+
+    sign: Literal["+", "-", "*", "/"]
+    number: float | None = None
+
+    def infer(self, a: Type, b: Type | None = None) -> Type:
+        if b is None:
+            return a
+        long, short = (a, b) if len(a.shape) >= len(b.shape) else (b, a)
+        pad = (1,) * (len(long.shape) - len(short.shape))
+        shape = []
+        for x, y in zip(long.shape, (*pad, *short.shape), strict=True):
+            need(x == y or 1 in (x, y), f"{a} {self.sign} {b}")
+            shape.append(y if x == 1 else x)
+        return Type(tuple(shape), "fp32" if "fp32" in (a.dtype, b.dtype) else a.dtype)
+
+    def code(self, a: ast.expr, b: ast.expr | None = None) -> ast.expr:
+        return expr(f"a {self.sign} b", a=a, b=self.number if b is None else b)
+
+
+class Cast(RowOp):
+    """x as at least float32 (an island begins), or as the dtype of a model value (it ends)."""
+
+    needs = {"upcast": "kernels.upcast"}
+    to: Literal["fp32", "act"]
+
+    def infer(self, x: Type, like: Type | None = None) -> Type:
+        return Type(x.shape, self.to)
+
+    def code(self, x: ast.expr, like: ast.expr | None = None) -> ast.expr:
+        return expr("upcast(x)", x=x) if self.to == "fp32" else expr("x.to(like.dtype)", x=x, like=like)
