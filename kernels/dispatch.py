@@ -1,0 +1,50 @@
+"""Which implementation of an op runs: its reference in PyTorch, or its Triton kernels.
+
+The environment variable ``ARCHC_KERNELS`` decides:
+
+=========== ==========================================================================================================
+auto        Triton for tensors on an NVIDIA or AMD GPU where triton can be imported, the reference elsewhere (the default)
+triton      Triton, or an error where it cannot run; on CPU tensors it needs the interpreter (``TRITON_INTERPRET=1``)
+reference   the reference everywhere
+=========== ==========================================================================================================
+
+The kernels compute in float32, so float64 always takes the reference, which computes in float64. Under ``torch.compile``
+the variable is read once, when a graph is traced.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from .library import INTERPRETED, triton
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODES = ("auto", "triton", "reference")
+KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
+
+
+def use_triton(*tensors: Tensor | None) -> bool:
+    """Whether the Triton kernels of an op run on these operands (absent ones are None).
+
+    Raises ValueError for an unknown ``ARCHC_KERNELS``, RuntimeError where Triton was demanded and cannot run.
+    """
+    mode = os.environ.get("ARCHC_KERNELS", "auto")
+    if mode not in MODES:
+        raise ValueError(f"ARCHC_KERNELS is {mode!r}; it must be one of {', '.join(MODES)}")
+    present = [tensor for tensor in tensors if tensor is not None]
+    if mode == "reference" or any(tensor.dtype not in KERNEL_DTYPES for tensor in present):
+        return False
+    devices = {tensor.device.type for tensor in present}
+    if mode == "auto":
+        return triton is not None and devices == {"cuda"}
+    if triton is None:
+        raise RuntimeError("ARCHC_KERNELS=triton, but triton cannot be imported")
+    if devices == {"cuda"} or (INTERPRETED and devices == {"cpu"}):
+        return True
+    where = " and ".join(sorted(devices))
+    raise RuntimeError(f"ARCHC_KERNELS=triton cannot run on {where} tensors without TRITON_INTERPRET=1")

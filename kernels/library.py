@@ -1,0 +1,72 @@
+"""What every kernel file shares where it meets Triton and ``torch.library``.
+
+Triton is optional: without it ``triton`` and ``tl`` are None, ``jit`` returns its function unchanged, and only references run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+triton: Any = None
+tl: Any = None
+with contextlib.suppress(ImportError):
+    triton = importlib.import_module("triton")
+    tl = importlib.import_module("triton.language")
+
+# Read where the kernels are decorated: Triton decides there between compiling and interpreting them.
+INTERPRETED: bool = triton is not None and bool(triton.knobs.runtime.interpret)
+
+# Two generated packages may live in one process, each with its own copy of these files; operator names are global.
+NAMESPACE = re.sub(r"[^0-9A-Za-z_]", lambda c: f"u{ord(c[0]):x}", (__package__ or "archc_kernels").replace(".", "__"))
+
+
+def jit(kernel: Callable[..., None]) -> Any:
+    """The function as a Triton kernel, launched as ``kernel[grid](...)``; unchanged where there is no Triton."""
+    return kernel if triton is None else triton.jit(kernel)
+
+
+def operator(kernel_launcher: Callable[..., Any]) -> Any:
+    """The function as an operator ``<package>::<name>`` known to PyTorch, opaque to its compiler, that mutates nothing.
+
+    Register ``register_fake`` and ``register_autograd`` on the result.
+    """
+    name = f"{NAMESPACE}::{kernel_launcher.__name__.strip('_')}"
+    return torch.library.custom_op(name, kernel_launcher, mutates_args=())
+
+
+def on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """A context in which kernels launch on the device of x."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """x [..., D] as [rows, D] with adjacent channels: a view where rows lie at equal distances, else a copy."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
+
+
+@functools.lru_cache
+def processors(device: torch.device) -> int:
+    """The number of multiprocessors of a GPU; a small number on the interpreter, where programs run one by one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def largest_power_of_2_in(n: int) -> int:
+    """The largest power of two that divides n."""
+    return n & -n

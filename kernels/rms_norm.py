@@ -1,0 +1,191 @@
+"""Root-mean-square normalisation: x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .dispatch import use_triton
+from .library import as_rows, jit, next_power_of_2, on_device, operator, processors, tl
+
+if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+
+# A program keeps whole rows in registers; beyond this they no longer fit.
+WIDEST = 16384
+
+
+def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
+    """x [..., D] over the root of its mean square along D, times weight [D]: the shape and dtype of x.
+
+    Computed in at least float32, the product with the weight included, and rounded once.
+    """
+    if weight is not None and weight.shape != x.shape[-1:]:
+        raise ValueError(f"the weight of rms_norm must be [{x.shape[-1]}], not {list(weight.shape)}")
+    if x.shape[-1] <= WIDEST and use_triton(x, weight):
+        return rms_norm_forward(x, weight, eps)[0]
+    return reference(x, weight, eps=eps)
+
+
+def reference(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
+    """The same in plain PyTorch, differentiable, on any device."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    out = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return (out if weight is None else out * weight.to(wide.dtype)).to(x.dtype)
+
+
+@jit
+def _forward_kernel(
+    x,
+    weight,
+    out,
+    rstd,
+    rows,
+    x_stride,
+    eps,
+    D: tl.constexpr,
+    X_PACKED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """out [rows, D] and rstd [rows] = 1 / sqrt(mean(x^2) + eps), a tile of whole rows per program."""
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    col = tl.arange(0, BLOCK_D)
+    row_mask = row < rows
+    mask = row_mask[:, None]
+    if BLOCK_D != D:
+        mask = mask & (col < D)[None, :]
+    packed = row.to(tl.int64)[:, None] * D + col[None, :]
+    place = packed if X_PACKED else row.to(tl.int64)[:, None] * x_stride + col[None, :]
+
+    values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.rsqrt(tl.sum(values * values, axis=1) * (1.0 / D) + eps)
+    values = values * scale[:, None]
+    if weight is not None:
+        values = values * tl.load(weight + col, mask=col < D, other=0.0).to(tl.float32)[None, :]
+    tl.store(out + packed, values.to(out.dtype.element_ty), mask=mask)
+    tl.store(rstd + row, scale, mask=row_mask)
+
+
+@jit
+def _backward_kernel(
+    grad,
+    x,
+    weight,
+    rstd,
+    dx,
+    partial,
+    rows,
+    grad_stride,
+    x_stride,
+    D: tl.constexpr,
+    GRAD_PACKED: tl.constexpr,
+    X_PACKED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """dx [rows, D], and each program's share of dweight, partial [programs, D] (none if None)."""
+    col = tl.arange(0, BLOCK_D)
+    if weight is not None:
+        gain = tl.load(weight + col, mask=col < D, other=0.0).to(tl.float32)[None, :]
+    if partial is not None:
+        share = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
+        row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        row_mask = row < rows
+        mask = row_mask[:, None]
+        if BLOCK_D != D:
+            mask = mask & (col < D)[None, :]
+        packed = row.to(tl.int64)[:, None] * D + col[None, :]
+        x_place = packed if X_PACKED else row.to(tl.int64)[:, None] * x_stride + col[None, :]
+        grad_place = packed if GRAD_PACKED else row.to(tl.int64)[:, None] * grad_stride + col[None, :]
+
+        scale = tl.load(rstd + row, mask=row_mask, other=0.0)[:, None]
+        # Normalised before it meets the gradient: rstd^3 would overflow where the gradient is large and x small.
+        unit = tl.load(x + x_place, mask=mask, other=0.0).to(tl.float32) * scale
+        upstream = tl.load(grad + grad_place, mask=mask, other=0.0).to(tl.float32)
+        if partial is not None:
+            share += upstream * unit
+        if weight is not None:
+            upstream = upstream * gain
+        along = tl.sum(upstream * unit, axis=1) * (1.0 / D)
+        tl.store(dx + packed, (scale * (upstream - unit * along[:, None])).to(dx.dtype.element_ty), mask=mask)
+    if partial is not None:
+        tl.store(partial + tl.program_id(0) * D + col, tl.sum(share, axis=0), mask=col < D)
+
+
+def tile(width: int) -> dict[str, int]:
+    """The tile of a program over rows of this width: whole rows, 16 elements a thread where a row allows it."""
+    block = next_power_of_2(width)
+    rows = max(1, 2048 // block)
+    return {"BLOCK_ROWS": rows, "BLOCK_D": block, "num_warps": min(16, max(4, block // 512))}
+
+
+@operator
+def rms_norm_forward(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    """The normalised x and its 1 / sqrt(mean(x^2) + eps), float32 [...]."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
+    if x.numel():
+        width, flat, block = x.shape[-1], as_rows(x), tile(x.shape[-1])
+        rows, stride = flat.shape[0], flat.stride(0)
+        weight = None if weight is None else weight.contiguous()
+        with on_device(x):
+            _forward_kernel[(-(-rows // block["BLOCK_ROWS"]),)](
+                flat, weight, out, rstd, rows, stride, eps, D=width, X_PACKED=stride == width, **block
+            )
+    return out, rstd
+
+
+@rms_norm_forward.register_fake
+def _(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape[:-1], dtype=torch.float32)
+
+
+@operator
+def rms_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, with_weight: bool
+) -> tuple[Tensor, Tensor]:
+    """dx, and dweight if it is asked for (else an empty tensor).
+
+    dweight is summed in a fixed order: over each program's rows, then over programs. Equal inputs on equal GPUs give equal bits.
+    """
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    dweight = torch.zeros(x.shape[-1] if with_weight else 0, dtype=torch.float32, device=x.device)
+    if x.numel():
+        width, flat, upstream, block = x.shape[-1], as_rows(x), as_rows(grad), tile(x.shape[-1])
+        rows, x_stride, grad_stride = flat.shape[0], flat.stride(0), upstream.stride(0)
+        programs = min(-(-rows // block["BLOCK_ROWS"]), 2 * processors(x.device))
+        partial = torch.empty(programs, width, dtype=torch.float32, device=x.device) if with_weight else None
+        packed = {"GRAD_PACKED": grad_stride == width, "X_PACKED": x_stride == width}
+        weight = None if weight is None else weight.contiguous()
+        with on_device(x):
+            _backward_kernel[(programs,)](
+                upstream, flat, weight, rstd, dx, partial, rows, grad_stride, x_stride, D=width, **packed, **block
+            )
+        if partial is not None:
+            dweight = partial.sum(0)
+    return dx, dweight if weight is None else dweight.to(weight.dtype)
+
+
+@rms_norm_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, with_weight: bool) -> tuple[Tensor, Tensor]:
+    dtype = torch.float32 if weight is None else weight.dtype
+    return x.new_empty(x.shape), x.new_empty(x.shape[-1] if with_weight else 0, dtype=dtype)
+
+
+def _setup(ctx: FunctionCtx | Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
+    x, weight, rstd = ctx.saved_tensors
+    dx, dweight = rms_norm_backward(grad, x, weight, rstd, weight is not None and ctx.needs_input_grad[1])
+    return dx, dweight if ctx.needs_input_grad[1] else None, None
+
+
+rms_norm_forward.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,96 @@
+"""The cosines and sines of rotary positions, once per forward, with the scalings that stretch a context."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Scaling = Literal["linear", "llama3", "yarn"]
+
+
+def rope_angles(
+    positions: Tensor,
+    *,
+    dim: int,
+    theta: float,
+    scaling: Scaling | None = None,
+    factor: float = 1.0,
+    original: int = 0,
+    low: float = 1.0,
+    high: float = 4.0,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+    magnitude: float = 1.0,
+) -> Tensor:
+    """cos and sin of positions [B, S] times each of the dim / 2 frequencies, times magnitude: float32 [B, S, dim / 2, 2].
+
+    Frequency i is theta^(-2i / dim) (Su et al. 2021, arXiv:2104.09864), then scaled:
+
+    - ``linear``: divided by factor (Chen et al. 2023, arXiv:2306.15595);
+    - ``llama3``: divided by factor below ``low`` rotations over the ``original`` context, kept above ``high``, blended between
+      (Llama 3.1, arXiv:2407.21783);
+    - ``yarn``: divided by factor below ``beta_slow`` rotations, kept above ``beta_fast``, blended along a ramp over channels
+      between, whose ends ``truncate`` rounds to whole channels (Peng et al. 2023, arXiv:2309.00071).
+
+    Positions become float32, and every step is taken in float32 in the order of transformers' ``modeling_rope_utils``.
+    """
+    if scaling is None:
+        frequencies = _frequencies(dim, theta, positions.device)
+    elif scaling == "linear":
+        frequencies = _frequencies(dim, theta, positions.device) / factor
+    elif scaling == "llama3":
+        frequencies = _llama3(_frequencies(dim, theta, positions.device), factor, original, low, high)
+    elif scaling == "yarn":
+        ramp = _yarn_range(dim, theta, original, beta_fast, beta_slow, truncate)
+        frequencies = _yarn(dim, theta, factor, ramp, positions.device)
+    else:
+        raise ValueError(f"scaling is {scaling!r}; it must be None, 'linear', 'llama3' or 'yarn'")
+    angles = positions[..., None].to(torch.float32) * frequencies
+    return torch.stack((angles.cos() * magnitude, angles.sin() * magnitude), dim=-1)
+
+
+def _wavelengths(dim: int, theta: float, device: torch.device) -> Tensor:
+    """theta^(2i / dim), [dim / 2]: the tokens that a channel needs to turn by one radian."""
+    return theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)
+
+
+def _frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
+    """theta^(-2i / dim), [dim / 2]: radians per token."""
+    return 1.0 / _wavelengths(dim, theta, device)
+
+
+def _llama3(frequencies: Tensor, factor: float, original: int, low: float, high: float) -> Tensor:
+    turn = 2 * math.pi / frequencies
+    scaled = torch.where(turn > original / low, frequencies / factor, frequencies)
+    kept = (original / turn - low) / (high - low)
+    blend = (1 - kept) * scaled / factor + kept * scaled
+    return torch.where((turn >= original / high) & (turn <= original / low), blend, scaled)
+
+
+def _yarn_range(
+    dim: int, theta: float, original: int, beta_fast: float, beta_slow: float, truncate: bool
+) -> tuple[float, float]:
+    """The channels between which YaRN blends, as real numbers."""
+
+    def channel(rotations: float) -> float:
+        return (dim * math.log(original / (rotations * 2 * math.pi))) / (2 * math.log(theta))
+
+    first, last = channel(beta_fast), channel(beta_slow)
+    if truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, dim - 1)
+    # Equal ends would divide zero by zero; the width is the one transformers uses.
+    return first, last + 0.001 if first == last else last
+
+
+def _yarn(dim: int, theta: float, factor: float, ramp: tuple[float, float], device: torch.device) -> Tensor:
+    first, last = ramp
+    wavelengths = _wavelengths(dim, theta, device)
+    stretched, kept = 1.0 / (factor * wavelengths), 1.0 / wavelengths
+    along = (torch.arange(dim // 2, dtype=torch.float32, device=device) - first) / (last - first)
+    keep = 1 - along.clamp(0, 1)
+    return stretched * (1 - keep) + kept * keep

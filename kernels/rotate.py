@@ -1,0 +1,180 @@
+"""Rotary positions applied to channels in pairs (Su et al. 2021, arXiv:2104.09864)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .dispatch import use_triton
+from .library import jit, next_power_of_2, on_device, operator, tl
+
+Pairs = Literal["half", "interleaved"]
+End = Literal["first", "last"]
+
+
+def rotate(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "first", inverse: bool = False) -> Tensor:
+    """x [B, S, H, D] or [B, S, D] with R of its channels rotated, the others passed through: the shape and dtype of x.
+
+    angles [B or 1, S, R / 2, 2] holds the cosine and sine of each pair; they get no gradient. ``pairs``: channels
+    (i, i + R / 2) of the rotated ones ("half", as Llama) or (2i, 2i + 1) ("interleaved", as DeepSeek), each in its place.
+    ``end`` says which R of the D channels are rotated; ``inverse`` rotates back. Computed in at least float32.
+    """
+    _check(x, angles, pairs, end)
+    if use_triton(x):
+        return rotate_channels(x, angles, pairs, end, inverse)
+    return reference(x, angles, pairs=pairs, end=end, inverse=inverse)
+
+
+def reference(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "first", inverse: bool = False) -> Tensor:
+    """The same in plain PyTorch, differentiable, on any device."""
+    width, rotated = x.shape[-1], 2 * angles.shape[-2]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = angles.detach().to(wide).unbind(-1)
+    if x.dim() == 4:
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+    if inverse:
+        sin = -sin
+    turning = (x[..., :rotated] if end == "first" else x[..., width - rotated :]).to(wide)
+    if pairs == "half":
+        a, b = turning.chunk(2, dim=-1)
+        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    else:
+        a, b = turning[..., 0::2], turning[..., 1::2]
+        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+    turned = turned.to(x.dtype)
+    if rotated == width:
+        return turned
+    if end == "first":
+        return torch.cat((turned, x[..., rotated:]), dim=-1)
+    return torch.cat((x[..., : width - rotated], turned), dim=-1)
+
+
+def _check(x: Tensor, angles: Tensor, pairs: str, end: str) -> None:
+    if pairs not in ("half", "interleaved") or end not in ("first", "last"):
+        raise ValueError(f"rotate knows pairs 'half' and 'interleaved', ends 'first' and 'last', not {pairs!r}, {end!r}")
+    fits = x.dim() in (3, 4) and angles.dim() == 4 and angles.shape[-1] == 2 and 2 * angles.shape[2] <= x.shape[-1]
+    if not fits or angles.shape[1] != x.shape[1] or angles.shape[0] not in (1, x.shape[0]):
+        raise ValueError(f"angles {list(angles.shape)} do not fit x {list(x.shape)}: [B or 1, S, R / 2, 2] with R <= D")
+
+
+@jit
+def _kernel(
+    x,
+    angles,
+    out,
+    rows,
+    tokens_of_angles,
+    token_stride,
+    head_stride,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROTATED: tl.constexpr,
+    HALF: tl.constexpr,
+    LAST: tl.constexpr,
+    INVERSE: tl.constexpr,
+    X_PACKED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_ROTATED: tl.constexpr,
+    BLOCK_PASSED: tl.constexpr,
+):
+    """out [rows, WIDTH], a row per token and head, a tile of rows per program."""
+    first_rotated: tl.constexpr = WIDTH - ROTATED if LAST else 0
+    first_passed: tl.constexpr = 0 if LAST else ROTATED
+    block_pairs: tl.constexpr = BLOCK_ROTATED // 2
+
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    token = row // HEADS
+    row_mask = (row < rows)[:, None]
+    packed = row.to(tl.int64)[:, None] * WIDTH
+    place = packed
+    if not X_PACKED:
+        place = (token.to(tl.int64) * token_stride + (row % HEADS).to(tl.int64) * head_stride)[:, None]
+
+    col = tl.arange(0, BLOCK_ROTATED)[None, :]
+    mask = row_mask
+    if BLOCK_ROTATED != ROTATED:
+        mask = mask & (col < ROTATED)
+    turn = tl.load(angles + (token % tokens_of_angles).to(tl.int64)[:, None] * ROTATED + col, mask=mask, other=0.0)
+    cos, sin = tl.split(tl.reshape(turn, [BLOCK_ROWS, block_pairs, 2]))
+    if INVERSE:
+        sin = -sin
+    if HALF:
+        pair = tl.arange(0, block_pairs)[None, :] + first_rotated
+        pair_mask = row_mask
+        if BLOCK_ROTATED != ROTATED:
+            pair_mask = row_mask & (pair < first_rotated + ROTATED // 2)
+        a = tl.load(x + place + pair, mask=pair_mask, other=0.0).to(tl.float32)
+        b = tl.load(x + place + pair + ROTATED // 2, mask=pair_mask, other=0.0).to(tl.float32)
+        tl.store(out + packed + pair, (a * cos - b * sin).to(out.dtype.element_ty), mask=pair_mask)
+        tl.store(out + packed + pair + ROTATED // 2, (b * cos + a * sin).to(out.dtype.element_ty), mask=pair_mask)
+    else:
+        both = tl.load(x + place + first_rotated + col, mask=mask, other=0.0).to(tl.float32)
+        a, b = tl.split(tl.reshape(both, [BLOCK_ROWS, block_pairs, 2]))
+        turned = tl.reshape(tl.join(a * cos - b * sin, b * cos + a * sin), [BLOCK_ROWS, BLOCK_ROTATED])
+        tl.store(out + packed + first_rotated + col, turned.to(out.dtype.element_ty), mask=mask)
+    if ROTATED != WIDTH:
+        rest = tl.arange(0, BLOCK_PASSED)[None, :]
+        rest_mask = row_mask
+        if BLOCK_PASSED != WIDTH - ROTATED:
+            rest_mask = row_mask & (rest < WIDTH - ROTATED)
+        kept = tl.load(x + place + first_passed + rest, mask=rest_mask)
+        tl.store(out + packed + first_passed + rest, kept, mask=rest_mask)
+
+
+def tile(width: int, rotated: int) -> dict[str, int]:
+    """The tile of a program over heads of this width: whole rows, about 2048 elements."""
+    block_rotated = max(2, next_power_of_2(rotated))
+    block_passed = next_power_of_2(max(1, width - rotated))
+    rows = max(1, 2048 // next_power_of_2(width))
+    warps = min(16, max(4, next_power_of_2(width) // 512))
+    return {"BLOCK_ROWS": rows, "BLOCK_ROTATED": block_rotated, "BLOCK_PASSED": block_passed, "num_warps": warps}
+
+
+@operator
+def rotate_channels(x: Tensor, angles: Tensor, pairs: str, end: str, inverse: bool) -> Tensor:
+    """x with its channels rotated."""
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.numel():
+        heads, width, rotated = (x.shape[2] if x.dim() == 4 else 1), x.shape[-1], 2 * angles.shape[2]
+        flat = x.reshape(-1, heads, width)
+        flat = flat if flat.stride(-1) == 1 else flat.contiguous()
+        block, rows = tile(width, rotated), flat.shape[0] * heads
+        angles = angles.to(torch.float32).contiguous()
+        with on_device(x):
+            _kernel[(-(-rows // block["BLOCK_ROWS"]),)](
+                flat,
+                angles,
+                out,
+                rows,
+                angles.shape[0] * angles.shape[1],
+                *flat.stride()[:2],
+                HEADS=heads,
+                WIDTH=width,
+                ROTATED=rotated,
+                HALF=pairs == "half",
+                LAST=end == "last",
+                INVERSE=inverse,
+                X_PACKED=flat.is_contiguous(),
+                **block,
+            )
+    return out
+
+
+@rotate_channels.register_fake
+def _(x: Tensor, angles: Tensor, pairs: str, end: str, inverse: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, angles, ctx.pairs, ctx.end, ctx.inverse = inputs
+    ctx.save_for_backward(angles)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    (angles,) = ctx.saved_tensors
+    return rotate_channels(grad, angles, ctx.pairs, ctx.end, not ctx.inverse), None, None, None, None
+
+
+rotate_channels.register_autograd(_backward, setup_context=_setup)
