@@ -1,7 +1,7 @@
 """The attention of DeepSeek-V4 on one row: a window, compressed entries picked by a lightning indexer, a sink.
 
-Transcribed from the V4 paper, section 2.3, in the form of its inference code, without quantisation and without the Hadamard
-rotation (orthogonal, so it changes no score).
+Transcribed from the V4 paper, section 2.3, in the form of its inference code, without quantisation and without the
+Hadamard rotation (orthogonal, so it changes no score).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Csa:
         return self.rope.turn(kv, s)
 
     def _head(self, weights: Weights, query: Array, keys: list[Array], t: int, h: int) -> Array:
-        """One head of one token: softmax over the keys and the sink, values = keys, turned back by the query's position."""
+        """One head of one token: softmax over the keys and the sink, values = keys, turned back by the query's
+        position."""
         query = self.rope.turn(rms_norm(query, None, self.eps), t)
         logits = [float(query @ key) * self.head_dim**-0.5 for key in keys]
         sink = float(weights["sinks"][h])
@@ -105,7 +106,9 @@ class Csa:
     def index_scores(self, weights: Weights, x: Array, t: int) -> list[float]:
         """The score of every entry that token t may see."""
         prefix = "compressor.indexer."
-        queries = (weights[prefix + "q_b_proj.weight"] @ self.q_latent(weights, x[t])).reshape(self.index_heads, self.index_dim)
+        queries = (weights[prefix + "q_b_proj.weight"] @ self.q_latent(weights, x[t])).reshape(
+            self.index_heads, self.index_dim
+        )
         queries = np.stack([self.rope.turn(q, t) for q in queries])
         scale = self.index_dim**-0.5 * self.index_heads**-0.5
         mix = weights[prefix + "scorer.weights_proj.weight"] @ x[t] * scale
@@ -117,7 +120,8 @@ class Csa:
         return best(self.index_scores(weights, x, t), self.topk)
 
     def margin(self, weights: Weights, x: Array) -> float:
-        """The smallest gap between the last score taken and the first left out: below rounding, the choice is not defined."""
+        """The smallest gap between the last score taken and the first left out: below rounding, the choice is not
+        defined."""
         gaps = [math.inf]
         for t in range(len(x)):
             scores = sorted(self.index_scores(weights, x, t), reverse=True)

@@ -1,7 +1,7 @@
 """Engram (arXiv:2601.07372) on one row: hashed n-grams looked up in a table, gated into every residual stream.
 
-The hash is that of the public demo; the gate is the code's (a signed square root before the sigmoid), which equation 4 of the
-paper leaves out.
+The hash is that of the public demo; the gate is the code's (a signed square root before the sigmoid), which
+equation 4 of the paper leaves out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def is_prime(n: int) -> bool:
 
 
 def table_sizes(start: int, layers: int, orders: int, heads: int) -> list[list[int]]:
-    """Rows of each table: per layer a list by order, then head; every size is the next unused prime from ``start`` on."""
+    """Rows of each table: per layer a list by order, then head; every size is the next unused prime from ``start``
+    on."""
     sizes: list[list[int]] = []
     last = start - 1
     for _ in range(layers):

@@ -1,7 +1,7 @@
 """Manifold-constrained hyper-connections in the form of DeepSeek-V4, on one row.
 
-From the V4 inference code (`hc_split_sinkhorn`, `hc_pre`, `hc_post`): twenty normalisations that start with a softmax over rows and
-end on columns; the first index of the mixing matrix is the stream that is read.
+From the V4 inference code (`hc_split_sinkhorn`, `hc_pre`, `hc_post`): twenty normalisations that start with a
+softmax over rows and end on columns; the first index of the mixing matrix is the stream that is read.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Mhc:
         return after
 
     def forward(self, weights: Weights, x: Array, sublayers: list[tuple[str, Callable[[Array], Array]]]) -> Array:
-        """[S, D] out of the embedding x [S, D] and named sub-layers [S, D] -> [S, D], collapsed at the end by the head."""
+        """[S, D] out of the embedding x [S, D] and named sub-layers [S, D] -> [S, D], collapsed at the end by the
+        head."""
         streams = np.stack([np.stack([row] * self.streams) for row in x])
         for name, run in sublayers:
             entered = [self.coefficients(weights, f"{name}_hc.", token) for token in streams]

@@ -12,7 +12,8 @@ from tests.oracles.rows import Array
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rope:
-    """``dim`` channels turn; ``factor`` 1 is plain rope; ``single`` takes angles, cosines and sines in float32, as packages do."""
+    """``dim`` channels turn; ``factor`` 1 is plain rope; ``single`` takes angles, cosines and sines in float32, as
+    packages do."""
 
     dim: int
     theta: float = 10000.0

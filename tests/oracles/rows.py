@@ -34,7 +34,8 @@ def softmax(z: Array) -> Array:
 
 
 def swiglu_mlp(weights: Weights, prefix: str, x: Array, limit: float | None = None) -> Array:
-    """down(silu(gate(x)) * up(x)): [D]. With a limit, gate is cut above and up on both sides, before the activation."""
+    """down(silu(gate(x)) * up(x)): [D]. With a limit, gate is cut above and up on both sides, before the
+    activation."""
     gate = weights[prefix + "gate_proj.weight"] @ x
     up = weights[prefix + "up_proj.weight"] @ x
     if limit is not None:
@@ -44,7 +45,8 @@ def swiglu_mlp(weights: Weights, prefix: str, x: Array, limit: float | None = No
 
 
 def best(scores: list[float], k: int) -> list[int]:
-    """The indices of the k largest scores, largest first, ties to the lower index; fewer where there are fewer finite scores."""
+    """The indices of the k largest scores, largest first, ties to the lower index; fewer where there are fewer
+    finite scores."""
     chosen: list[int] = []
     while len(chosen) < k:
         pick = None
