@@ -1,0 +1,218 @@
+"""What every generated language model can do: run, lose, remember, generate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels.state import DTYPES, Ring, Table
+from .cache import Cache
+from .generate import Generation, generate
+from .rows import Rows
+from .step import StepBase
+from .time import Time
+from .weights import SHARD_BYTES, save_weights
+
+
+@dataclass(kw_only=True)
+class Output:
+    """What a forward pass returns; B and S are the caller's rows and columns."""
+
+    logits: Tensor  # [B, S, vocab], arbitrary at padding
+    loss: Tensor | None = None  # the weighted total, where there are labels
+    lm_loss: Tensor | None = None  # mean cross entropy of the next token
+    losses: dict[str, Tensor] = field(default_factory=dict)  # every other loss, unweighted
+    hidden_states: tuple[Tensor, ...] | None = None  # the input of every layer, then the normed output of the last
+
+
+class LanguageModel(nn.Module):
+    """The base of a generated model, which provides `step`, `hidden` and `head`."""
+
+    cache_layout: ClassVar[Literal["bf16", "fp32"]] = "bf16"
+    """What a cache stores, or the model's own dtype where that is wider."""
+    tied_weights: ClassVar[dict[str, str]] = {}
+    """Names that a checkpoint may repeat, and the names of the parameters they repeat."""
+    last_generation: Generation | None = None
+    """What the last call of `generate` did."""
+
+    def step(self, tokens: Tensor, time: Time, cache: Cache | None) -> StepBase:
+        """What all layers read, computed once: tokens [B, S] with padding only at the end of rows."""
+        raise NotImplementedError
+
+    def hidden(self, step: StepBase) -> Tensor:
+        """The normed output of the last layer: [B, S, dim]."""
+        raise NotImplementedError
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits of hidden vectors x [..., dim]: [..., vocab]."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        labels: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        sequence_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        hidden_states: bool = False,
+    ) -> Output:
+        """Logits of input_ids [B, S], and losses where there are labels [B, S] (-100: not a target).
+
+        attention_mask [B, S] is 1 at tokens and 0 at padding, wherever that is; sequence_ids [B, S] tell packed sequences
+        apart (0: padding). position_ids [B, S] override what rotary embeddings see. With a cache the tokens continue what
+        it holds. Loss is the mean cross entropy of each next token of the same sequence, in at least float32.
+        """
+        rows = _rows(input_ids, attention_mask, sequence_ids, cache)
+        step, x = self._run(rows, input_ids, position_ids, cache, hidden_states)
+        logits = self.head(rows.unpack(x))
+        out = Output(logits=logits, losses={name: value for name, (value, _) in step.losses.items()})
+        if hidden_states:
+            out.hidden_states = tuple(rows.unpack(state) for state in step.hidden_states or ())
+        if labels is not None:
+            out.lm_loss = _cross_entropy(logits, rows.targets(labels))
+            out.loss = out.lm_loss + sum(weight * value for value, weight in step.losses.values())
+        return out
+
+    def next_logits(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Logits of the token after the last one of each row: [B, vocab]. Those of all others are never computed."""
+        rows = _rows(input_ids, attention_mask, None, cache)
+        _, x = self._run(rows, input_ids, None, cache, hidden_states=False)
+        last = (rows.count - 1).clamp(min=0)
+        return self.head(x[torch.arange(len(x), device=x.device), last])
+
+    def _run(
+        self, rows: Rows, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None, hidden_states: bool
+    ) -> tuple[StepBase, Tensor]:
+        """The step and the output of the last layer, in the model's columns."""
+        time = _time(rows, position_ids, cache)
+        step = self.step(rows.pack(input_ids), time, cache)
+        step.hidden_states = [] if hidden_states else None
+        x = self.hidden(step)
+        if cache is not None and rows.known is not None:
+            cache.advance(rows.count, rows.known)
+        return step, x
+
+    def new_cache(
+        self, batch: int, max_tokens: int, max_rewind: int = 8, layout: Literal["bf16", "fp32"] | None = None
+    ) -> Cache:
+        """An empty cache for `batch` rows of up to `max_tokens` tokens, of which the last `max_rewind` can be taken back.
+
+        It stores `cache_layout`, or the model's dtype where that is wider; a `layout` given here is taken as it is.
+        """
+        if layout is not None and layout not in DTYPES:
+            raise ValueError(f"layout is {layout!r}; this package stores {' or '.join(DTYPES)}")
+        like = next(self.parameters())
+        dtype = DTYPES[layout] if layout else torch.promote_types(DTYPES[self.cache_layout], like.dtype)
+        keeps: dict[int, dict[str, Ring | Table]] = {}
+        for module in self.modules():
+            declared: dict[str, Ring | Table] = getattr(module, "keeps", {})
+            if declared:
+                layer = keeps.setdefault(int(module.layer), {})  # type: ignore[arg-type]
+                if layer.keys() & declared.keys():
+                    raise ValueError(f"two parts of layer {module.layer} keep {sorted(layer.keys() & declared.keys())}")
+                layer.update(declared)
+        layers = [keeps.get(i, {}) for i in range(max(keeps, default=-1) + 1)]
+        return Cache(layers, batch, max_tokens, max_rewind, dtype=dtype, device=like.device)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int = 16,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        eos: int | list[int] | None = None,
+        stream: Callable[[Tensor], Any] | None = None,
+        speculate: int = 0,
+        *,
+        attention_mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The prompt and what follows it: [B, S + new]. See `generate.generate`."""
+        if speculate:
+            raise ValueError("this model has no MTP, so there is nothing to speculate with")
+        ids, self.last_generation = generate(
+            self,
+            input_ids,
+            max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            eos=eos,
+            stream=stream,
+            attention_mask=attention_mask,
+            generator=generator,
+        )
+        return ids
+
+    def after_step(self) -> None:
+        """What has to happen between optimizer steps; nothing in this model."""
+
+    def save_weights(
+        self, path: str | Path, *, names: Literal["transformers"] = "transformers", shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        """Writes the weights as safetensors. See `weights.save_weights`."""
+        save_weights(self, path, names=names, shard_bytes=shard_bytes)
+
+
+def _rows(input_ids: Tensor, attention_mask: Tensor | None, sequence_ids: Tensor | None, cache: Cache | None) -> Rows:
+    """How the caller's columns become rows without gaps; ValueError for arguments that do not fit each other."""
+    if input_ids.dim() != 2 or input_ids.shape[1] == 0:
+        raise ValueError(f"input_ids must be [batch, tokens] with at least one column, not {list(input_ids.shape)}")
+    for name, ids in (("attention_mask", attention_mask), ("sequence_ids", sequence_ids)):
+        if ids is not None and ids.shape != input_ids.shape:
+            raise ValueError(f"{name} is {list(ids.shape)}, but input_ids is {list(input_ids.shape)}")
+    if sequence_ids is not None and cache is not None:
+        raise ValueError("packed rows cannot be cached: a cache row continues one sequence, so give each its own row")
+    if cache is not None and cache.batch != len(input_ids):
+        raise ValueError(f"input_ids has {len(input_ids)} rows, but the cache was made for {cache.batch}")
+    if attention_mask is None and sequence_ids is None:
+        return Rows.whole(input_ids)
+    mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0
+    if sequence_ids is not None:
+        mask = mask & (sequence_ids != 0)
+    return Rows.masked(mask, sequence_ids, trim=cache is not None)
+
+
+def _time(rows: Rows, position_ids: Tensor | None, cache: Cache | None) -> Time:
+    """Where the new tokens stand; ValueError where the cache has no room for them."""
+    held = [0] * len(rows.count) if cache is None else cache.known
+    if cache is not None and rows.known is not None:
+        length = max(old + new for old, new in zip(held, rows.known, strict=True))
+        if length > cache.max_tokens:
+            raise ValueError(f"the cache was made for {cache.max_tokens} tokens a row, and this call needs {length}")
+    past = max(held)
+    first = torch.zeros_like(rows.count) if cache is None else cache.lengths
+    starts = rows.starts()
+    slots = first[:, None] + torch.arange(rows.new, device=first.device)
+    if position_ids is None:
+        positions = slots if starts is None else slots - starts
+    else:
+        positions = rows.pack(position_ids.expand(len(first), -1))
+    return Time(
+        first=first,
+        count=rows.count,
+        positions=positions,
+        starts=starts,
+        past=past,
+        new=rows.new,
+        cached=cache is not None,
+        aligned=min(held) == past,
+        full=rows.known is not None and min(rows.known) == rows.new,
+    )
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy where targets [B, S] are not -100, 0 where none is, in at least float32."""
+    wide = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
+    targets = targets.flatten()
+    total = F.cross_entropy(wide, targets, ignore_index=-100, reduction="sum")
+    return total / (targets != -100).sum().clamp(min=1)
