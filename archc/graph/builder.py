@@ -6,11 +6,13 @@ import inspect
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from archc.graph.hints import Statement, assignment
+from archc.graph.hints import Claim, claim
 from archc.graph.value import Graph, Loss, Node, Scope, Stack, Value
 from archc.ops import OPS, Op, ParamSpec, Role, ShapeError, Store, Type
+from archc.schema import Drawer
 
 
 class BuildError(Exception):
@@ -28,12 +30,14 @@ class Builder:
     a submodule need one), then operands, then the op's fields. See `docs/ops.md` or ``archc drawers --ops`` for all of them.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, std: Callable[[Role, int], float] | None = None) -> None:
+        """``std(role, fan_in)`` is the standard deviation with which a parameter starts."""
+        self._std = std or (lambda role, fan_in: 0.02)
         self.graph = Graph(name=name, root=Scope("", "Model", None), steps=Scope("step", "Step", None))
         self.here = self.graph.root
         self._component = "head"
         self._steps: dict[tuple, Value] = {}
-        self._claims: dict[Scope, tuple[tuple[Statement, ...], tuple[Value, ...]]] = {}
+        self._claims: dict[Scope, tuple[Claim, tuple[Value, ...]]] = {}
 
     # --- ops -------------------------------------------------------------------------------------
     def __getattr__(self, kind: str) -> Callable[..., Any]:
@@ -49,9 +53,9 @@ class Builder:
     def emit(self, kind: str, name: str | None, values: Sequence[Value | None], fields: dict[str, Any]) -> Any:
         """Adds a node and returns its result (a tuple when there are several); operands that are None are left out."""
         op = OPS[kind](**fields)
-        return self.add(op, name, *(v for v in values if v is not None), frame=sys._getframe(2))
+        return self.add(op, name, *(v for v in values if v is not None))
 
-    def add(self, op: Op, name: str | None, *values: Value, frame: Any = None) -> Any:
+    def add(self, op: Op, name: str | None, *values: Value) -> Any:
         """Adds a node that runs ``op``; see `emit`."""
         try:
             specs = op.params(name, *(v.type for v in values))
@@ -65,24 +69,30 @@ class Builder:
         if name is not None and op.module(*(v.type for v in values)) is not None:
             self.here.modules[name] = node
         self.here.items.append(node)
-        self._name(node.outs, frame or sys._getframe(1))
+        self._name(node.outs)
         return node.outs[0] if single else node.outs
 
-    def _name(self, values: tuple[Value, ...], frame: Any) -> None:
+    def _name(self, values: tuple[Value, ...]) -> None:
         """Gives values the names of the statement being run, and takes them back from what it built before."""
-        running, names = assignment(frame)
-        claim = self._claims.get(self.here)
-        if claim is not None and claim[0][-1:] == running[-1:] and claim[0][0] == running[0]:
-            for value in claim[1]:
+        now = claim(sys._getframe(1))
+        earlier = self._claims.get(self.here)
+        if earlier is not None and now.continues(earlier[0]):
+            for value in earlier[1]:
                 self.here.hints.pop(value, None)
-        self._claims[self.here] = (running, values)
-        if len(names) == len(values):
-            self.here.hints.update((v, n) for v, n in zip(values, names, strict=True) if n and n != "_")
+        self._claims[self.here] = (now, values)
+        self._hint(self.here, now, values)
+
+    @staticmethod
+    def _hint(scope: Scope, now: Claim, values: Sequence[Value]) -> None:
+        if len(now.names) == len(values):
+            scope.hints.update((v, n) for v, n in zip(values, now.names, strict=True) if n and n != "_")
 
     # --- sources ---------------------------------------------------------------------------------
     def _param(self, spec: ParamSpec) -> Value:
         if spec.name in self.here.owners:
             raise BuildError(self.here, f"parameter {spec.name} is declared twice")
+        if spec.init == "normal":
+            spec = replace(spec, std=self._std(spec.role, spec.shape[-1]))
         value = Value(Type(spec.shape, spec.dtype), self.here, self, param=spec)
         self.here.params.append(value)
         self.here.owners[spec.name] = self._component
@@ -166,13 +176,12 @@ class Builder:
         """
         outer, scope = self.here, Scope(name, cls, self.here, slot=slot)
         scope.doc = _first_paragraph(getattr(build, "__self__", build)) if doc is None else doc
-        scope.label = cls
+        owner = getattr(build, "__self__", None)
+        scope.drawer = owner if isinstance(owner, Drawer) else None
         self._open(scope, build, values)
         outer.items.append(scope)
         result = self._run(scope, build, values)
-        _, names = assignment(sys._getframe(1))
-        if len(names) == len(scope.returns):
-            outer.hints.update((v, n) for v, n in zip(scope.returns, names, strict=True) if n and n != "_")
+        self._hint(outer, claim(sys._getframe(1)), scope.returns)
         for value in scope.returns:
             if value in scope.hints:
                 outer.hints.setdefault(value, scope.hints[value])
@@ -191,6 +200,7 @@ class Builder:
             scope = Scope(f"{name}.{keys.index(key)}", "Layer", outer)
             args = tuple(Value(v.type, scope, self) for v in state)
             forward = build(key)
+            scope.doc = _first_paragraph(forward)
             self._open(scope, forward, args)
             for arg, value in zip(args, state, strict=True):
                 if value in outer.hints:

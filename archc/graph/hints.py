@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+from dataclasses import dataclass
 from functools import cache
 from types import FrameType
 
@@ -39,17 +40,44 @@ def _statements(path: str) -> dict[int, tuple[int, tuple[str, ...] | None]]:
     return found
 
 
-Statement = tuple[int, int]
-"""A statement being run: identity of the frame, first line."""
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The statement that names what is being built: its frame and first line, and how far it and its callees have run."""
+
+    frame: int
+    line: int
+    reached: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def continues(self, earlier: Claim) -> bool:
+        """Whether this is a later point of the same run of the same statement."""
+        return (self.frame, self.line) == (earlier.frame, earlier.line) and self.reached > earlier.reached
 
 
-def assignment(frame: FrameType | None) -> tuple[tuple[Statement, ...], tuple[str, ...]]:
-    """The statements that ``frame`` is inside of, up to the one that binds names, and those names."""
-    running: list[Statement] = []
+def claim(frame: FrameType | None) -> Claim:
+    """The claim of the statement that ``frame`` is running.
+
+    Where that is a `return`, or rebinds a parameter of a helper (``x = g.clamp(x)``), the helper only refines what its caller
+    names: the caller's statement counts.
+    """
+    reached: list[int] = []
+    rebinds: Claim | None = None
     while frame is not None:
+        if _of_graph(frame):
+            frame = frame.f_back
+            continue
         line, names = _statements(frame.f_code.co_filename).get(frame.f_lineno, (frame.f_lineno, ()))
-        running.append((id(frame), line))
+        reached.insert(0, frame.f_lasti)
         if names is not None:
-            return tuple(running), names
+            here = Claim(id(frame), line, tuple(reached), names)
+            code = frame.f_code
+            boundary = frame.f_back is None or _of_graph(frame.f_back)
+            if not names or boundary or not set(names) <= set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]):
+                return here if names or rebinds is None else rebinds
+            rebinds = rebinds or here
         frame = frame.f_back
-    return tuple(running), ()
+    return rebinds or Claim(0, 0, (), ())
+
+
+def _of_graph(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").startswith("archc.graph.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from archc.ops import Op, ParamSpec, Shape, Store, Type
 
 if TYPE_CHECKING:
+    from archc.schema import Drawer
     from archc.graph.builder import Builder
 
 
@@ -78,8 +79,8 @@ class Scope:
     doc: str = ""
     slot: bool = False
     """A child that its parent takes as a constructor argument, so that equal parents share one class."""
-    label: str = ""
-    """Where it stands, for messages: the drawer's kind and name."""
+    drawer: Drawer | None = None
+    """The drawer whose method wrote its forward, where one did."""
     items: list[Node | Scope | Stack] = field(default_factory=list)
     args: list[Value] = field(default_factory=list)
     returns: list[Value] = field(default_factory=list)

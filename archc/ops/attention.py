@@ -56,12 +56,13 @@ class Attend(Op):
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, keys, values = ins[:3]
         heads, wide = int(q.shape[2]), q.last + values.last  # type: ignore[arg-type]
+        stored = len(ins) > 4 or q.last != values.last
         pairs = w.batch * blocks().scored_pairs(
-            batch=w.batch, heads=heads, new=w.new, keys=size(keys.shape[1], w), window=self.window, materialise=len(ins) > 4
+            batch=w.batch, heads=heads, new=w.new, keys=size(keys.shape[1], w), window=self.window, materialise=stored
         )
         executed = 2 * heads * pairs * wide
         # The gradient of a fused attention computes the scores again: five products where the forward has two.
-        backward = 2 * executed if len(ins) > 4 else 2 * heads * pairs * (3 * q.last + 2 * values.last)
+        backward = 2 * executed if stored else 2 * heads * pairs * (3 * q.last + 2 * values.last)
         return executed, 2 * heads * visible_pairs(w, self.window) * wide, backward
 
     def code(self, q: ast.expr, keys: ast.expr, values: ast.expr, time: ast.expr, sinks: ast.expr | None = None) -> ast.expr:

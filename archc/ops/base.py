@@ -121,19 +121,26 @@ Role = Literal["embedding", "head", "matrix", "output", "experts", "norm", "bias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParamSpec:
-    """A parameter that an op or a drawer declares; ``init`` is "normal" (the spec's init drawer), "ones" or "zeros"."""
+    """A parameter that an op or a drawer declares; ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones" or "zeros"."""
 
     name: str
     shape: tuple[int, ...]
     role: Role = "matrix"
     init: Literal["normal", "ones", "zeros"] = "normal"
+    std: float | None = None
     dtype: DType = "act"
     buffer: bool = False
+    share: tuple[int, int] = (1, 1)
+    """Part of it that one token uses, as a fraction: (active, experts) for routed experts."""
 
 
 # --- cost ----------------------------------------------------------------------------------------
 BYTES: dict[DType, int] = {"act": 2, "fp32": 4, "int": 8, "bool": 1, "none": 0}
 """Bytes of an element while a model runs in bfloat16."""
+
+
+TORCH_DTYPES: dict[DType, str] = {"fp32": "torch.float32", "int": "torch.int64", "bool": "torch.bool"}
+"""How dtypes other than the activations' print."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +176,9 @@ class Op:
     """Moves no data."""
     island: ClassVar[bool] = False
     """Wants its float operands in at least float32: the dtype pass inserts the casts."""
+
+    lowers: ClassVar[bool] = False
+    """Wants its float operands in the activation dtype: the dtype pass casts islands back before it."""
 
     def __init_subclass__(cls, *, abstract: bool = False, **kw: Any) -> None:
         super().__init_subclass__(**kw)

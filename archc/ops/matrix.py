@@ -16,6 +16,7 @@ class Linear(Op):
     """x [..., in] -> x @ weight.T (+ bias) [..., out], with a weight of its own."""
 
     needs = {"Linear": "runtime.modules", "F": "torch.nn.functional"}
+    lowers = True
     out: int
     bias: bool = False
     role: Role = "matrix"

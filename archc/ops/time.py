@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from typing import Literal
 
-from archc.ops.base import BYTES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need
+from archc.ops.base import BYTES, TORCH_DTYPES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need
 
 
 # --- stores --------------------------------------------------------------------------------------
@@ -47,8 +47,8 @@ class Table:
 Store = Ring | Table
 
 
-def _dtype(dtype: DType) -> str | None:
-    return None if dtype == "act" else dtype
+def _dtype(dtype: DType) -> ast.expr | None:
+    return None if dtype == "act" else expr(TORCH_DTYPES[dtype])
 
 
 def closing(every: int) -> Size:
@@ -150,7 +150,7 @@ class Append(Op):
         return Type((B, T // self.every, *x.shape[2:]), x.dtype)
 
     def code(self, x: ast.expr, state: ast.expr, time: ast.expr) -> ast.expr:
-        return expr("append(x, state, time, every=every)", x=x, state=state, time=time, every=None if self.every == 1 else self.every)
+        return expr("append(x, state, time)", x=x, state=state, time=time)
 
 
 def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from archc.ops import Ring, Table
 from archc.schema import Attention, Norm, Problem, Rope, field
 
 if TYPE_CHECKING:
@@ -44,4 +45,33 @@ class Gqa(Attention):
         }
 
     def build(self, g: Builder, x: Value) -> Value:
-        raise NotImplementedError  # written with the graph floor
+        q = self.project(g, "q", x, self.heads)
+        k = self.project(g, "k", x, self.kv_heads)
+        v = self.project(g, "v", x, self.kv_heads, norm=False)
+        if self.rope is not None:
+            q = self.rope.build(g, q)
+            k = self.rope.build(g, k)
+        keys = self.remember(g, "keys", k)
+        values = self.remember(g, "values", v)
+        sinks = g.param("sinks", (self.heads,), role="scale", init="zeros") if self.sinks else None
+        out = g.attend(q, keys, values, g.time, sinks, scale=self.scale, window=self.window)
+        return g.linear("o_proj", g.flatten(out), out=self.dim, bias=self.out_bias, role="output")
+
+    def project(self, g: Builder, name: str, x: Value, heads: int, *, norm: bool = True) -> Value:
+        """Heads of queries, keys or values [B, S, heads, head_dim]."""
+        x = g.linear(f"{name}_proj", x, out=heads * self.head_dim, bias=self.bias)
+        if norm and self.qk_norm == "full":
+            x = self.norm.build(g, x, f"{name}_norm")
+        if self.clip is not None:
+            x = g.clamp(x, low=-self.clip, high=self.clip)
+        x = g.unflatten(x, sizes=(heads, self.head_dim))
+        if norm and self.qk_norm == "head":
+            x = self.norm.build(g, x, f"{name}_norm")
+        return x
+
+    def remember(self, g: Builder, name: str, x: Value) -> Value:
+        """Every row a query may need: all tokens so far, or those in the window."""
+        shape = (self.kv_heads, self.head_dim)
+        if self.window is None:
+            return g.append(x, g.state(name, Table(every=1, shape=shape)), g.time)
+        return g.recall(x, g.state(name, Ring(keep=self.window - 1, shape=shape)), g.time, keep=self.window - 1)

@@ -22,4 +22,15 @@ class Swiglu(FeedForward):
         return {"hidden": 256}
 
     def build(self, g: Builder, x: Value) -> Value:
-        raise NotImplementedError  # written with the graph floor
+        gate = g.linear("gate_proj", x, out=self.hidden, bias=self.bias)
+        up = g.linear("up_proj", x, out=self.hidden, bias=self.bias)
+        hidden = self.activate(g, gate, up)
+        return g.linear("down_proj", hidden, out=self.dim, bias=self.bias, role="output")
+
+    def activate(self, g: Builder, gate: Value, up: Value) -> Value:
+        """act(gate) * up [B, S, hidden]"""
+        if self.activation == "silu":
+            return g.swiglu(gate, up)
+        if self.activation == "relu":
+            return g.relu(gate) * up
+        return g.gelu(gate, tanh=self.activation == "gelu_tanh") * up

@@ -20,11 +20,15 @@ class Rope(RopeSlot):
     end: Literal["first", "last"] = field("which end of the head is rotated when dim is smaller than it", default="first")
 
     def scaling(self) -> dict[str, Any]:
-        """The attributes of the frequency op beyond theta."""
+        """Fields of the `rope_angles` op beyond theta."""
         return {}
+
+    def angles(self, g: Builder, width: int, every: int = 1) -> Value:
+        """cos and sin for a head of ``width`` channels, at every token or at the first token of every closing group."""
+        return g.step("rope", "rope_angles", g.time, dim=self.dim or width, theta=self.theta, every=every, **self.scaling())
 
     def tiny(self) -> dict[str, Any]:
         return {"dim": self.dim and min(self.dim, 16)}
 
     def build(self, g: Builder, x: Value) -> Value:
-        raise NotImplementedError  # written with the graph floor
+        return g.rotate(x, self.angles(g, x.type.last), pairs=self.pairs, end=self.end)

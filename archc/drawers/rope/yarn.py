@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from archc.drawers.rope.rope import Rope
@@ -20,8 +21,28 @@ class Yarn(Rope):
     attention_factor: float | None = field("factor on cos and sin; 0.1 ln(factor) + 1 when left out", default=None, gt=0)
     truncate: bool = field("round the ends of the ramp to whole channels", default=True)
 
+    def magnitude(self) -> float:
+        """The factor on cos and sin: what keeps the attention's temperature right over long contexts."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+
+        def correction(weight: float) -> float:
+            return 0.1 * weight * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+
+        if self.mscale and self.mscale_all_dim:
+            return correction(self.mscale) / correction(self.mscale_all_dim)
+        return correction(1.0)
+
     def scaling(self) -> dict[str, Any]:
-        raise NotImplementedError  # written with the graph floor
+        return {
+            "scaling": "yarn",
+            "factor": self.factor,
+            "original": self.original,
+            "beta_fast": self.beta_fast,
+            "beta_slow": self.beta_slow,
+            "truncate": self.truncate,
+            "magnitude": self.magnitude(),
+        }
 
     def tiny(self) -> dict[str, Any]:
         return super().tiny() | {"original": min(self.original, 32)}

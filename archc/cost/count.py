@@ -1,0 +1,148 @@
+"""Counts a graph: parameters, FLOPs and cache bytes come from walking its nodes, never from a formula beside them."""
+
+from __future__ import annotations
+
+import math
+
+from archc.cost.report import COMPONENTS, Flops, FlopCount, KvCache, Mode, Params, Report, WorkloadReport
+from archc.graph import Graph, Node
+from archc.ops import Table, Workload
+from archc.ops.time import cache_bytes
+from archc.schema import Model
+from archc.version import VERSION
+
+DEFAULT_REWIND = 8
+"""Tokens that a cache can take back unless told otherwise: the default of a package's `new_cache`."""
+
+LENGTH_BYTES = 8
+"""A cache keeps the length of every row as a 64-bit integer."""
+
+LAYOUT_BYTES = {"bf16": 2, "fp32": 4}
+"""Bytes of a stored activation by cache layout."""
+
+ASSUMPTIONS = (
+    "FLOPs: matrix products only, 2 per multiply-add; embedding lookups, norms and other element-wise work count zero.",
+    "ideal: each query meets only the keys it may see (causal average). executed: the blocks that the reference path on a CPU"
+    " really runs; its backward includes the scores that a fused attention computes again.",
+    "train: forward and backward of `seq` tokens a row, without recomputation. prefill: the last `seq` of `context` tokens go"
+    " into a cache. decode: one token a row, the last of `context`.",
+    "params.active: what one token uses, input embedding and head included; a head tied to the embedding counts as embedding.",
+    "kv_cache: tensors that `new_cache(batch, context)` allocates, with room to take back 8 tokens and the rows' lengths.",
+    "weighted_fp8_equivalent: ideal FLOPs of a token with bfloat16 products counted twice, FP8 once.",
+)
+
+
+def workload(model: Model, mode: Mode, batch: int, seq: int | None, context: int | None) -> tuple[Workload, WorkloadReport]:
+    """The workload that the options mean; ``seq`` defaults to 4096 (or the model's context) and decode's context to the model's."""
+    if mode == "decode":
+        new, total = 1, model.context if context is None else context
+    else:
+        new = min(4096, model.context) if seq is None else seq
+        total = new if context is None else context
+    if batch < 1 or new < 1:
+        raise ValueError("batch and seq must be at least 1")
+    if mode == "train" and total != new:
+        raise ValueError("training sees no tokens before the new ones: leave context out or make it equal to seq")
+    if total < new:
+        raise ValueError(f"context = {total} tokens cannot hold the {new} new ones")
+    shown = WorkloadReport(mode=mode, batch=batch, seq=new, context=total)
+    return Workload(batch=batch, new=new, past=total - new, cached=mode != "train"), shown
+
+
+def count(model: Model, graph: Graph, *, mode: Mode = "decode", batch: int = 1, seq: int | None = None, context: int | None = None) -> Report:
+    """The cost of a planned model under a workload. Raises ValueError for a workload that cannot be."""
+    w, shown = workload(model, mode, batch, seq, context)
+    return Report(
+        model=model.name,
+        archc=VERSION,
+        workload=shown,
+        params=params(graph),
+        flops=flops(graph, w, mode),
+        kv_cache=kv_cache(graph, model.cache.kind, batch=batch, max_tokens=shown.context),
+        assumptions=ASSUMPTIONS,
+    )
+
+
+def params(graph: Graph) -> Params:
+    """Parameters by component and convention."""
+    total = dict.fromkeys(COMPONENTS, 0)
+    active = dict.fromkeys(COMPONENTS, 0)
+    buffers = 0
+    for p in graph.parameters():
+        n = math.prod(p.spec.shape)
+        if p.spec.buffer:
+            buffers += n
+            continue
+        used, of = p.spec.share
+        total[p.component] += n
+        active[p.component] += n * used // of
+    main = sum(active.values()) - active["mtp"]
+    return Params(
+        total=sum(total.values()) - total["mtp"],
+        active=main,
+        active_without_embedding=main - active["embedding"],
+        active_core=main - active["embedding"] - active["head"],
+        mtp=total["mtp"],
+        buffers=buffers,
+        by_component=total,
+    )
+
+
+def node_cost(node: Node, w: Workload):
+    """The cost of one run of a node."""
+    return node.op.cost(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
+
+
+def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
+    """FLOPs by component, ideal and executed."""
+    forward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
+    backward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
+    for node, times in graph.walk():
+        cost = node_cost(node, w)
+        forward["ideal"][node.component] += times * cost.useful
+        forward["executed"][node.component] += times * cost.executed
+        backward["ideal"][node.component] += times * 2 * cost.useful
+        backward["executed"][node.component] += times * cost.backward
+    tokens = w.batch * w.new
+
+    def figures(kind: str) -> FlopCount:
+        ahead, back = sum(forward[kind].values()), sum(backward[kind].values())
+        run = {c: n + (backward[kind][c] if mode == "train" else 0) for c, n in forward[kind].items()}
+        return FlopCount(
+            forward_per_token=_exact(ahead, tokens),
+            train_per_token=_exact(ahead + back, tokens),
+            workload_total=sum(run.values()),
+            by_component=run,
+        )
+
+    ideal = figures("ideal")
+    return Flops(ideal=ideal, executed=figures("executed"), weighted_fp8_equivalent=2 * ideal.forward_per_token)
+
+
+def kv_cache(graph: Graph, layout: str, *, batch: int, max_tokens: int, max_rewind: int = DEFAULT_REWIND) -> KvCache:
+    """Bytes of the cache for ``batch`` rows of ``max_tokens``."""
+    element = LAYOUT_BYTES[layout]
+    growing, fixed = 0.0, LENGTH_BYTES
+    by_component = dict.fromkeys(COMPONENTS, 0)
+    for _, _, store, component in graph.states():
+        whole = cache_bytes(store, max_tokens=max_tokens, max_rewind=max_rewind, element=element)
+        by_component[component] += batch * whole
+        if isinstance(store, Table):
+            growing += cache_bytes(store, max_tokens=store.every, max_rewind=0, element=element) / store.every
+        else:
+            fixed += whole
+    return KvCache(
+        bytes_per_token=_whole(growing),
+        bytes_per_sequence_fixed=fixed,
+        bytes_total=sum(by_component.values()) + batch * LENGTH_BYTES,
+        layout=layout,
+        by_component=by_component,
+    )
+
+
+def _exact(total: int, count: int) -> float:
+    return total // count if total % count == 0 else total / count
+
+
+def _whole(x: float) -> float:
+    return int(x) if x == int(x) else x

@@ -1,0 +1,111 @@
+"""The cost report: every figure of `archc cost`, in the shape of its JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FORMAT_VERSION = 1
+
+Mode = Literal["train", "prefill", "decode"]
+
+COMPONENTS = (
+    "embedding",
+    "attention",
+    "indexer",
+    "compressor",
+    "dense_ffn",
+    "router",
+    "experts",
+    "shared_experts",
+    "norm",
+    "residual",
+    "memory",
+    "head",
+    "mtp",
+)
+"""Keys of every `by_component`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadReport:
+    """What was costed: ``seq`` new tokens of each of ``batch`` rows, the last of ``context`` tokens."""
+
+    mode: Mode
+    batch: int
+    seq: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Numbers of parameters. ``total`` leaves MTP out; buffers are counted apart."""
+
+    total: int
+    active: int
+    active_without_embedding: int
+    active_core: int
+    mtp: int
+    buffers: int
+    by_component: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlopCount:
+    """FLOPs of matrix products, 2 per multiply-add."""
+
+    forward_per_token: float
+    train_per_token: float
+    workload_total: int
+    by_component: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flops:
+    """``ideal``: what the equations need. ``executed``: what the package's reference path runs."""
+
+    ideal: FlopCount
+    executed: FlopCount
+    weighted_fp8_equivalent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCache:
+    """Bytes of state that outlives a call."""
+
+    bytes_per_token: float
+    bytes_per_sequence_fixed: int
+    bytes_total: int
+    layout: str
+    by_component: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The cost of one model under one workload; `as_dict` is the JSON of the command line."""
+
+    model: str
+    archc: str
+    workload: WorkloadReport
+    params: Params
+    flops: Flops
+    kv_cache: KvCache
+    assumptions: tuple[str, ...] = ()
+    format_version: int = field(default=FORMAT_VERSION)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data."""
+        data = asdict(self)
+        data["assumptions"] = list(self.assumptions)
+        return data
+
+    def value(self, key: str) -> Any:
+        """The figure at a dotted key (``params.total``). Raises KeyError with the keys there are."""
+        node: Any = self.as_dict()
+        known = ""
+        for part in key.split("."):
+            if not isinstance(node, dict) or part not in node:
+                choices = sorted(node) if isinstance(node, dict) else []
+                raise KeyError(key, tuple(f"{known}{c}" for c in choices))
+            node, known = node[part], f"{known}{part}."
+        return node

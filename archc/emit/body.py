@@ -1,0 +1,180 @@
+"""Prints the forward of one scope as statements."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+from collections.abc import Callable, Iterable
+
+from archc.emit.flow import Flow
+from archc.emit.layout import Line, source, statement
+from archc.graph import Node, Scope, Stack, Value
+
+INLINE = 64
+"""An unnamed value longer than this gets a line of its own."""
+
+
+class Body:
+    """Statements of a scope's items, with the drawer's own variable names.
+
+    ``names`` are the values bound on entry, ``keep`` those that must stay bound to the end, ``reserved`` what no variable may be
+    called (everything the file imports).
+    """
+
+    def __init__(
+        self, scope: Scope, flow: Flow, names: dict[Value, str], keep: Iterable[Value], reserved: frozenset[str], indent: int = 8
+    ) -> None:
+        self.scope, self.flow, self.indent = scope, flow, indent
+        self.reserved = reserved | frozenset(keyword.kwlist) | frozenset({"self", "step", "state"}) | frozenset(dir(builtins))
+        self.name = dict(names)
+        self.bound = {n: v for v, n in names.items()}
+        self.items = list(scope.items)
+        self.last = dict.fromkeys(keep, len(self.items))
+        self.count = dict.fromkeys(self.last, 2)
+        for i, item in enumerate(self.items):
+            for value in self._reads(item):
+                self.last[value] = max(i, self.last.get(value, 0))
+                self.count[value] = self.count.get(value, 0) + 1
+        self.inline: dict[Value, Node] = {}
+        self.lines: list[Line] = []
+        self.reads_state = False
+
+    def _reads(self, item: Node | Scope | Stack) -> Iterable[Value]:
+        if isinstance(item, Node):
+            return item.ins
+        return self.flow.takes(item) if isinstance(item, Scope) else item.args
+
+    def run(self) -> list[Line]:
+        """The statements."""
+        for i, item in enumerate(self.items):
+            if isinstance(item, Node):
+                self._node(item, i)
+            elif isinstance(item, Scope):
+                self._call(item, i)
+            else:
+                self._loop(item, i)
+        return self.lines
+
+    # --- expressions -----------------------------------------------------------------------------
+    def ref(self, value: Value) -> ast.expr:
+        """How a value is read here."""
+        if value in self.name:
+            return ast.Name(id=self.name[value], ctx=ast.Load())
+        if value.step is not None:
+            return _attribute("step", value.step)
+        if value.state is not None:
+            self.reads_state = True
+            return _attribute("state", value.state)
+        if value.param is not None:
+            path = value.scope.path()[len(self.scope.path()) :]
+            return _attribute("self", *path, *value.param.name.split("."))
+        return self.expression(self.inline[value])
+
+    def expression(self, node: Node) -> ast.expr:
+        """What a node computes, as an expression."""
+        if node.name is not None and node.name in self.scope.modules and node.scope is self.scope:
+            data = [self.ref(v) for v in node.ins if v.param is None]
+            return ast.Call(func=_module(node.name), args=data, keywords=[])
+        return node.op.code(*map(self.ref, node.ins))
+
+    # --- statements ------------------------------------------------------------------------------
+    def _node(self, node: Node, i: int) -> None:
+        live = [v for v in node.outs if self.count.get(v)]
+        if not live:
+            return
+        touches_state = any(v.state is not None for v in node.ins)
+        if len(node.outs) == 1 and self.count[live[0]] == 1 and not self.scope.hints.get(live[0]) and not touches_state:
+            self.inline[live[0]] = node
+            self._extend(node, self.last[live[0]])
+            if len(source(self.expression(node))) <= INLINE:
+                return
+            del self.inline[live[0]]
+        value = self.expression(node)
+        targets = [self._bind(v, i) if self.count.get(v) else "_" for v in node.outs]
+        self._assign(targets, value, live)
+
+    def _extend(self, node: Node, i: int) -> None:
+        """What an inlined node reads keeps its name until the inlined text is printed."""
+        for value in node.ins:
+            self.last[value] = max(self.last.get(value, i), i)
+            if value in self.inline:
+                self._extend(self.inline[value], i)
+
+    def _bind(self, value: Value, i: int) -> str:
+        base = name = self.scope.hints.get(value) or "y"
+        n = 2
+        while self._taken(name, value, i):
+            name, n = f"{base}_{n}", n + 1
+        self.bound[name], self.name[value] = value, name
+        return name
+
+    def _taken(self, name: str, value: Value, i: int) -> bool:
+        if name in self.reserved:
+            return True
+        other = self.bound.get(name)
+        return other is not None and other is not value and self.last.get(other, -1) > i
+
+    def _assign(self, targets: list[str], value: ast.expr, shown: Iterable[Value]) -> None:
+        shapes = ", ".join(dict.fromkeys(str(v.type) for v in shown))
+        self.lines += statement(f"{', '.join(targets)} = ", value, shapes, self.indent)
+
+    def _call(self, scope: Scope, i: int) -> None:
+        outs = self.flow.gives(scope)
+        if not outs:
+            return  # only its parameters are read
+        args = [self.ref(v) for v in self.flow.takes(scope)]
+        if self.flow.reads_step(scope):
+            args.append(ast.Name(id="step", ctx=ast.Load()))
+        call = ast.Call(func=_attribute("self", scope.name), args=args, keywords=[])
+        self._assign([self._bind(v, i) for v in outs], call, outs)
+
+    def _loop(self, stack: Stack, i: int) -> None:
+        """Layers print as one loop over the state they pass on."""
+        args = [source(self.ref(v)) for v in stack.args]
+        for name, out in zip(args, stack.outs, strict=True):
+            if not name.isidentifier():
+                raise ValueError(f"the state of {stack.name} is not a variable: {name}")
+            self.name[out], self.bound[name] = name, out
+        state = ", ".join(args)
+        pad = " " * self.indent
+        loop = (f"for layer in self.{stack.name}:", f"    step.record({args[0]})", f"    {state} = layer({state}, step)")
+        self.lines += [Line(pad + code) for code in loop]
+
+    def returns(self, values: list[Value], after: Callable[[str], str] | None = None) -> list[Line]:
+        """The lines with a `return` of ``values`` at the end; a last assignment of just that becomes the `return`.
+
+        ``after`` gives a statement to run on the result first.
+        """
+        result = ", ".join(source(self.ref(v)) for v in values)
+        pad = " " * self.indent
+        if after is not None:
+            return [*self.lines, Line(pad + after(result)), Line(f"{pad}return {result}")]
+        start = next((j for j in range(len(self.lines) - 1, -1, -1) if _opens(self.lines[j].code, self.indent)), None)
+        if start is not None and self.lines[start].code.startswith(f"{pad}{result} = "):
+            line = self.lines[start]
+            self.lines[start] = Line(line.code.replace(f"{result} = ", "return ", 1), line.comment)
+            return self.lines
+        return [*self.lines, Line(f"{pad}return {result}")]
+
+
+def _opens(code: str, indent: int) -> bool:
+    return code.startswith(" " * indent) and code[indent : indent + 1] not in (" ", ")", "]", "#")
+
+
+def _attribute(*path: str) -> ast.expr:
+    node: ast.expr = ast.Name(id=path[0], ctx=ast.Load())
+    for part in path[1:]:
+        if part.isdigit():
+            node = ast.Subscript(value=node, slice=ast.Constant(value=int(part)), ctx=ast.Load())
+        else:
+            node = ast.Attribute(value=node, attr=part, ctx=ast.Load())
+    return node
+
+
+def _module(name: str) -> ast.expr:
+    """`self.name`, or `self.group["leaf"]` for a dotted name."""
+    group, _, leaf = name.rpartition(".")
+    if not group:
+        return _attribute("self", name)
+    return ast.Subscript(value=_attribute("self", group), slice=ast.Constant(value=leaf), ctx=ast.Load())

@@ -1,0 +1,186 @@
+"""Prints scopes as classes; scopes of equal text share one."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+
+from archc.emit.body import Body
+from archc.emit.flow import Flow
+from archc.emit.layout import Line, aligned, docstring, plain, source
+from archc.graph import Graph, Node, Scope, Stack, Value
+from archc.ops import ParamSpec
+from archc.ops.base import TORCH_DTYPES, expr
+
+DEFAULT_STD = 0.02
+"""Standard deviation that the runtime's modules start with when none is printed."""
+
+
+@dataclass(slots=True)
+class Class:
+    """One printed class: its name, its source, and the children its constructor takes."""
+
+    name: str
+    text: str
+    slots: tuple[str, ...]
+    takes_layer: bool
+
+
+@dataclass
+class Classes:
+    """Every class of a model, children before parents, and which class prints a scope."""
+
+    graph: Graph
+    flow: Flow
+    reserved: frozenset[str]
+    classes: dict[str, Class] = field(default_factory=dict)
+    of: dict[Scope, Class] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for scope in self.graph.root.items:
+            if isinstance(scope, Scope):
+                self._visit(scope)
+
+    def _visit(self, scope: Scope) -> None:
+        for item in scope.items:
+            for child in (item,) if isinstance(item, Scope) else item.kinds if isinstance(item, Stack) else ():
+                self._visit(child)
+        slots = tuple(c.name for c in scope.children() if c.slot)
+        takes_layer = bool(scope.states) or any(self.of[c].takes_layer for c in scope.children() if not c.slot)
+        body = [*self.init(scope, slots), "", *self._forward(scope)]
+        for name in self._names(scope):
+            head = [f"class {name}(nn.Module):", *docstring(scope.doc or f"{name}.", 4), "", *_keeps(scope)]
+            arguments = ", ".join(["self", *(["layer: int"] if takes_layer else []), *(f"{s}: nn.Module" for s in slots)])
+            text = "\n".join([*head, f"    def __init__({arguments}) -> None:", "        super().__init__()", *body])
+            known = self.classes.get(name)
+            if known is None or known.text == text:
+                self.of[scope] = self.classes.setdefault(name, Class(name, text, slots, takes_layer))
+                return
+
+    def _names(self, scope: Scope):
+        """Candidates for a class name: the drawer's, with its parent's before it, then numbered."""
+        base = scope.cls if scope.cls not in self.reserved else f"{scope.cls}Module"
+        yield base
+        if scope.parent is not None and scope.parent.cls not in ("Layer", "Backbone", "Model"):
+            yield scope.parent.cls.removesuffix("Attention") + base
+        n = 2
+        while True:
+            yield f"{base}{n}"
+            n += 1
+
+    # --- the constructor -------------------------------------------------------------------------
+    def construct(self, scope: Scope, layer: ast.expr) -> ast.expr:
+        """The call that makes a module of a scope, its slots included."""
+        cls = self.of[scope]
+        args = [layer] if cls.takes_layer else []
+        args += [self.construct(c, layer) for c in scope.children() if c.name in cls.slots]
+        return ast.Call(func=ast.Name(id=cls.name, ctx=ast.Load()), args=args, keywords=[])
+
+    def init(self, scope: Scope, slots: tuple[str, ...]) -> list[str]:
+        """The statements of a constructor: submodules, parameters and layers, in the order in which the forward uses them."""
+        lines = ["        self.layer = layer"] if scope.states else []
+        groups: dict[str, list[tuple[str, ast.expr]]] = {}
+        printed = set()
+        for item in scope.items:
+            if isinstance(item, Node):
+                name = item.name
+                if name is None or scope.modules.get(name) is not item:
+                    continue
+                specs = [v.param for v in item.ins if v.param is not None and v.param.name.startswith(f"{name}.")]
+                printed.update(s.name for s in specs)
+                made = item.op.module(*(v.type for v in item.ins))
+                assert made is not None
+                group, _, leaf = name.rpartition(".")
+                if group:
+                    groups.setdefault(group, []).append((leaf, _with_std(made, specs)))
+                else:
+                    lines += plain(f"self.{name} = ", _with_std(made, specs), 8)
+            elif isinstance(item, Stack):
+                lines += self._layers(item)
+            elif item.name in slots:
+                lines.append(f"        self.{item.name} = {item.name}")
+            else:
+                lines += plain(f"self.{item.name} = ", self.construct(item, ast.Name(id="layer", ctx=ast.Load())), 8)
+        for group, members in groups.items():
+            pairs = ast.Dict(keys=[ast.Constant(value=k) for k, _ in members], values=[v for _, v in members])
+            lines += plain(f"self.{group} = ", expr("nn.ModuleDict(d)", d=pairs), 8)
+        for value in scope.params:
+            assert value.param is not None
+            if value.param.name not in printed:
+                lines += _raw(value.param)
+        return lines
+
+    def _layers(self, stack: Stack) -> list[str]:
+        """The layer list; runs of three or more equal layers print as one line."""
+        runs: list[tuple[int, int, int]] = []
+        for i, kind in enumerate(stack.schedule):
+            if runs and runs[-1][2] == kind:
+                runs[-1] = (runs[-1][0], i + 1, kind)
+            else:
+                runs.append((i, i + 1, kind))
+        made = [text for start, stop, kind in runs for text in self._run(stack.kinds[kind], start, stop)]
+        if len(runs) == 1 and len(made) == 1:
+            return [f"        self.{stack.name} = nn.ModuleList({made[0].removeprefix('*(').removesuffix(')')})"]
+        return [f"        self.{stack.name} = nn.ModuleList(", "            [", *(f"                {m}," for m in made), "            ]", "        )"]
+
+    def _run(self, scope: Scope, start: int, stop: int) -> list[str]:
+        """Constructors of the equal layers start .. stop - 1."""
+        if stop - start < 3:
+            return [source(self.construct(scope, ast.Constant(value=i))) for i in range(start, stop)]
+        made = self.construct(scope, ast.Name(id="i", ctx=ast.Load()))
+        index = "i" if any(isinstance(n, ast.Name) and n.id == "i" for n in ast.walk(made)) else "_"
+        span = f"range({stop})" if start == 0 else f"range({start}, {stop})"
+        return [f"*({source(made)} for {index} in {span})"]
+
+    # --- the forward -----------------------------------------------------------------------------
+    def _forward(self, scope: Scope) -> list[str]:
+        takes, gives = self.flow.takes(scope), self.flow.gives(scope)
+        names: dict[Value, str] = {}
+        for value in takes:
+            base = name = scope.hints.get(value) or (value.param.name.rpartition(".")[2] if value.param else "x")
+            n = 2
+            while name in names.values() or name in self.reserved:
+                name, n = f"{base}_{n}", n + 1
+            names[value] = name
+        body = Body(scope, self.flow, names, gives, self.reserved)
+        body.run()
+        stack = next((i for i in scope.items if isinstance(i, Stack)), None)
+        lines = body.returns(gives, (lambda result: f"step.record({result})") if stack is not None else None)
+        if body.reads_state:
+            lines = [Line("        state = step.state(self.layer)"), *lines]
+        arguments = ["self", *(f"{names[v]}: Tensor" for v in takes), *(["step: Step"] if self.flow.reads_step(scope) else [])]
+        result = "Tensor" if len(gives) == 1 else f"tuple[{', '.join(['Tensor'] * len(gives))}]"
+        return [f"    def forward({', '.join(arguments)}) -> {result}:", *aligned(lines)]
+
+
+def _keeps(scope: Scope) -> list[str]:
+    if not scope.states:
+        return []
+    stores = ast.Dict(keys=[ast.Constant(value=k) for k in scope.states], values=[s.code() for s in scope.states.values()])
+    lines = plain("keeps = ", stores, 4)
+    if len(lines[0]) > 110:
+        lines = ["    keeps = {", *(f'        "{k}": {source(s.code())},' for k, s in scope.states.items()), "    }"]
+    return [*lines, ""]
+
+
+def _with_std(made: ast.expr, specs: list[ParamSpec]) -> ast.expr:
+    """The constructor with the standard deviation of its weight, where it is not the default."""
+    std = next((s.std for s in specs if s.std is not None and s.std != DEFAULT_STD), None)
+    if std is None or not isinstance(made, ast.Call):
+        return made
+    return ast.Call(func=made.func, args=made.args, keywords=[*made.keywords, ast.keyword(arg="std", value=ast.Constant(value=std))])
+
+
+def _raw(spec: ParamSpec) -> list[str]:
+    """The declaration of a parameter or buffer that no submodule holds."""
+    owner, _, leaf = spec.name.rpartition(".")
+    std = "" if spec.std in (None, DEFAULT_STD) else f", std={spec.std}"
+    if owner:  # a weight that an equation uses directly, under the name of a linear map
+        return [f"        self.{owner} = Linear({spec.shape[-1]}, {spec.shape[0]}{std})"]
+    dtype = f", dtype={TORCH_DTYPES[spec.dtype]}" if spec.dtype != "act" else ""
+    sizes = ", ".join(map(str, spec.shape))
+    if spec.buffer:
+        return [f'        self.register_buffer("{leaf}", torch.zeros({sizes}{dtype}))']
+    if spec.init == "normal":
+        return [f"        self.{leaf} = normal({sizes}{std}{dtype})"]
+    return [f"        self.{leaf} = nn.Parameter(torch.{spec.init}({sizes}{dtype}))"]

@@ -1,0 +1,158 @@
+"""Writes a package: model, kernels, run time, plan, README and tests; atomically, and the same bytes for the same input."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from archc import resources
+from archc.emit.module import print_model
+from archc.graph import Graph
+from archc.schema import Model
+from archc.version import VERSION
+
+RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
+"""Runtime modules that every package exports from."""
+
+
+def files(model: Model, graph: Graph, tiny: Model, tiny_graph: Graph, cost: dict[str, Any], tiny_cost: dict[str, Any]) -> dict[str, str]:
+    """Every file of a package by its relative path.
+
+    ``cost`` and ``tiny_cost`` hold cost reports by mode, as plain data.
+    """
+    text, modules = print_model(model, graph)
+    tiny_text, tiny_modules = print_model(tiny, tiny_graph, above="..")
+    carried = _closure({*modules, *tiny_modules, *RUNTIME_ENTRY})
+    out = {f"{module.replace('.', '/')}.py": _source(module).read_text() for module in carried}
+    for folder in ("kernels", "runtime"):
+        out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
+    facts = plan_facts(model, graph, cost, carried)
+    out["model.py"] = text
+    out["plan.json"] = json.dumps(facts, indent=1) + "\n"
+    out["tests/__init__.py"] = ""
+    out["tests/tiny_model.py"] = tiny_text
+    out["tests/tiny_plan.json"] = json.dumps(plan_facts(tiny, tiny_graph, tiny_cost, carried), indent=1) + "\n"
+    for path in sorted((resources.templates() / "package").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            name = str(path.relative_to(resources.templates() / "package"))
+            if name.endswith(".j2"):
+                out[name.removesuffix(".j2")] = _render(path, model=model, plan=facts, kernels=_kernels(carried))
+            else:
+                out[name] = path.read_text()
+    return dict(sorted(out.items()))
+
+
+def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[str]) -> dict[str, Any]:
+    """What `plan.json` says."""
+    return {
+        "archc": VERSION,
+        "format_version": 1,
+        "model": model.name,
+        "spec_hash": model.spec_hash,
+        "vocab": model.vocab,
+        "dim": model.dim,
+        "layers": model.layers,
+        "context": model.context,
+        "cache_layout": model.cache.kind,
+        "kernels": _kernels(carried),
+        "parameters": [
+            {
+                "name": p.name,
+                "shape": list(p.spec.shape),
+                "role": p.spec.role,
+                "component": p.component,
+                "init": p.spec.init if p.spec.std is None else {"normal": p.spec.std},
+                "buffer": p.spec.buffer,
+            }
+            for p in graph.parameters()
+        ],
+        "cost": cost,
+    }
+
+
+def _kernels(carried: list[str]) -> list[str]:
+    return [m.removeprefix("kernels.") for m in carried if m.startswith("kernels.")]
+
+
+def _source(module: str) -> Path:
+    """The file of a module that packages carry."""
+    folder, _, name = module.partition(".")
+    root = resources.kernels() if folder == "kernels" else resources.templates() / "runtime"
+    return root / f"{name}.py"
+
+
+def _closure(modules: set[str]) -> list[str]:
+    """The modules and everything they import from the package."""
+    found: set[str] = set()
+    queue = list(modules)
+    while queue:
+        module = queue.pop()
+        if module in found:
+            continue
+        found.add(module)
+        folder = module.partition(".")[0]
+        for node in ast.walk(ast.parse(_source(module).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = folder if node.level == 1 else ""
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+                queue += [f"{base}.{n}" if base else n for n in names]
+    return sorted(found)
+
+
+def _render(path: Path, **context: Any) -> str:
+    import jinja2
+
+    env = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    env.filters["thousands"] = lambda n: f"{n:,}"
+    return env.from_string(path.read_text()).render(**context)
+
+
+# --- writing -------------------------------------------------------------------------------------
+def write(content: dict[str, str], folder: Path) -> Path:
+    """Replaces ``folder`` by the files, or leaves it as it was if anything fails. Only a package that archc wrote is replaced."""
+    folder = folder.absolute()
+    if folder.exists() and any(folder.iterdir()) and not (folder / "plan.json").is_file():
+        raise FileExistsError(f"{folder} exists and is not a package that archc wrote")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, text in content.items():
+            path = fresh / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="\n")
+        fresh.chmod(0o755)
+        if not folder.exists():
+            os.replace(fresh, folder)
+            return folder
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+        os.replace(folder, old / "package")
+        _or_undo(lambda: os.replace(fresh, folder), lambda: os.replace(old / "package", folder))
+        shutil.rmtree(old)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    return folder
+
+
+def _or_undo(act: Callable[[], None], undo: Callable[[], None]) -> None:
+    try:
+        act()
+    except BaseException:
+        undo()
+        raise
+
+
+def stale(content: dict[str, str], folder: Path) -> list[str]:
+    """Files of a written package that differ from what a build would write now, missing and surplus ones included."""
+    there = {
+        str(p.relative_to(folder)): p.read_text(encoding="utf-8")
+        for p in folder.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    }
+    return sorted(name for name in content.keys() | there.keys() if content.get(name) != there.get(name))

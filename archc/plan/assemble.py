@@ -1,0 +1,91 @@
+"""A whole model from its drawers: embedding, layers entered and left by the residual drawer, final norm, head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from archc.graph import Builder, Graph, Value
+from archc.plan.names import camel
+from archc.schema import LayerSlots, Model
+
+NORM_NAMES = {
+    "pre": {"attention": ("input_layernorm", None), "ffn": ("post_attention_layernorm", None)},
+    "post": {"attention": (None, "post_attention_layernorm"), "ffn": (None, "post_feedforward_layernorm")},
+    "both": {
+        "attention": ("input_layernorm", "post_attention_layernorm"),
+        "ffn": ("pre_feedforward_layernorm", "post_feedforward_layernorm"),
+    },
+}
+"""Names of a layer's norms, (on entering, on leaving) a sub-layer: those that transformers uses."""
+
+PLACEMENT = {
+    "pre": "what enters a sub-layer is normed (Xiong et al. 2020, arXiv:2002.04745)",
+    "post": "what a sub-layer gives back is normed (OLMo 2, arXiv:2501.00656)",
+    "both": "what enters a sub-layer and what it gives back is normed (Gemma 2, arXiv:2408.00118)",
+}
+
+
+def assemble(model: Model) -> Graph:
+    """The graph of a model. Raises `BuildError` where a drawer's forward does not fit."""
+    g = Builder(model.name, std=lambda role, fan_in: model.init.scale_of(role, fan_in, model.layers))
+
+    def backbone(g: Builder) -> Value:
+        with g.component("embedding"):
+            x = g.embedding("embed_tokens", g.tokens, rows=model.vocab, dim=model.dim)
+        with g.component("residual"):
+            state = model.residual.start(g, x)
+        state = g.stack("layers", model.schedule, lambda slots: _layer(model, slots), *state)
+        with g.component("residual"):
+            x = model.residual.finish(g, state)
+        with g.component("norm"):
+            x = model.norm.build(g, x, "norm")
+        return x
+
+    doc = f"The embedding, {model.layers} layers and the final norm."
+    x = g.call("model", "Backbone", backbone, doc=doc)
+    with g.component("head"):
+        logits = model.head.build(g, x, g.parameter("model.embed_tokens.weight"), model.vocab)
+    g.graph.root.returns = [logits]
+    g.graph.root.doc = model.doc
+    return g.graph
+
+
+def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
+    """The forward of one layer."""
+
+    def layer(g: Builder, *state: Value) -> tuple[Value, ...]:
+        if slots.memory is not None:
+            with g.component("memory"):
+                streams = model.residual.streams(g, state)
+                streams = g.call("memory", class_name("memory", slots.memory.label), slots.memory.build, streams, slot=True)
+                state = model.residual.with_streams(g, state, streams)
+        for slot, module, mixer, component in (
+            ("attention", "self_attn", slots.attention, "attention"),
+            ("ffn", "mlp", slots.ffn, "dense_ffn"),
+        ):
+            if mixer is None:
+                continue
+            entering, leaving = NORM_NAMES[model.norm_placement][slot]
+            with g.component("residual"):
+                h, state = model.residual.enter(g, state, "attn" if slot == "attention" else "ffn")
+            with g.component("norm"):
+                if entering:
+                    h = model.norm.build(g, h, entering)
+            with g.component(component):
+                y = g.call(module, class_name(slot, mixer.label), mixer.build, h, slot=True)
+            with g.component("norm"):
+                if leaving:
+                    y = model.norm.build(g, y, leaving)
+            with g.component("residual"):
+                state = model.residual.leave(g, state, y)
+        return state
+
+    layer.__doc__ = f"Attention and feed-forward around the residual stream: {PLACEMENT[model.norm_placement]}."
+    return layer
+
+
+def class_name(slot: str, label: str) -> str:
+    """The class a drawer's module prints as: from its name in the spec."""
+    suffix = {"attention": "Attention", "memory": "Memory"}.get(slot, "")
+    name = camel(label)
+    return name if name.endswith(suffix) else name + suffix

@@ -1,0 +1,83 @@
+"""The CPU-size twin of a model (`--tiny`): same structure, small widths, as few layers as show every transition."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from archc.schema import Drawer, LayerSlots, Model
+from archc.schema.describe import describe
+
+DIM, VOCAB, CONTEXT, MAX_LAYERS = 128, 512, 512, 8
+"""Sizes of a tiny twin: enough vocabulary for bytes, a context that exercises windows and ratios."""
+
+
+def shrink(model: Model) -> Model:
+    """The tiny twin: every drawer, every layer kind and every transition between kinds, in at most 8 layers."""
+    order = walk(model.schedule)
+    small = {slots: _layer(slots) for slots in dict.fromkeys(order)}
+    fields = {
+        "vocab": min(model.vocab, VOCAB),
+        "dim": min(model.dim, DIM),
+        "layers": len(order),
+        "context": min(model.context, CONTEXT),
+        "schedule": tuple(small[slots] for slots in order),
+        "cache": _cache(model),
+    }
+    for name in ("norm", "residual", "head", "init"):
+        fields[name] = _drawer(getattr(model, name))
+    twin = model.model_copy(update=fields)
+    twin._spec_hash = model.spec_hash
+    twin._checks = ()  # budgets hold for the full model
+    return twin
+
+
+def _cache(model: Model) -> Drawer:
+    """Float32 storage, in which the laws are exact."""
+    from archc.drawers import drawer_class
+
+    return drawer_class("cache", "fp32")().placed("", None)
+
+
+def _layer(slots: LayerSlots) -> LayerSlots:
+    return LayerSlots(**{slot: _drawer(getattr(slots, slot)) for slot in ("attention", "ffn", "memory")})
+
+
+def _drawer(drawer: Drawer | None) -> Any:
+    """A drawer with its own tiny values, inherited widths following the tiny model."""
+    if drawer is None:
+        return None
+    values: dict[str, Any] = {}
+    for name, info in describe(type(drawer)).items():
+        value = getattr(drawer, name)
+        if isinstance(value, Drawer):
+            values[name] = _drawer(value)
+        elif info.inherit == "dim":
+            values[name] = min(value, DIM)
+    small = drawer.model_copy(update=values)
+    small = small.model_copy(update=drawer.tiny())
+    return small.placed(drawer._label, drawer._origin)
+
+
+def walk(schedule: tuple[LayerSlots, ...]) -> tuple[LayerSlots, ...]:
+    """The shortest run of layers with every kind and every transition of a schedule, its first and its last kind in place.
+
+    Cut to 8 layers where even the shortest is longer; then kinds come before transitions.
+    """
+    edges = frozenset(zip(schedule, schedule[1:], strict=False))
+    first, last = schedule[0], schedule[-1]
+    queue: deque[tuple[tuple[LayerSlots, ...], frozenset]] = deque([((first,), frozenset())])
+    seen = {(first, frozenset())}
+    while queue:
+        path, done = queue.popleft()
+        if done == edges and path[-1] == last:
+            return path
+        if len(path) == MAX_LAYERS:
+            continue
+        for edge in edges:
+            if edge[0] == path[-1]:
+                state = (edge[1], done | {edge})
+                if state not in seen:
+                    seen.add(state)
+                    queue.append(((*path, edge[1]), state[1]))
+    return tuple(dict.fromkeys(schedule))[:MAX_LAYERS]
