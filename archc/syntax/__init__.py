@@ -1,0 +1,1 @@
+"""Text to tree: the parser, the tree and the formatter."""
