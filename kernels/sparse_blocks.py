@@ -42,6 +42,7 @@ def attention_blocks(
     ``kept`` rows stand before the new ones; ``past`` is an upper bound of the tokens before this call; with
     ``picks``, each query reads that many gathered entries, else all of the ``entries`` that its block may see.
     """
+    picks = 0 if entries == 0 else picks
     columns = entries if picks is None else picks
     rows = min(new, max(32, window // 4))  # a quarter of the window wastes a quarter of the band
     while rows > 1 and batch * rows * max(heads * (rows + window + columns), (picks or 0) * dim) > limit:

@@ -24,5 +24,5 @@ def topk_lowest(x: Tensor, k: int) -> Tensor:
     place = torch.where(taken, taken.cumsum(-1) - 1, k)
     ids = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
     ascending = ids.new_zeros((*x.shape[:-1], k + 1)).scatter(-1, place, ids)[..., :k]
-    order = x.gather(-1, ascending).sort(-1, descending=True, stable=True).indices
+    order = x.gather(-1, ascending).sort(dim=-1, descending=True, stable=True).indices
     return ascending.gather(-1, order)

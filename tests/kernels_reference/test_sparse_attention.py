@@ -1,0 +1,172 @@
+"""Attention over a window, entries and a sink against a softmax written out, with its gradient, cost and memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from kernels.sparse_attention import sparse_attention
+from kernels.sparse_blocks import attention_blocks, attention_pairs
+from tests.kernels_reference.clock import Rows, recalled, rows
+from tests.kernels_reference.test_groups import group_starts
+
+HEADS, DIM, SCALE = 2, 3, 0.7
+
+
+def brute(
+    q: Tensor,
+    history: Tensor,
+    sinks: Tensor,
+    entries: Tensor | None,
+    picks: Tensor | None,
+    time: Rows,
+    window: int,
+    every: int,
+) -> Tensor:
+    """One token and one head at a time: [B, S, H, D], zero where there is padding."""
+    out = torch.zeros_like(q)
+    for b, j in time.valid():
+        t = time.pasts[b] + j
+        keys = [history[b, s] for s in range(max(time.start(b, t), t - window + 1), t + 1)]
+        if picks is not None and entries is not None:
+            keys += [entries[b, i] for i in picks[b, j].tolist() if i >= 0]
+        elif entries is not None:
+            keys += [entries[b, i] for i, s in enumerate(group_starts(time, b, t + 1, every)) if s >= time.start(b, t)]
+        k = torch.stack(keys)
+        for h in range(HEADS):
+            weights = torch.cat([k @ q[b, j, h] * SCALE, sinks[h : h + 1]]).softmax(0)[:-1]
+            out[b, j, h] = weights @ k
+    return out
+
+
+@st.composite
+def cases(draw: st.DrawFn):
+    time = draw(rows(most=12))
+    window, every, spare = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(0, 2))
+    far = draw(st.sampled_from(["none", "all", "picked"]))
+    r = torch.Generator().manual_seed(draw(st.integers(0, 1 << 30)))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=r)
+
+    batch, count = len(time.pasts), (time.past + time.new) // every
+    q, history, sinks = normal(batch, time.new, HEADS, DIM), normal(batch, time.past + time.new, DIM), normal(HEADS)
+    entries = None if far == "none" else normal(batch, count, DIM)
+    picks = None
+    if far == "picked":
+        k = draw(st.integers(0, 4))
+        picks = torch.full((batch, time.new, k), -1)
+        for b in range(batch):
+            for j in range(time.new):
+                ids = torch.randperm(count, generator=r)[: int(torch.randint(0, k + 1, (), generator=r))]
+                picks[b, j, : len(ids)] = ids
+    recent = recalled(history, time, keep=window - 1 + spare).nan_to_num(0.25)
+    return time, window, every, q, history, recent, sinks, entries, picks
+
+
+@settings(max_examples=150)
+@given(case=cases(), limit=st.sampled_from([1, 100, 1 << 24]))
+def test_output_and_gradient_equal_a_softmax_written_out(case: tuple, limit: int) -> None:
+    time, window, every, q, history, recent, sinks, entries, picks = case
+    # Both paths read the same tensors: the history is the rows of `recent` put back in their slots.
+    leaves = [t.clone().requires_grad_() for t in (q, recent, sinks, *([entries] if entries is not None else []))]
+    kept = recent.shape[1] - time.new
+    slots = torch.zeros_like(history)
+    placed = []
+    for b in time.batch:
+        row = slots[b].clone()
+        for r in range(recent.shape[1]):
+            slot = time.pasts[b] - kept + r
+            if 0 <= slot < history.shape[1]:
+                row = torch.cat([row[:slot], leaves[1][b, r : r + 1], row[slot + 1 :]])
+        placed.append(row)
+    far = leaves[3] if entries is not None else None
+    want = brute(leaves[0], torch.stack(placed), leaves[2], far, picks, time, window, every)
+    got = sparse_attention(
+        leaves[0],
+        leaves[1],
+        leaves[2],
+        time,
+        scale=SCALE,
+        window=window,
+        entries=far,
+        picks=picks,
+        every=every,
+        limit=limit,
+    )
+    real = torch.zeros(q.shape[:2], dtype=torch.bool)
+    for b, j in time.valid():
+        real[b, j] = True
+    torch.testing.assert_close(got[real], want[real], rtol=0, atol=1e-12)
+    assert got.isfinite().all()
+    upstream = torch.randn_like(q) * real[..., None, None]
+    wanted = torch.autograd.grad((want * upstream).sum(), leaves, allow_unused=True, materialize_grads=True)
+    found = torch.autograd.grad((got * upstream).sum(), leaves, allow_unused=True, materialize_grads=True)
+    for f, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(f, w, rtol=0, atol=1e-11)
+
+
+@given(case=cases(), limit=st.sampled_from([1, 300, 1 << 24]))
+def test_blocks_count_what_runs(case: tuple, limit: int) -> None:
+    time, window, every, q, _, recent, sinks, entries, picks = case
+    blocks = attention_blocks(
+        batch=len(time.pasts),
+        heads=HEADS,
+        dim=DIM,
+        past=time.past,
+        new=time.new,
+        kept=recent.shape[1] - time.new,
+        window=window,
+        every=every,
+        entries=0 if entries is None else entries.shape[1],
+        picks=None if picks is None else picks.shape[-1],
+        limit=limit,
+    )
+    pairs = len(time.pasts) * HEADS * DIM * attention_pairs(blocks)
+    q, recent, sinks = (t.clone().requires_grad_() for t in (q, recent, sinks))
+    far = None if entries is None else entries.clone().requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        out = sparse_attention(
+            q, recent, sinks, time, scale=SCALE, window=window, entries=far, picks=picks, every=every, limit=limit
+        )
+        assert counter.get_total_flops() == 4 * pairs
+        out.sum().backward()
+    assert counter.get_total_flops() == 4 * pairs + 10 * pairs
+
+
+def test_blocks_stay_within_their_limit_and_waste_little() -> None:
+    """DeepSeek-V4-Flash: 64 heads of 512, window 128, 512 picks of 4-token entries, a million tokens of context."""
+    size = {
+        "batch": 1,
+        "heads": 64,
+        "dim": 512,
+        "past": 1 << 20,
+        "kept": 127,
+        "window": 128,
+        "every": 4,
+        "entries": 1 << 18,
+    }
+    blocks = attention_blocks(**size, new=4096, picks=512)
+    for b in blocks:
+        n = b.stop - b.start
+        assert n * 64 * (b.high - b.low + b.entries) <= 1 << 24 and n * b.entries * 512 <= 1 << 24
+    assert attention_pairs(blocks) <= 4096 * (128 + 512) * 1.05
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_once(dtype: torch.dtype) -> None:
+    """Operands are widened first, so that only the result is rounded: half a unit in the last place of float64's."""
+    r = torch.Generator().manual_seed(0)
+    q, recent, entries = (torch.randn(2, *s, generator=r).to(dtype) for s in ((9, HEADS, DIM), (9, DIM), (3, DIM)))
+    sinks = torch.randn(HEADS, generator=r)
+    time = Rows(pasts=(0, 0), counts=(9, 9), new=9, cached=False)
+    got = sparse_attention(q, recent, sinks, time, scale=SCALE, window=4, entries=entries, every=3)
+    want = sparse_attention(
+        q.double(), recent.double(), sinks.double(), time, scale=SCALE, window=4, entries=entries.double(), every=3
+    )
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.double(), want, rtol=torch.finfo(dtype).eps * 0.51, atol=1e-6)
