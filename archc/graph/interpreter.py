@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from archc.graph.torch_package import torch_package
 from archc.graph.value import Graph, Node, Scope, Stack, Value
-from archc.ops import OPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +29,7 @@ class Interpreter:
         self.graph, self.parameters = graph, parameters
         package = torch_package().__name__
         self.names: dict[str, Any] = {}
-        for op in OPS.values():
+        for op in {type(node.op) for node, _ in graph.walk()}:
             for name, module in op.needs.items():
                 self.names[name] = _import(package, name, module)
         self._code: dict[Node, tuple[CodeType, list[str]]] = {}

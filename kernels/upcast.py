@@ -1,0 +1,11 @@
+"""The wider of a tensor's dtype and float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def upcast(x: Tensor) -> Tensor:
+    """x in at least float32 (float64 stays): the entry of a part of the model that must not run in 16 bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
