@@ -1,7 +1,7 @@
 """Schemas: field types and the base class of every slot."""
 
 from archc.schema.drawer import Drawer, Origin, Problem, field
-from archc.schema.model import LayerSlots, Model, ModelFields
+from archc.schema.model import LayerSlots, Model, ModelFields, Sweep
 from archc.schema.slots import (
     LAYER_SLOTS,
     Activation,
@@ -44,5 +44,6 @@ __all__ = [
     "Residual",
     "Rope",
     "Router",
+    "Sweep",
     "field",
 ]

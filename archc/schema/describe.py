@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from archc.schema.drawer import Drawer
@@ -94,12 +95,12 @@ class FieldInfo:
 
 
 @lru_cache(maxsize=None)
-def describe(cls: type[Drawer]) -> dict[str, FieldInfo]:
+def describe(cls: type[BaseModel]) -> dict[str, FieldInfo]:
     """The fields of a drawer class by name, in the order of its schema. Raises `SchemaError` for a type the language cannot express."""
     return {name: _describe(cls, name, info) for name, info in cls.model_fields.items()}
 
 
-def _describe(cls: type[Drawer], name: str, info: Any) -> FieldInfo:
+def _describe(cls: type[BaseModel], name: str, info: Any) -> FieldInfo:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     given: dict[str, Any] = _of_type(info.annotation, f"{cls.__name__}.{name}")
     for limit in info.metadata:

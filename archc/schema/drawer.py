@@ -65,7 +65,7 @@ class Origin:
 class Drawer(BaseModel):
     """A swappable component. ``slot`` and ``kind`` come from where its file stands: ``drawers/<slot>/<kind>.py``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     slot: ClassVar[str] = ""
     kind: ClassVar[str] = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -21,6 +22,15 @@ class LayerSlots(BaseModel):
 
     def __hash__(self) -> int:
         return hash((self.attention, self.ffn, self.memory))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A named family of variants: for each param the values it takes, in order. Variants are all combinations."""
+
+    name: str
+    doc: str = ""
+    values: tuple[tuple[str, tuple[Any, ...]], ...]
 
 
 class ModelFields(Drawer):
@@ -53,6 +63,7 @@ class Model(ModelFields):
     params: tuple[tuple[str, Any], ...] = ()
 
     _checks: tuple[Any, ...] = PrivateAttr(default=())
+    _sweeps: tuple[Sweep, ...] = PrivateAttr(default=())
     _spec_hash: str = PrivateAttr(default="")
 
     @property
@@ -64,3 +75,8 @@ class Model(ModelFields):
     def checks(self) -> tuple[Any, ...]:
         """The `check` statements in force, as resolve keeps them."""
         return self._checks
+
+    @property
+    def sweeps(self) -> tuple[Sweep, ...]:
+        """The sweeps that the spec declares for it."""
+        return self._sweeps

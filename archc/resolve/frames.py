@@ -1,0 +1,322 @@
+"""From recipes to drawers: a frame gives every field its value, from the spec, from the enclosing drawers, or from its default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from archc.diagnostics import Diagnostic, Related, Span
+from archc.resolve.convert import shown
+from archc.resolve.lints import decimal_in
+from archc.resolve.recipes import Expanded
+from archc.resolve.scope import FAILED, Definition, Failed, Recipe
+from archc.resolve.suggest import did_you_mean, listed
+from archc.schema import Drawer, Origin
+from archc.schema.describe import FieldInfo, describe
+from archc.syntax import tree
+
+if TYPE_CHECKING:
+    from archc.resolve.resolution import Resolution
+
+_ABSENT = object()
+"""The value of a field that nothing gives; `build` reports it when it is required."""
+
+
+class Frame:
+    """A recipe in its place: ``outer`` is the frame of the drawer (or model) around it. Values are made once, when first asked for."""
+
+    __slots__ = ("_built", "_parts", "_values", "infos", "outer", "r", "recipe")
+
+    def __init__(self, r: Resolution, recipe: Recipe, outer: Frame | None, infos: dict[str, FieldInfo] | None = None) -> None:
+        self.r, self.recipe, self.outer = r, recipe, outer
+        self.infos = infos if infos is not None else describe(recipe.cls)
+        self._values: dict[str, Any] = {}
+        self._parts: dict[str, Frame | list[Frame | None] | Failed | None] = {}
+        self._built: Drawer | Failed | None = None
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self.recipe.cls.kind or self.recipe.label
+
+    def given(self, name: str) -> bool:
+        """Whether a spec says something about a field."""
+        return name in self.recipe.fields
+
+    def get(self, name: str) -> Any:
+        """The value of a field, FAILED when it has none (reported here or by `build`)."""
+        value = self._get(name)
+        return FAILED if value is _ABSENT else value
+
+    def info(self, name: tree.Name) -> FieldInfo | None:
+        """What a field is; an error when there is no such field."""
+        found = self.infos.get(name.text)
+        if found is None:
+            help = did_you_mean(name.text, self.infos)
+            self.r.error("E0203", f"`{self.title}` has no field `{name.text}`", name.span, help)
+        return found
+
+    def part(self, name: tree.Name) -> Frame | Failed:
+        """The frame of the drawer in a slot, for a dotted name; an error when there is none."""
+        info = self.info(name)
+        if info is None:
+            return FAILED
+        if not info.slot:
+            return self.r.error("E0118", f"`{name.text}` is {info.wanted}: it has no parts", name.span)
+        found = self.slot(info.name)
+        if found is None:
+            return self.r.error("E0118", f"`{name.text}` is switched off here", name.span)
+        return found if isinstance(found, Frame) else FAILED
+
+    def slot(self, name: str) -> Frame | list[Frame | None] | Failed | None:
+        """The frame in a slot: None when it is switched off, a list for a list of drawers."""
+        if name not in self._parts:
+            with self.r.entered((str(id(self)), name), name, self._span(name)) as open_:
+                self._parts[name] = self._slot(self.infos[name]) if open_ else FAILED
+        return self._parts[name]
+
+    def recipe_of(self, name: str) -> Expanded:
+        """The recipe of the drawer in a slot."""
+        found = self.slot(name)
+        return found.recipe if isinstance(found, Frame) else found if isinstance(found, Failed) or found is None else FAILED
+
+    def _slot(self, info: FieldInfo) -> Frame | list[Frame | None] | Failed | None:
+        definition = self.recipe.fields.get(info.name, Definition())
+        if info.item is not None:
+            return self._slots(info, definition)
+        if definition.base is not None:
+            found = self.r.recipes.expand(definition.base.expr, definition.base.scope, info.slot)
+        elif info.inherit and (holder := self._holder(info.inherit)) is not None:
+            if not definition.amendments:
+                return holder.slot(info.inherit)
+            found = holder.recipe_of(info.inherit)
+        elif info.kind:
+            found = self.r.recipes.expand(_reference(info.kind, self._span(info.name)), self.r.scope, info.slot)
+        else:
+            found = None
+        if isinstance(found, Failed):
+            return FAILED
+        if definition.amendments:
+            if found is None:
+                span = definition.amendments[0].statement
+                return self.r.error("E0117", f"there is no `{info.name}` to amend", span, f"write `{info.name} = KIND {{ ... }}`")
+            found = found.copy(found.at)
+            self.r.recipes.amend_all(found, definition.amendments)
+        if found is None:
+            if definition.base is not None and not info.optional:
+                return self.r.error("E0202", f"`{info.name}` is {info.wanted}, it cannot be `none`", definition.base.expr.span)
+            return None
+        found.statement = found.statement or (definition.base.statement if definition.base else None)
+        return Frame(self.r, found, self)
+
+    def _slots(self, info: FieldInfo, definition: Definition) -> list[Frame | None] | Failed | None:
+        assert info.item is not None
+        if definition.base is None:
+            return None
+        expr = definition.base.expr
+        if not isinstance(expr, tree.List):
+            return self.r.error("E0202", f"`{info.name}` is {info.wanted}", expr.span, "write `[ ... ]`")
+        frames: list[Frame | None] = []
+        failed = False
+        for item in expr.items:
+            found = self.r.recipes.expand(item, definition.base.scope, info.item.slot)
+            failed = failed or isinstance(found, Failed)
+            frames.append(Frame(self.r, found, self) if isinstance(found, Recipe) else None)
+        return FAILED if failed else frames
+
+    def _holder(self, name: str) -> Frame | None:
+        """The nearest enclosing frame that has a field called ``name``."""
+        frame = self.outer
+        while frame is not None:
+            if name in frame.infos:
+                return frame
+            frame = frame.outer
+        return None
+
+    def _get(self, name: str) -> Any:
+        if name not in self._values:
+            info = self.infos[name]
+            if info.slot or (info.item is not None and info.item.slot):
+                self._values[name] = self._drawer(info)
+            else:
+                with self.r.entered((str(id(self)), name), name, self._span(name)) as open_:
+                    self._values[name] = self._scalar(info) if open_ else FAILED
+        return self._values[name]
+
+    def _drawer(self, info: FieldInfo) -> Any:
+        found = self.slot(info.name)
+        if isinstance(found, Failed):
+            return FAILED
+        if isinstance(found, list):
+            built = [f.build() if f is not None else None for f in found]
+            return FAILED if any(b is FAILED for b in built) else built
+        if found is None:
+            filled = self.given(info.name) or info.optional
+            return (None if info.optional else FAILED) if filled else (info.default if info.has_default and not info.computed else _ABSENT)
+        return found.build()
+
+    def _scalar(self, info: FieldInfo) -> Any:
+        definition = self.recipe.fields.get(info.name)
+        if definition is not None and definition.amendments:
+            return self.r.error("E0211", f"`{info.name}` is a value: it has no parts to amend", definition.amendments[0].statement)
+        if definition is not None and definition.base is not None:
+            return self.r.converted(definition.base, info)
+        if info.inherit and (holder := self._holder(info.inherit)) is not None:
+            value = holder._get(info.inherit)
+            if value is None and not info.optional:
+                value = _ABSENT
+            if value is not _ABSENT or not info.has_default:
+                return value
+        if info.computed:
+            return self._computed(info)
+        return info.default if info.has_default else _ABSENT
+
+    def _computed(self, info: FieldInfo) -> Any:
+        field = self.recipe.cls.model_fields[info.name]
+        try:
+            return field.get_default(call_default_factory=True, validated_data=_Earlier(self))  # type: ignore[arg-type]
+        except _Lacking:
+            return FAILED
+        except Exception as error:
+            return self._no_default(info.name, error)
+
+    def _no_default(self, name: str, error: Exception) -> Failed:
+        reason = "division by zero" if isinstance(error, ZeroDivisionError) else f"{type(error).__name__}: {error}"
+        return self.r.error("E0215", f"the default of `{name}` of `{self.title}` cannot be computed: {reason}", self.recipe.at, f"write `{name} = ...`")
+
+    def build(self) -> Any:
+        """The drawer, or FAILED: every field's error and every limit is reported."""
+        if self._built is None:
+            self._built = self._build()
+        return self._built
+
+    def _build(self) -> Drawer | Failed:
+        decimal_in(self.r.sink, self.recipe.fields)
+        values: dict[str, Any] = {}
+        failed: set[str] = set()
+        missing: list[str] = []
+        for name, info in self.infos.items():
+            if name not in self.recipe.cls.model_fields:
+                continue
+            value = self._get(name) if self.given(name) or info.inherit or info.kind or not info.has_default else _ABSENT
+            if value is FAILED:
+                failed.add(name)
+            elif value is not _ABSENT:
+                values[name] = value
+            elif not info.has_default:
+                missing.append(name)
+                failed.add(name)
+        self._report_missing(missing)
+        try:
+            drawer = self.recipe.cls(**values)
+        except ValidationError as error:
+            self._report(error, failed)
+            return FAILED
+        except Exception as error:
+            return self._no_default("its fields", error)
+        if failed:
+            return FAILED
+        origin = Origin(span=self.recipe.statement or self.recipe.at, fields={n: d.history for n, d in self.recipe.fields.items() if d.history})
+        drawer.placed(self.recipe.label or self.recipe.cls.kind, origin)
+        return drawer if self._rules_hold(drawer) else FAILED
+
+    def _rules_hold(self, drawer: Drawer) -> bool:
+        try:
+            problems = list(drawer.problems())
+        except Exception as error:
+            self.r.error("E0116", f"the rules of `{self.title}` cannot be evaluated: {type(error).__name__}: {error}", self.recipe.at)
+            return False
+        for problem in problems:
+            places = [span for name in problem.fields if (span := self._given_at(name)) is not None]
+            self.r.sink.add(
+                Diagnostic(
+                    code="E0210",
+                    message=problem.message,
+                    span=places[0] if places else self.recipe.at,
+                    help=problem.help,
+                    context=self.recipe.statement,
+                    related=tuple(Related(span=span, message="and here") for span in places[1:]),
+                )
+            )
+        return not problems
+
+    def _report_missing(self, missing: list[str]) -> None:
+        lacking = [name for name in missing if name not in self.recipe.excused]
+        if lacking and not self.recipe.broken:
+            docs = "; ".join(f"{n}: {self.infos[n].doc}" for n in lacking if self.infos[n].doc)
+            self.r.error("E0201", f"`{self.title}` needs {listed(lacking)}", self.recipe.at, docs or None)
+
+    def _report(self, error: ValidationError, failed: set[str]) -> None:
+        for detail in error.errors(include_url=False):
+            name = str(detail["loc"][0]) if detail["loc"] else ""
+            if name in failed or detail["type"] in ("default_factory_not_called", "missing"):
+                continue
+            given = self._given_at(name)
+            message = _limit(name, detail)
+            help = None
+            if given is None:
+                help = f"`{name}` was not given: {shown(detail.get('input'))} follows from other fields; write `{name} = ...`"
+            self.r.error("E0204", message, given or self.recipe.at, help)
+
+    def _given_at(self, name: str) -> Span | None:
+        definition = self.recipe.fields.get(name)
+        return definition.history[0] if definition is not None and definition.history else None
+
+    def _span(self, name: str) -> Span | None:
+        return self._given_at(name) or self.recipe.at
+
+
+class _Lacking(Exception):
+    """A default needs a field that has no value."""
+
+
+class _Earlier(Mapping[str, Any]):
+    """The fields before a computed default, evaluated when it asks for them."""
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._frame.infos:
+            raise KeyError(name)
+        value = self._frame.get(name)
+        if value is FAILED:
+            raise _Lacking(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._frame.infos)
+
+    def __len__(self) -> int:
+        return len(self._frame.infos)
+
+
+_LIMITS = {
+    "greater_than": ("greater than", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("less than", "lt"),
+    "less_than_equal": ("at most", "le"),
+    "multiple_of": ("a multiple of", "multiple_of"),
+}
+
+
+def _limit(name: str, detail: Any) -> str:
+    """One sentence for what pydantic found."""
+    where = f"`{name}`" if len(detail["loc"]) < 2 else f"item {detail['loc'][1]} of `{name}`"
+    got = shown(detail.get("input"))
+    if detail["type"] in _LIMITS:
+        words, key = _LIMITS[detail["type"]]
+        return f"{where} must be {words} {shown(detail['ctx'][key])}, got {got}"
+    if detail["type"] in ("value_error", "assertion_error"):
+        return f"{where}: {detail['ctx']['error']}"
+    return f"{where} cannot be {got}"
+
+
+def _reference(kind: str, span: Span | None) -> tree.Ref:
+    """A reference to a kind, as if a spec had written it."""
+    place: Any = span
+    return tree.Ref(span=place, parts=(tree.Name(span=place, text=kind),))
+
+

@@ -1,0 +1,49 @@
+"""Warnings: a spec that compiles and yet is probably not what its author meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from archc.diagnostics import Diagnostic, Sink
+from archc.resolve.project import Unit
+from archc.resolve.scope import Definition, Named
+from archc.syntax import tree
+
+_UNUSED = {"drawer": "W0001", "let": "W0002", "param": "W0003"}
+_WHY = {
+    "drawer": "no layer uses it; schedule it, or remove it",
+    "let": "nothing reads it",
+    "param": "setting it changes nothing",
+}
+_CONTEXTS = ("context", "original")
+"""Fields whose sizes are powers of two by convention."""
+
+
+def unused(sink: Sink, names: Iterable[Named], scheduled: frozenset[str], unit: Unit) -> None:
+    """Reports the drawers, lets and params that this file declares and nothing uses."""
+    for named in names:
+        if not (named.used or named.text in scheduled) and named.name.span.source is unit.source:
+            message = f"the {named.slot + ' ' if named.slot else ''}{named.what} `{named.text}` is never used"
+            sink.add(Diagnostic(code=_UNUSED[named.what], severity="warning", message=message, span=named.name.span, help=_WHY[named.what]))
+
+
+def decimal_in(sink: Sink, fields: dict[str, Definition]) -> None:
+    """Reports decimal contexts among the fields of a drawer."""
+    for name, definition in fields.items():
+        if name in _CONTEXTS:
+            _decimal(sink, definition)
+
+
+def _decimal(sink: Sink, definition: Definition) -> None:
+    expr = definition.base.expr if definition.base is not None else None
+    if isinstance(expr, tree.Number) and expr.unit in ("K", "M") and not isinstance(expr.value, float):
+        digits = expr.span.text[: -len(expr.unit)]
+        sink.add(
+            Diagnostic(
+                code="W0004",
+                severity="warning",
+                message=f"{expr.span.text} is {expr.value:_} tokens; contexts are usually counted in powers of two",
+                span=expr.span,
+                help=f"`{digits}{expr.unit}i` is {int(digits.replace('_', '')) * (1024 if expr.unit == 'K' else 1 << 20):_}" if digits.replace("_", "").isdigit() else None,
+            )
+        )
