@@ -45,10 +45,13 @@ class Sink:
     """Collects diagnostics of a run. Errors are gathered, not thrown, so that a user sees all of them at once."""
 
     items: list[Diagnostic] = field(default_factory=list)
+    _seen: set[tuple[str, Span | None]] = field(default_factory=set, repr=False)
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Keeps a diagnostic unless one with the same code already stands at the same span."""
-        if not any(d.code == diagnostic.code and d.span == diagnostic.span for d in self.items):
+        key = (diagnostic.code, diagnostic.span)
+        if key not in self._seen:
+            self._seen.add(key)
             self.items.append(diagnostic)
 
     @property

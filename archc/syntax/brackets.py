@@ -13,7 +13,7 @@ from typing import Literal
 from lark import Token
 
 from archc.diagnostics import Diagnostic, Related, Sink, Source, Span
-from archc.syntax.tokens import after, span_of, starts_statement
+from archc.syntax.tokens import after, span_of, starts_section, starts_statement
 
 CLOSER = {"LBRACE": "RBRACE", "LSQB": "RSQB", "LPAR": "RPAR"}
 OPENERS = frozenset(CLOSER)
@@ -41,7 +41,6 @@ def balance(tokens: list[Token], source: Source, sink: Sink) -> Balanced:
         matching = _match(tokens, "stray")
     spoiled: set[int] = set()
     for i in matching.stray:
-        spoiled.add(tokens[i].start_pos or 0)
         sink.add(Diagnostic(code="E0003", message=f"this `{tokens[i]}` closes nothing", span=span_of(tokens[i], source), help="remove it"))
     for i, j in matching.mistyped.items():
         _report_mistyped(tokens[i], tokens[j], source, sink, spoiled)
@@ -70,39 +69,56 @@ class _Matching:
 def _match(tokens: list[Token], doubt: _Doubt) -> _Matching:
     """Pairs of brackets. ``doubt`` says what is known to be wrong with the braces: then indentation decides where."""
     found = _Matching({}, [], [], {})
-    stack: list[int] = []
+    open_ = _Open([], [])
     indents = _indents(tokens)
     for i, token in enumerate(tokens):
         if token.type in OPENERS:
-            stack.append(i)
+            if token.type == "LBRACE":
+                open_.braces.append(len(open_.stack))
+            open_.stack.append(i)
         elif token.type in CLOSERS:
-            at = _brace_closed(tokens, stack, i, doubt, indents) if token.type == "RBRACE" else _bracket_closed(tokens, stack, i)
+            at = _brace_closed(tokens, open_, i, doubt, indents) if token.type == "RBRACE" else _bracket_closed(tokens, open_, i)
             if at is None:
                 found.stray.append(i)
                 continue
-            found.unclosed.extend(stack[at + 1 :])
-            opener = stack[at]
+            opener = open_.stack[at]
+            found.unclosed.extend(open_.stack[at + 1 :])
             found.pairs[opener] = i
             if CLOSER[tokens[opener].type] != token.type:
                 found.mistyped[opener] = i
-            del stack[at:]
-    found.unclosed.extend(stack)
+            open_.cut(at)
+    found.unclosed.extend(open_.stack)
     return found
 
 
-def _innermost_brace(tokens: list[Token], stack: list[int]) -> int:
-    return next((k for k in reversed(range(len(stack))) if tokens[stack[k]].type == "LBRACE"), -1)
+@dataclass(slots=True)
+class _Open:
+    """The brackets that are open: the indexes of their tokens, and which places of that stack hold a `{`."""
+
+    stack: list[int]
+    braces: list[int]
+
+    @property
+    def block(self) -> int:
+        """The place of the innermost `{`, -1 when there is none."""
+        return self.braces[-1] if self.braces else -1
+
+    def cut(self, at: int) -> None:
+        """Closes everything from place ``at`` inward."""
+        del self.stack[at:]
+        while self.braces and self.braces[-1] >= at:
+            self.braces.pop()
 
 
-def _brace_closed(tokens: list[Token], stack: list[int], i: int, doubt: _Doubt, indents: list[int]) -> int | None:
+def _brace_closed(tokens: list[Token], open_: _Open, i: int, doubt: _Doubt, indents: list[int]) -> int | None:
     """The place in the stack of the bracket that the `}` at ``i`` closes, or None when it closes nothing."""
-    block = _innermost_brace(tokens, stack)
+    stack, block = open_.stack, open_.block
     if block < 0:
         return len(stack) - 1 if stack else None
     if doubt is None:
         return block
     if i == 0 or tokens[i - 1].type == _LINE:
-        like = (k for k in reversed(range(block + 1)) if tokens[stack[k]].type == "LBRACE" and indents[stack[k]] == tokens[i].column)
+        like = (k for k in reversed(open_.braces) if indents[stack[k]] == tokens[i].column)
         return next(like, None if doubt == "stray" else block)
     following = next((k for k in range(i + 1, len(tokens)) if tokens[k].type not in (_LINE, "RBRACE")), None)
     inside_goes_on = following is not None and indents[following] > indents[stack[block]]
@@ -111,10 +127,9 @@ def _brace_closed(tokens: list[Token], stack: list[int], i: int, doubt: _Doubt, 
     return block
 
 
-def _bracket_closed(tokens: list[Token], stack: list[int], i: int) -> int | None:
+def _bracket_closed(tokens: list[Token], open_: _Open, i: int) -> int | None:
     """The place in the stack of the bracket that the `]` or `)` at ``i`` closes, or None when it closes nothing."""
-    closer = tokens[i]
-    block = _innermost_brace(tokens, stack)
+    stack, block, closer = open_.stack, open_.block, tokens[i]
     for k in reversed(range(block + 1, len(stack))):
         if CLOSER[tokens[stack[k]].type] == closer.type:
             return k
@@ -141,6 +156,7 @@ def _close(tokens: list[Token], matching: _Matching, source: Source, sink: Sink,
     indents = _indents(tokens)
     stray, ends = set(matching.stray), dict(matching.pairs)
     put_in: dict[int, list[Token]] = {}
+    outermost: dict[int, int] = {}
     for opener in sorted(matching.unclosed, reverse=True):
         token = tokens[opener]
         end = opener + 1
@@ -155,28 +171,30 @@ def _close(tokens: list[Token], matching: _Matching, source: Source, sink: Sink,
                 break
             end += 1
         ends[opener] = end
+        outermost[end] = opener
         closing = Token(CLOSER[token.type], _SHOWN[CLOSER[token.type]])
         put_in.setdefault(end, []).append(after(tokens[end - 1], closing))
         if token.type != "LBRACE":
             spoiled.add(token.start_pos or 0)
-        if not any(t.type == "UNCLOSED" and t.line == token.line for t in tokens[opener:end]):
-            sink.add(
-                Diagnostic(
-                    code="E0003",
-                    message=f"this `{token}` is never closed",
-                    span=span_of(token, source),
-                    help=f"`{closing}` seems to be missing {_place(tokens, end)}",
-                )
-            )
+    for end, opener in outermost.items():
+        token = tokens[opener]
+        if any(t.type == "UNCLOSED" and t.line == token.line for t in tokens[opener:end]):
+            continue  # the string that is never closed has swallowed the closer
+        missing = "".join(put_in[end])
+        help = f"`{missing}` {'seems' if len(missing) == 1 else 'seem'} to be missing {_place(tokens, end)}"
+        sink.add(Diagnostic(code="E0003", message=f"this `{token}` is never closed", span=span_of(token, source), help=help[:200]))
     return put_in
 
 
 def _ends_at_line(tokens: list[Token], opener: int, line: int, indents: list[int]) -> bool:
     """Whether the line after the newline at ``line`` lies outside an unclosed bracket."""
     following = next((k for k in range(line + 1, len(tokens)) if tokens[k].type != _LINE), None)
-    if following is None or indents[following] <= indents[opener]:
+    if following is None or indents[following] < indents[opener]:
         return True
-    return tokens[opener].type != "LBRACE" and starts_statement(tokens, following)
+    same = indents[following] == indents[opener]
+    if tokens[opener].type == "LBRACE":
+        return same
+    return starts_statement(tokens, following) or (same and starts_section(tokens, following))
 
 
 def _place(tokens: list[Token], end: int) -> str:

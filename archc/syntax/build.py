@@ -25,9 +25,9 @@ _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 class Builder:
     """Builds one file. A statement around a token that had to be reported is left out, so that nobody reports it again."""
 
-    def __init__(self, source: Source, sink: Sink, docs: dict[int, str], spoiled: frozenset[int]) -> None:
+    def __init__(self, source: Source, sink: Sink, docs: dict[int, str], spoiled: set[int]) -> None:
         self.source, self.sink, self.docs = source, sink, docs
-        self.spoiled = set(spoiled)
+        self.spoiled = spoiled
 
     def file(self, parsed: Parsed[Token]) -> tree.File:
         """The whole file."""
@@ -65,7 +65,7 @@ class Builder:
         meta = parsed.meta
         node = cast("tree.Stmt", getattr(self, "on_" + parsed.data)(parsed))
         if self.spoiled:
-            here = {offset for offset in self.spoiled if meta.start_pos <= offset <= meta.end_pos}
+            here = {offset for offset in self.spoiled if meta.start_pos <= offset < meta.end_pos}
             if here:
                 self.spoiled -= here
                 return None

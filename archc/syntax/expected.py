@@ -110,6 +110,8 @@ def _help(token: Token, previous: Token | None, accepted: Set[str]) -> str | Non
         return "`==` compares, `=` sets a field"
     if token.type == "ARCH":
         return "`arch 1` is the first line of a file and stands nowhere else"
+    if before == "ARCH":
+        return "write `arch 1`"
     if str(token) in KEYWORDS and ("NAME" in accepted):
         return f"`{token}` is a reserved word and names nothing else"
     if before == "TIMES" and token == "*":

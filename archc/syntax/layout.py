@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lark import Token
 
@@ -24,8 +24,8 @@ class LaidOut:
     tokens: list[Token]
     docs: dict[int, str]
     """The `##` lines above a token, by the offset of the token."""
-    spoiled: frozenset[int]
-    """Offsets of tokens that were already reported: the statement around each is left out of the tree."""
+    spoiled: set[int]
+    """Offsets of tokens that were already reported: the smallest statement around each is left out of the tree."""
 
 
 def lay_out(raw: list[Token], source: Source, sink: Sink) -> LaidOut:
@@ -34,7 +34,7 @@ def lay_out(raw: list[Token], source: Source, sink: Sink) -> LaidOut:
     balanced = balance(tokens, source, sink)
     spoiled = set(balanced.spoiled)
     tokens = _cut_deep(_drop_newlines(balanced.tokens), source, sink, spoiled)
-    return LaidOut(tokens, docs, frozenset(spoiled))
+    return LaidOut(tokens, docs, spoiled)
 
 
 def _set_comments_aside(raw: list[Token]) -> tuple[list[Token], dict[int, str]]:
@@ -94,23 +94,23 @@ def _continues(tokens: list[Token], line: int) -> bool:
 class _Level:
     """Depths inside one open bracket: of the current item (operators, deepest bracket), and of the deepest item so far."""
 
+    opener: Token | None = None
+    start: int = 0
+    """How many tokens were kept up to its opener."""
     operators: int = 0
     brackets: int = 0
     longest: int = 0
-    reported: bool = field(default=False)
-
-    @property
-    def depth(self) -> int:
-        return self.operators + self.brackets
+    cut: bool = False
+    """Whether the rest of the current item is left out."""
 
     def next_item(self) -> None:
-        self.longest = max(self.longest, self.depth)
+        self.longest = max(self.longest, self.operators + self.brackets)
         self.operators = self.brackets = 0
-        self.reported = False
+        self.cut = False
 
 
 def _cut_deep(tokens: list[Token], source: Source, sink: Sink, spoiled: set[int]) -> list[Token]:
-    """The tokens, brackets beyond `MAX_DEPTH` emptied. Chained operators count too: `a + b + c` is a tree two deep."""
+    """The tokens without what lies more than `MAX_DEPTH` deep. Chained operators count too: `a + b + c` is a tree two deep."""
 
     def report(token: Token) -> None:
         message = f"nested too deeply: more than {MAX_DEPTH} brackets and operators within each other"
@@ -119,30 +119,41 @@ def _cut_deep(tokens: list[Token], source: Source, sink: Sink, spoiled: set[int]
 
     kept: list[Token] = []
     levels = [_Level()]
-    skipping = 0
+    skipped = 0
     for token in tokens:
-        if token.type in OPENERS:
-            if skipping or len(levels) > MAX_DEPTH:
-                if not skipping:
-                    report(token)
-                    kept.append(token)
-                skipping += 1
+        here = levels[-1]
+        if skipped:
+            skipped += (token.type in OPENERS) - (token.type in CLOSERS)
+            if skipped or here.cut:
                 continue
-            levels.append(_Level())
-        elif skipping:
-            skipping -= token.type in CLOSERS
-            if skipping:
+        elif token.type in OPENERS:
+            if here.cut:
+                skipped = 1
                 continue
+            if len(levels) > MAX_DEPTH:
+                skipped = 1
+                report(token)
+            else:
+                levels.append(_Level(opener=token, start=len(kept) + 1))
         elif token.type in CLOSERS:
-            inner = levels.pop()
-            inner.next_item()
-            levels[-1].brackets = max(levels[-1].brackets, inner.longest + 1)
+            here.next_item()
+            levels.pop()
+            outer = levels[-1]
+            if outer.operators + here.longest >= MAX_DEPTH and here.opener is not None:
+                report(here.opener)
+                del kept[here.start :]
+                here.longest = 0
+            outer.brackets = max(outer.brackets, here.longest + 1)
         elif token.type in (_LINE, "COMMA"):
-            levels[-1].next_item()
-        elif token.type in _OPERATORS:
-            levels[-1].operators += 1
-        if levels[-1].depth > MAX_DEPTH and not levels[-1].reported:
-            levels[-1].reported = True
-            report(token)
-        kept.append(token)
+            here.next_item()
+        elif token.type in _OPERATORS and not here.cut:
+            here.operators += 1
+            if here.operators + here.brackets > MAX_DEPTH:
+                here.operators -= 1
+                here.cut = True
+                report(token)
+                # The operator stays: the parser then knows which statement is spoiled.
+                kept.append(token)
+        if not here.cut or token.type in CLOSERS:
+            kept.append(token)
     return kept

@@ -131,7 +131,8 @@ class _Run:
             return i
         state, start = self.saved[-1]
         end = self.end_of_statement(start, i)
-        spoiled = any((t.start_pos or 0) in self.spoiled for t in self.tokens[start:end])
+        spoiled = self.spoiled.intersection(t.start_pos or 0 for t in self.tokens[start:end])
+        self.spoiled -= spoiled
         if not spoiled:
             self.sink.add(explain(self.tokens, i, start, accepted, self.source))
         self.state = state.copy(deepcopy_values=False)

@@ -44,3 +44,10 @@ def starts_statement(tokens: list[Token], i: int) -> bool:
         i += 2
         types = [t.type for t in tokens[i : i + 3]]
     return types[:2] == ["NAME", "EQUAL"]
+
+
+def starts_section(tokens: list[Token], i: int) -> bool:
+    """Whether what starts at ``i`` reads like `name label {` or `a.b {`."""
+    while tokens[i].type in ("NAME", "NUMBER", "STRING", "DOT") and i + 1 < len(tokens):
+        i += 1
+    return tokens[i].type == "LBRACE" and tokens[i - 1].type != "LBRACE"
