@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import causal, query_blocks
+from .blocks import LIMIT, causal, query_blocks
 from .state import Clock
 
 
@@ -35,39 +38,105 @@ def attend(
     if not (stored or ragged) and causal(new=new, keys=span, window=window):
         return _flash(q, keys, values, None, scale=scale, causal=True)
     blocks = query_blocks(
-        batch=q.shape[0], heads=heads, new=new, keys=span, window=window, materialise=stored, ragged=ragged
+        batch=q.shape[0],
+        heads=heads,
+        new=new,
+        keys=span,
+        window=window,
+        materialise=stored,
+        ragged=ragged,
+        limit=LIMIT,
     )
+    clock = _Geometry(time, kept=span - new, recalled=recalled, window=window)
     outs = []
-    for start, stop, low, high in blocks:
-        high = min(high, keys.shape[1])  # rows of unequal length may have room for less than the longest would need
-        seen = _visible(time, start, stop, low, high, kept=span - new, recalled=recalled, window=window)
-        block = (q[:, start:stop], keys[:, low:high], values[:, low:high], None if seen is None else seen[:, None])
-        outs.append(_softmax(*block, scale=scale, sinks=sinks) if stored else _flash(*block, scale=scale))
+    for count, (start, stop, low, high) in _runs(blocks, clock, q.shape[0] * (heads if stored else ragged)):
+        step = stop - start
+        seen = clock.visible(count, start, stop, low, min(high, keys.shape[1]))
+        parts = (
+            _cut(q, start, step, step, count),
+            _cut(keys, low, high - low, step, count),
+            _cut(values, low, high - low, step, count),
+            seen,
+        )
+        out = _softmax(*parts, scale=scale, sinks=sinks) if stored else _flash(*parts, scale=scale)
+        outs.append(out if count == 1 else out.unflatten(0, (-1, count)).flatten(1, 2))
     return outs[0] if len(outs) == 1 else torch.cat(outs, 1)
 
 
-def _visible(
-    time: Clock, start: int, stop: int, low: int, high: int, *, kept: int, recalled: bool, window: int | None
-) -> Tensor | None:
-    """Which of the keys low .. high each of the queries start .. stop sees, [B or 1, S, T]; None: all of them."""
-    missing = kept - time.past if recalled else 0  # rows of `recall` before the first token, where rows are aligned
-    if time.aligned and time.starts is None and stop - start == 1 and low >= missing:
-        return None
-    device = time.first.device
-    row = torch.arange(low, high, device=device)
-    query = torch.arange(start, stop, device=device)
-    # The row of the keys in which each query's own key stands.
-    own = (kept + query if time.aligned or recalled else time.first[:, None] + query).view(-1, stop - start, 1)
-    seen = row <= own
-    if window is not None:
-        seen = seen & (row > own - window)
-    if recalled and not time.aligned:
-        seen = seen & (row >= kept - time.first[:, None, None])
-    elif missing > low:
-        seen = seen & (row >= missing)
-    if time.starts is not None:
-        seen = seen & (row >= time.starts[:, start:stop, None])
-    return seen
+@dataclass(frozen=True)
+class _Geometry:
+    """Which keys queries see, in columns of the new tokens and rows of the keys."""
+
+    time: Clock
+    kept: int  # rows of the keys before the first new token
+    recalled: bool  # those rows are the last `kept` slots, not all
+    window: int | None
+
+    @property
+    def missing(self) -> int:
+        """Rows of recalled keys that stand before the first token, where all rows have that many."""
+        return max(0, self.kept - self.time.past) if self.recalled and self.time.aligned else 0
+
+    def shared(self, low: int) -> bool:
+        """Whether blocks from row `low` on depend on nothing but the distance of a query and a key."""
+        return self.time.aligned and self.time.starts is None and low >= self.missing
+
+    def visible(self, count: int, start: int, stop: int, low: int, high: int) -> Tensor | None:
+        """Which keys low .. high each query start .. stop sees, [B * count or 1, 1, S, T]; None: all of them.
+
+        `count` such blocks follow each other at the distance of the queries of one.
+        """
+        time, shared = self.time, self.shared(low)
+        if shared and stop - start == 1:
+            return None
+        device = time.first.device
+        block = torch.arange(1 if shared else count, device=device)[:, None] * (stop - start)
+        query = torch.arange(start, stop, device=device) + block  # [count, S]
+        row = (torch.arange(low, high, device=device) + block)[:, None]  # [count, 1, T]
+        # The row of the keys in which each query's own key stands.
+        own = self.kept + query if time.aligned or self.recalled else time.first[:, None, None] + query
+        own = own.view(-1, *query.shape, 1)  # [B or 1, count, S, 1]
+        seen = row <= own
+        if self.window is not None:
+            seen = seen & (row > own - self.window)
+        if self.recalled and not time.aligned:
+            seen = seen & (row >= (self.kept - time.first).view(-1, 1, 1, 1))
+        elif self.missing > low:
+            seen = seen & (row >= self.missing)
+        if time.starts is not None:
+            seen = seen & (row >= time.starts[:, query, None])
+        return seen.flatten(0, 1)[:, None]
+
+
+def _runs(
+    blocks: list[tuple[int, int, int, int]], clock: _Geometry, copies: int
+) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """Blocks that follow each other in equal steps, as (count, first of them), so that a band is one batched product.
+
+    Of each pair of a block `copies` elements are stored; those of a run stay under the limit. Without copies, a run has one
+    mask for all its blocks.
+    """
+    at = 0
+    while at < len(blocks):
+        start, stop, low, high = blocks[at]
+        step, most = stop - start, LIMIT // max(1, copies * (stop - start) * (high - low))
+        count = 1
+        if clock.window is not None and (copies or clock.shared(low)):
+            while at + count < len(blocks) and (count < most or not copies):
+                shift = step * count
+                if blocks[at + count] != (start + shift, stop + shift, low + shift, high + shift):
+                    break
+                count += 1
+        yield count, blocks[at]
+        at += count
+
+
+def _cut(x: Tensor, start: int, size: int, step: int, count: int) -> Tensor:
+    """`count` pieces of `size` columns of x [B, C, ...], each `step` after the one before: [B * count, size, ...]."""
+    if count == 1:
+        return x[:, start : start + size]
+    pieces = x[:, start : start + size + step * (count - 1)].unfold(1, size, step)  # [B, count, ..., size]
+    return pieces.movedim(-1, 2).flatten(0, 1)
 
 
 def _flash(
@@ -96,10 +165,10 @@ def _softmax(
     (batch, new, heads, _), groups = q.shape, keys.shape[2]
     # The heads that share a key become rows of one product, so that keys are never repeated.
     rows = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, G, H/G * S, D]
-    scores = (rows @ keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32)) * scale
-    scores = scores.view(batch, heads, new, -1)
+    scores = (rows @ keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32))
+    scores = scores.mul_(scale).view(batch, heads, new, -1)
     if seen is not None:
-        scores = scores.masked_fill(~seen, float("-inf"))
+        scores = scores.masked_fill_(~seen, float("-inf"))
     if sinks is None:
         weights = scores.softmax(-1)
     else:

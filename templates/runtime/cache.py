@@ -102,13 +102,11 @@ class Cache:
         return (store for layer in self.layers for store in vars(layer).values())
 
     def _per_row(self, values: int | Sequence[int] | Tensor) -> list[int]:
-        """One number for each row."""
-        if isinstance(values, int):
-            return [values] * self.batch
-        values = [int(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
-        if len(values) != self.batch:
-            raise ValueError(f"got {len(values)} numbers for a cache of {self.batch} rows")
-        return values
+        """One number for each row, on the host."""
+        numbers = torch.as_tensor(values)
+        if numbers.shape not in ((), (self.batch,)):
+            raise ValueError(f"got numbers of shape {list(numbers.shape)} for a cache of {self.batch} rows")
+        return [int(number) for number in numbers.expand(self.batch).tolist()]
 
     def _shorten(self, lengths: list[int]) -> None:
         """Makes the rows as short as `lengths`, or raises ValueError and changes nothing."""

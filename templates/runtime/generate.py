@@ -80,9 +80,11 @@ def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """One token id for each row of logits [B, vocab]: [B]."""
     if temperature == 0:
         return logits.argmax(-1)
-    mass = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).softmax(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # The largest logit becomes 0 first, so that no temperature is too small to divide by.
+    mass = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
     if top_p < 1:
-        mass, ids = mass.sort(-1, descending=True, stable=True)
+        mass, ids = mass.sort(dim=-1, descending=True, stable=True)
         # A token stays if those before it do not hold top_p yet: the first always stays.
         mass = mass.masked_fill(mass.cumsum(-1) - mass >= top_p, 0.0)
         return ids.gather(-1, torch.multinomial(mass, 1, generator=generator))[:, 0]

@@ -45,7 +45,7 @@ class LanguageModel(nn.Module):
         """What all layers read, computed once: tokens [B, S] with padding only at the end of rows."""
         raise NotImplementedError
 
-    def hidden(self, step: StepBase) -> Tensor:
+    def hidden(self, step: Any) -> Tensor:
         """The normed output of the last layer: [B, S, dim]."""
         raise NotImplementedError
 
@@ -70,22 +70,30 @@ class LanguageModel(nn.Module):
         apart (0: padding). position_ids [B, S] override what rotary embeddings see. With a cache the tokens continue what
         it holds. Loss is the mean cross entropy of each next token of the same sequence, in at least float32.
         """
-        rows = _rows(input_ids, attention_mask, sequence_ids, cache)
+        rows = _rows(
+            input_ids,
+            cache=cache,
+            attention_mask=attention_mask,
+            labels=labels,
+            sequence_ids=sequence_ids,
+            position_ids=position_ids,
+        )
         step, x = self._run(rows, input_ids, position_ids, cache, hidden_states)
         logits = self.head(rows.unpack(x))
         out = Output(logits=logits, losses={name: value for name, (value, _) in step.losses.items()})
         if hidden_states:
             out.hidden_states = tuple(rows.unpack(state) for state in step.hidden_states or ())
         if labels is not None:
-            out.lm_loss = _cross_entropy(logits, rows.targets(labels))
-            out.loss = out.lm_loss + sum(weight * value for value, weight in step.losses.values())
+            out.loss = out.lm_loss = _cross_entropy(logits, rows.targets(labels))
+            for value, weight in step.losses.values():
+                out.loss = out.loss + weight * value
         return out
 
     def next_logits(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
         """Logits of the token after the last one of each row: [B, vocab]. Those of all others are never computed."""
-        rows = _rows(input_ids, attention_mask, None, cache)
+        rows = _rows(input_ids, cache=cache, attention_mask=attention_mask)
         _, x = self._run(rows, input_ids, None, cache, hidden_states=False)
         last = (rows.count - 1).clamp(min=0)
         return self.head(x[torch.arange(len(x), device=x.device), last])
@@ -163,13 +171,24 @@ class LanguageModel(nn.Module):
         save_weights(self, path, names=names, shard_bytes=shard_bytes)
 
 
-def _rows(input_ids: Tensor, attention_mask: Tensor | None, sequence_ids: Tensor | None, cache: Cache | None) -> Rows:
+def _rows(
+    input_ids: Tensor,
+    *,
+    cache: Cache | None,
+    attention_mask: Tensor | None = None,
+    labels: Tensor | None = None,
+    sequence_ids: Tensor | None = None,
+    position_ids: Tensor | None = None,
+) -> Rows:
     """How the caller's columns become rows without gaps; ValueError for arguments that do not fit each other."""
     if input_ids.dim() != 2 or input_ids.shape[1] == 0:
         raise ValueError(f"input_ids must be [batch, tokens] with at least one column, not {list(input_ids.shape)}")
-    for name, ids in (("attention_mask", attention_mask), ("sequence_ids", sequence_ids)):
+    others = {"labels": labels, "attention_mask": attention_mask, "sequence_ids": sequence_ids}
+    for name, ids in others.items():
         if ids is not None and ids.shape != input_ids.shape:
             raise ValueError(f"{name} is {list(ids.shape)}, but input_ids is {list(input_ids.shape)}")
+    if position_ids is not None and position_ids.shape[-1] != input_ids.shape[1]:
+        raise ValueError(f"position_ids is {list(position_ids.shape)}, but input_ids is {list(input_ids.shape)}")
     if sequence_ids is not None and cache is not None:
         raise ValueError("packed rows cannot be cached: a cache row continues one sequence, so give each its own row")
     if cache is not None and cache.batch != len(input_ids):

@@ -33,6 +33,8 @@ class Rows:
         if trim:
             known = [int(n) for n in count.tolist()]
             new = max(1, *known)
+            if min(known) == mask.shape[1]:
+                return cls(count=count, known=known, new=new)
         order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
         back = order.argsort(dim=1).clamp(max=new - 1)
         order = order[:, :new]
@@ -44,9 +46,11 @@ class Rows:
         """Which of the model's columns are tokens: [B, S]."""
         return torch.arange(self.new, device=self.count.device) < self.count[:, None]
 
-    def pack(self, x: Tensor) -> Tensor:
-        """The caller's columns [B, C] as the model sees them: [B, S]."""
-        return x if self.order is None else x.gather(1, self.order)
+    def pack(self, x: Tensor, padding: int = 0) -> Tensor:
+        """The caller's columns [B, C] as the model sees them, with `padding` where there is no token: [B, S]."""
+        if self.order is None:
+            return x
+        return x.gather(1, self.order).masked_fill(~self.valid, padding)
 
     def unpack(self, x: Tensor) -> Tensor:
         """The model's columns [B, S, ...] in the caller's places, arbitrary values at padding: [B, C, ...]."""
@@ -68,12 +72,8 @@ class Rows:
 
         That is the label of the next token of the same sequence; `labels` [B, C] are in the caller's columns.
         """
-        labels = self.pack(labels)
-        valid = self.valid[:, 1:]
+        labels = self.pack(labels, padding=-100)
+        following = labels[:, 1:]
         if self.segments is not None:
-            valid = valid & (self.segments[:, 1:] == self.segments[:, :-1])
-        targets = torch.full_like(labels, -100)
-        targets[:, :-1] = labels[:, 1:].masked_fill(~valid, -100)
-        if self.back is None:
-            return targets
-        return self.unpack(targets).masked_fill(~self.unpack(self.valid), -100)
+            following = following.masked_fill(self.segments[:, 1:] != self.segments[:, :-1], -100)
+        return self.unpack(torch.cat([following, torch.full_like(labels[:, :1], -100)], 1))
