@@ -189,7 +189,7 @@ def _close(tokens: list[Token], matching: _Matching, source: Source, sink: Sink,
 def _ends_at_line(tokens: list[Token], opener: int, line: int, indents: list[int]) -> bool:
     """Whether the line after the newline at ``line`` lies outside an unclosed bracket."""
     following = next((k for k in range(line + 1, len(tokens)) if tokens[k].type != _LINE), None)
-    if following is None or indents[following] < indents[opener]:
+    if following is None or tokens[following].type == "RBRACE" or indents[following] < indents[opener]:
         return True
     same = indents[following] == indents[opener]
     if tokens[opener].type == "LBRACE":

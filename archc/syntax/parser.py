@@ -136,7 +136,9 @@ class _Run:
         if not spoiled:
             self.sink.add(explain(self.tokens, i, start, accepted, self.source))
         self.state = state.copy(deepcopy_values=False)
-        return end + 1 if end < len(self.tokens) and self.tokens[end].type != "RBRACE" else end
+        following = end + 1 if end < len(self.tokens) and self.tokens[end].type != "RBRACE" else end
+        self.saved[-1] = (state, following)
+        return following
 
     def end_of_statement(self, start: int, at: int) -> int:
         """The index of the separator or `}` that ends the statement at ``start``, not before ``at``."""
