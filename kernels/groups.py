@@ -34,6 +34,18 @@ def opened(time: Clock, every: int) -> Tensor:
     return here.new_full((here.shape[0], count + 1), -1).scatter(1, place, here - every + 1)[:, :count]
 
 
+def group_positions(time: Clock, *, every: int) -> Tensor:
+    """Where the first token of each group that this call completes stands in its sequence, 0 where there is none:
+    [B, G].
+
+    Floating-point where the positions of the tokens are.
+    """
+    first = opened(time, every).clamp(min=0)
+    if time.starts is not None:
+        first = first - time.starts.gather(1, first)
+    return first.to(time.positions.dtype)
+
+
 def visible(time: Clock, every: int) -> tuple[Tensor | None, Tensor]:
     """The entries low <= id < high that each new token sees, those of its sequence that end with it or before: [B,
     S] each.

@@ -36,31 +36,33 @@ def rope_angles(
     - ``yarn``: divided by factor below ``beta_slow`` rotations, kept above ``beta_fast``, blended along a ramp over channels
       between, whose ends ``truncate`` rounds to whole channels (Peng et al. 2023, arXiv:2309.00071).
 
-    Positions become float32, and every step is taken in float32 in the order of transformers' ``modeling_rope_utils``.
+    Positions become float32, and every step is taken in float32 in the order of transformers' ``modeling_rope_utils``; float64
+    positions give everything in float64.
     """
+    like = positions if positions.dtype == torch.float64 else positions.to(torch.float32)
     if scaling is None:
-        frequencies = _frequencies(dim, theta, positions.device)
+        frequencies = _frequencies(dim, theta, like)
     elif scaling == "linear":
-        frequencies = _frequencies(dim, theta, positions.device) / factor
+        frequencies = _frequencies(dim, theta, like) / factor
     elif scaling == "llama3":
-        frequencies = _llama3(_frequencies(dim, theta, positions.device), factor, original, low, high)
+        frequencies = _llama3(_frequencies(dim, theta, like), factor, original, low, high)
     elif scaling == "yarn":
         ramp = _yarn_range(dim, theta, original, beta_fast, beta_slow, truncate)
-        frequencies = _yarn(dim, theta, factor, ramp, positions.device)
+        frequencies = _yarn(dim, theta, factor, ramp, like)
     else:
         raise ValueError(f"scaling is {scaling!r}; it must be None, 'linear', 'llama3' or 'yarn'")
-    angles = positions[..., None].to(torch.float32) * frequencies
+    angles = like[..., None] * frequencies
     return torch.stack((angles.cos() * magnitude, angles.sin() * magnitude), dim=-1)
 
 
-def _wavelengths(dim: int, theta: float, device: torch.device) -> Tensor:
+def _wavelengths(dim: int, theta: float, like: Tensor) -> Tensor:
     """theta^(2i / dim), [dim / 2]: the tokens that a channel needs to turn by one radian."""
-    return theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)
+    return theta ** (torch.arange(0, dim, 2, dtype=like.dtype, device=like.device) / dim)
 
 
-def _frequencies(dim: int, theta: float, device: torch.device) -> Tensor:
+def _frequencies(dim: int, theta: float, like: Tensor) -> Tensor:
     """theta^(-2i / dim), [dim / 2]: radians per token."""
-    return 1.0 / _wavelengths(dim, theta, device)
+    return 1.0 / _wavelengths(dim, theta, like)
 
 
 def _llama3(frequencies: Tensor, factor: float, original: int, low: float, high: float) -> Tensor:
@@ -87,10 +89,10 @@ def _yarn_range(
     return first, last + 0.001 if first == last else last
 
 
-def _yarn(dim: int, theta: float, factor: float, ramp: tuple[float, float], device: torch.device) -> Tensor:
+def _yarn(dim: int, theta: float, factor: float, ramp: tuple[float, float], like: Tensor) -> Tensor:
     first, last = ramp
-    wavelengths = _wavelengths(dim, theta, device)
+    wavelengths = _wavelengths(dim, theta, like)
     stretched, kept = 1.0 / (factor * wavelengths), 1.0 / wavelengths
-    along = (torch.arange(dim // 2, dtype=torch.float32, device=device) - first) / (last - first)
+    along = (torch.arange(dim // 2, dtype=like.dtype, device=like.device) - first) / (last - first)
     keep = 1 - along.clamp(0, 1)
     return stretched * (1 - keep) + kept * keep

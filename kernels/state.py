@@ -31,6 +31,8 @@ class Clock(Protocol):
     @property
     def count(self) -> Tensor: ...  # [B]
     @property
+    def positions(self) -> Tensor: ...  # [B, S] what rotary embeddings see
+    @property
     def starts(self) -> Tensor | None: ...  # [B, S] slot of the first token of each token's sequence, for packed rows
     @property
     def past(self) -> int: ...

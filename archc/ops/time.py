@@ -82,7 +82,7 @@ class TimeOf(Op):
 class RopeAngles(Op):
     """cos and sin at token positions, or (every > 1) at the first token of each closing group: [B, S, dim / 2, 2]."""
 
-    needs = {"rope_angles": "kernels.rope_angles"}
+    needs = {"rope_angles": "kernels.rope_angles", "group_positions": "kernels.groups"}
     dim: int
     theta: float
     scaling: Literal["linear", "llama3", "yarn"] | None = None
@@ -101,7 +101,7 @@ class RopeAngles(Op):
         return Type((B, closing(self.every), self.dim // 2, 2), "fp32")
 
     def code(self, time: ast.expr) -> ast.expr:
-        where = expr("time.positions", time=time) if self.every == 1 else expr("time.closed(m) * m", time=time, m=self.every)
+        where = expr("time.positions", time=time) if self.every == 1 else expr("group_positions(time, every=m)", time=time, m=self.every)
         return expr(
             "rope_angles(where, dim=dim, theta=theta, scaling=scaling, factor=factor, original=original, low=low, high=high,"
             " beta_fast=beta_fast, beta_slow=beta_slow, truncate=truncate, magnitude=magnitude)",

@@ -29,6 +29,13 @@ class Rows:
         return torch.tensor(self.counts)
 
     @property
+    def positions(self) -> Tensor:
+        """Float64, as the interpreter's time in a float64 run."""
+        return torch.tensor(
+            [[p + j - self.start(b, p + j) for j in range(self.new)] for b, p in enumerate(self.pasts)]
+        ).double()
+
+    @property
     def past(self) -> int:
         return max(self.pasts)
 

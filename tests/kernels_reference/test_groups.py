@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.group_pool import group_pool
-from kernels.groups import groups, opened, visible
+from kernels.groups import group_positions, groups, opened, visible
 from kernels.shift import shift
 from tests.kernels_reference.clock import Rows, recalled, rows
 
@@ -28,6 +28,15 @@ def test_opened_lists_the_groups_that_this_call_completes(time: Rows, every: int
         end = time.pasts[b] + time.counts[b]
         wanted = [s for s in group_starts(time, b, end, every) if s + every > time.pasts[b]]
         assert found[b].tolist() == wanted + [-1] * (found.shape[1] - len(wanted))
+
+
+@given(time=rows(), every=EVERY)
+def test_group_positions_count_from_the_start_of_the_sequence(time: Rows, every: int) -> None:
+    positions, found = group_positions(time, every=every), opened(time, every)
+    assert positions.dtype == torch.float64
+    for b in time.batch:
+        want = [s - time.start(b, s) if s >= 0 else 0 for s in found[b].tolist()]
+        assert positions[b].tolist() == want
 
 
 @given(time=rows(), every=EVERY)

@@ -1,0 +1,136 @@
+"""Hashed n-grams, the large tables they index, and short convolutions (Engram, arXiv:2601.07372)."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Iterator
+
+from archc.ops.base import BYTES, B, Cost, Op, ParamSpec, S, Type, Workload, expr, need, numel
+
+
+# --- constants of the hash -----------------------------------------------------------------------
+def hash_multipliers(layer: int, vocab: int, longest: int, seed: int = 0) -> tuple[int, ...]:
+    """The odd factors of a layer's hash, one per token of the longest n-gram, newest first.
+
+    ``layer`` counts from zero and seeds the generator; ``vocab`` bounds the factors, so that a product with a token
+    stays below 2^63. The recipe is that of the public implementation, down to numpy's generator.
+    """
+    import numpy
+
+    generator = numpy.random.default_rng(seed + 10007 * layer)
+    bound = max(1, (2**63 - 1) // vocab // 2)
+    return tuple(2 * int(r) + 1 for r in generator.integers(0, bound, size=longest, dtype=numpy.int64))
+
+
+def hash_primes(start: int) -> Iterator[int]:
+    """The primes from ``start`` on: the rows of the tables, in the order layer, order, head; none is used twice."""
+    return (n for n in itertools.count(start) if _is_prime(n))
+
+
+def _is_prime(n: int) -> bool:
+    """Whether n is prime: Miller and Rabin's test with bases that decide every n below 3.3e24."""
+    bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
+    if n < 2 or any(n % p == 0 for p in bases):
+        return n in bases
+    odd, twos = n - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in bases:
+        x = pow(base, odd, n)
+        if x in (1, n - 1):
+            continue
+        for _ in range(twos - 1):
+            x = x * x % n
+            if x == n - 1:
+                break
+        else:
+            return False
+    return True
+
+
+# --- ops -----------------------------------------------------------------------------------------
+class NgramHash(Op):
+    """Rows of a table that each token reads, by the n-grams that end with it [B, S, orders * heads].
+
+    Reads a `Recall` of token ids [B, R] that reaches back over the longest of ``orders``; ``primes`` are the rows
+    of the tables of all heads, order outermost; tokens before a sequence read as ``pad``.
+    """
+
+    needs = {"ngram_hash": "kernels.ngram_hash"}
+    orders: tuple[int, ...]
+    multipliers: tuple[int, ...]
+    primes: tuple[int, ...]
+    pad: int
+
+    def infer(self, recent: Type, time: Type) -> Type:
+        need(len(recent.shape) == 2 and recent.dtype == "int", f"hashes token ids, got {recent}")
+        need(len(self.primes) % len(self.orders) == 0, f"{len(self.primes)} tables for {len(self.orders)} orders")
+        need(
+            len(self.multipliers) >= max(self.orders),
+            f"{len(self.multipliers)} multipliers for n-grams of {max(self.orders)}",
+        )
+        return Type((B, S, len(self.primes)), "int")
+
+    def code(self, recent: ast.expr, time: ast.expr) -> ast.expr:
+        return expr(
+            "ngram_hash(recent, time, orders=orders, multipliers=multipliers, primes=primes, pad=pad)",
+            recent=recent,
+            time=time,
+            orders=self.orders,
+            multipliers=self.multipliers,
+            primes=self.primes,
+            pad=self.pad,
+        )
+
+
+class TableLookup(Op):
+    """Rows of a large learned table [rows, dim] named by ids: [*ids, dim]."""
+
+    needs = {"Embedding": "runtime.modules", "F": "torch.nn.functional"}
+    rows: int
+    dim: int
+
+    def params(self, name: str | None, ids: Type) -> tuple[ParamSpec, ...]:
+        return (ParamSpec(name=f"{name}.weight", shape=(self.rows, self.dim), role="table"),)
+
+    def infer(self, ids: Type, weight: Type) -> Type:
+        need(ids.dtype == "int", f"looks up ids, got {ids}")
+        return Type((*ids.shape, self.dim))
+
+    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        """Only the rows that are named are read."""
+        rows = numel(outs[0].shape, w) * BYTES[outs[0].dtype]
+        return Cost(read=rows + numel(ins[0].shape, w) * BYTES["int"], written=rows)
+
+    def code(self, ids: ast.expr, weight: ast.expr) -> ast.expr:
+        return expr("F.embedding(ids, weight)", ids=ids, weight=weight)
+
+    def module(self, ids: Type, weight: Type) -> ast.expr:
+        return expr("Embedding(rows, dim)", rows=self.rows, dim=self.dim)
+
+
+class ShortConv(Op):
+    """A causal convolution of ``taps`` over each channel alone, ``dilation`` tokens apart: a `Recall` [B, R, *C] ->
+    [B, S, *C]."""
+
+    needs = {"short_conv": "kernels.short_conv"}
+    taps: int
+    dilation: int = 1
+
+    def params(self, name: str | None, recent: Type, time: Type) -> tuple[ParamSpec, ...]:
+        need(name is not None, "a convolution needs a name")
+        channels = tuple(int(d) for d in recent.shape[2:])  # type: ignore[arg-type]
+        return (ParamSpec(name=f"{name}.weight", shape=(*channels, self.taps), role="scale", init="zeros"),)
+
+    def infer(self, recent: Type, time: Type, weight: Type) -> Type:
+        return Type((B, S, *recent.shape[2:]), recent.dtype)
+
+    def code(self, recent: ast.expr, time: ast.expr, weight: ast.expr) -> ast.expr:
+        return expr(
+            "short_conv(recent, weight, time, dilation=dilation)",
+            recent=recent,
+            weight=weight,
+            time=time,
+            dilation=None if self.dilation == 1 else self.dilation,
+        )

@@ -1,0 +1,159 @@
+"""Attention over a window and chosen entries, and the scores that choose them."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from importlib import util
+from types import ModuleType
+
+from archc import resources
+from archc.ops.attention import visible_pairs
+from archc.ops.base import BYTES, B, Cost, Dim, Op, S, Type, Workload, expr, need, numel, size
+
+
+@cache
+def schedule() -> ModuleType:
+    """The block schedule of the references: the file that packages run, so that cost and code cannot disagree."""
+    spec = util.spec_from_file_location("archc_sparse_blocks", resources.kernels() / "sparse_blocks.py")
+    assert spec is not None and spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def visible_entries(w: Workload, every: int, most: int | None = None) -> int:
+    """Query-entry pairs over all rows: token t sees (t + 1) // every entries, or ``most`` where that is less."""
+
+    def below(n: int) -> int:
+        """The sum of t // every for t from 0 to n."""
+        whole, rest = divmod(n + 1, every)
+        return every * whole * (whole - 1) // 2 + whole * rest
+
+    first, last = w.past + 1, w.past + w.new
+    if most is None:
+        return w.batch * (below(last) - below(first - 1))
+    bend = min(max(most * every, first), last + 1)  # tokens from here on see more than they may choose
+    return w.batch * (below(bend - 1) - below(first - 1) + most * (last + 1 - bend))
+
+
+class IndexTopk(Op):
+    """Ids of the k entries with the best index scores that a token sees, -1 where there are fewer [B, S, min(k, E)].
+
+    The score of an entry is the sum over heads of weight * relu(q . key): q [B, S, H, D], keys [B, E, D], weights
+    [B, S, H]. A choice has no gradient.
+    """
+
+    needs = {"index_topk": "kernels.index_topk"}
+    k: int
+    every: int = 1
+
+    def infer(self, q: Type, keys: Type, weights: Type, time: Type) -> Type:
+        need(q.last == keys.last, f"index queries have {q.last} channels, index keys {keys.last}")
+        need(weights.shape == q.shape[:3], f"{weights} weights for index queries {q}")
+        entries = keys.shape[1]
+        return Type((B, S, Dim(f"min({self.k}, {entries})", lambda w: min(self.k, size(entries, w)))), "int")
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        q, keys = ins[:2]
+        heads = int(q.shape[2])  # type: ignore[arg-type]
+        blocks = schedule().index_blocks(
+            batch=w.batch, heads=heads, past=w.past, new=w.new, every=self.every, entries=size(keys.shape[1], w)
+        )
+        executed = 2 * heads * q.last * w.batch * schedule().index_pairs(blocks)
+        return executed, 2 * heads * q.last * visible_entries(w, self.every), 0
+
+    def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:
+        return expr(
+            "index_topk(q, keys, weights, time, k=k, every=every)",
+            q=q,
+            keys=keys,
+            weights=weights,
+            time=time,
+            k=self.k,
+            every=None if self.every == 1 else self.every,
+        )
+
+
+class SparseAttention(Op):
+    """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B,
+    S, H, D].
+
+    q [B, S, H, D]; a `Recall` [B, R, D] that reaches back over window - 1 tokens; sinks [H]; time; then, where
+    there are any, entries [B, E, D], one per ``every`` tokens, and picks [B, S, K] of them.
+    """
+
+    needs = {"sparse_attention": "kernels.sparse_attention"}
+    scale: float
+    window: int
+    every: int = 1
+
+    def infer(
+        self, q: Type, recent: Type, sinks: Type, time: Type, entries: Type | None = None, picks: Type | None = None
+    ) -> Type:
+        need(q.last == recent.last, f"queries have {q.last} channels, window keys {recent.last}")
+        need(len(recent.shape) == 3, f"window keys are shared by all heads, got {recent}")
+        need(sinks.shape == q.shape[2:3], f"{sinks} sinks for queries {q}")
+        need(entries is None or entries.last == q.last, f"queries have {q.last} channels, entries {entries}")
+        return q
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        q, recent = ins[:2]
+        heads = int(q.shape[2])  # type: ignore[arg-type]
+        entries = size(ins[4].shape[1], w) if len(ins) > 4 else 0
+        picks = size(ins[5].shape[2], w) if len(ins) > 5 else None
+        blocks = schedule().attention_blocks(
+            batch=w.batch,
+            heads=heads,
+            dim=q.last,
+            past=w.past,
+            new=w.new,
+            kept=size(recent.shape[1], w) - w.new,
+            window=self.window,
+            every=self.every,
+            entries=entries,
+            picks=picks,
+        )
+        pair = 4 * heads * q.last
+        executed = pair * w.batch * schedule().attention_pairs(blocks)
+        useful = visible_pairs(w, self.window) + (visible_entries(w, self.every, picks) if len(ins) > 4 else 0)
+        # The gradient computes the weights again: five products where the forward has two.
+        return executed, pair * useful, executed * 5 // 2
+
+    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        """As by default, but of entries that are picked only the picked are read."""
+        whole = super().cost(w, ins, outs)
+        if len(ins) < 6:
+            return whole
+        entries, picks = ins[4:6]
+        unread = numel(entries.shape[:2], w) - numel(picks.shape, w)
+        saved = max(0, unread) * entries.last * BYTES[entries.dtype]
+        return Cost(
+            executed=whole.executed,
+            useful=whole.useful,
+            backward=whole.backward,
+            read=whole.read - saved,
+            written=whole.written,
+        )
+
+    def code(
+        self,
+        q: ast.expr,
+        recent: ast.expr,
+        sinks: ast.expr,
+        time: ast.expr,
+        entries: ast.expr | None = None,
+        picks: ast.expr | None = None,
+    ) -> ast.expr:
+        return expr(
+            "sparse_attention(q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks, every=every)",
+            q=q,
+            recent=recent,
+            sinks=sinks,
+            time=time,
+            scale=self.scale,
+            window=self.window,
+            entries=entries,
+            picks=picks,
+            every=self.every if entries is not None and self.every != 1 else None,
+        )

@@ -1,0 +1,46 @@
+"""What hyper-connections do to residual streams, beyond matrix products."""
+
+from __future__ import annotations
+
+import ast
+
+from archc.ops.base import Type, expr, need
+from archc.ops.row import RowOp
+
+
+class Sinkhorn(RowOp):
+    """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on
+    columns."""
+
+    needs = {"sinkhorn": "kernels.sinkhorn"}
+    island = True
+    iters: int
+    eps: float
+
+    def infer(self, x: Type) -> Type:
+        need(len(x.shape) > 1 and x.shape[-1] == x.shape[-2], f"sinkhorn needs square matrices, got {x}")
+        return x
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("sinkhorn(x, iters=iters, eps=eps)", x=x, iters=self.iters, eps=self.eps)
+
+
+class Normalize(RowOp):
+    """x / (sum of x over the last dim + eps)"""
+
+    needs = {"normalize": "kernels.normalize"}
+    island = True
+    eps: float
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("normalize(x, eps=eps)", x=x, eps=self.eps)
+
+
+class SignedSqrt(RowOp):
+    """sign(x) * sqrt(max(|x|, floor))"""
+
+    needs = {"signed_sqrt": "kernels.signed_sqrt"}
+    floor: float
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("signed_sqrt(x, floor=floor)", x=x, floor=self.floor)
