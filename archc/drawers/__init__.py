@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -60,12 +60,12 @@ def summary(slot: str, kind: str, folders: tuple[Path, ...] = ()) -> str:
     return (drawer_class(slot, kind, folders).__doc__ or "").strip().partition("\n")[0]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _builtin(slot: str) -> frozenset[str]:
     return frozenset(path.stem for path in _files(_HOME / slot)) if slot in slot_names() else frozenset()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _builtin_class(slot: str, kind: str) -> type[Drawer]:
     path = _HOME / slot / f"{kind}.py"
     try:
@@ -138,7 +138,10 @@ def _drawers_of(module: ModuleType, path: Path) -> list[type[Drawer]]:
     return [
         value
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Drawer) and value.__module__ == module.__name__ and not name.startswith("_")
+        if isinstance(value, type)
+        and issubclass(value, Drawer)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
     ]
 
 
@@ -146,10 +149,14 @@ def _only_class(module: ModuleType, path: Path, slot: str, kind: str) -> type[Dr
     found = _drawers_of(module, path)
     if len(found) != 1:
         names = ", ".join(cls.__name__ for cls in found) or "none"
-        raise DrawerError(path, f"a drawer file defines exactly one public drawer class, this one defines {len(found)} ({names})")
+        raise DrawerError(
+            path, f"a drawer file defines exactly one public drawer class, this one defines {len(found)} ({names})"
+        )
     cls = found[0]
     if cls.slot != slot:
-        raise DrawerError(path, f"{cls.__name__} is a drawer of slot `{cls.slot}`, but stands where `{slot}` drawers are")
+        raise DrawerError(
+            path, f"{cls.__name__} is a drawer of slot `{cls.slot}`, but stands where `{slot}` drawers are"
+        )
     cls.kind = kind
     try:
         describe(cls)

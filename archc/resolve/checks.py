@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,12 @@ from archc.resolve.suggest import did_you_mean, listed
 from archc.schema import Model
 from archc.syntax import tree
 
-WORKLOAD = {"mode": "a word: train, prefill or decode", "batch": "a whole number", "seq": "a whole number", "context": "a whole number"}
+WORKLOAD = {
+    "mode": "a word: train, prefill or decode",
+    "batch": "a whole number",
+    "seq": "a whole number",
+    "context": "a whole number",
+}
 """The keywords that a cost in a check may take."""
 MODES = ("train", "prefill", "decode")
 
@@ -70,7 +74,14 @@ def _run(check: Check, sink: Sink, cost: CostOf | None) -> None:
             return
         if not isinstance(result, bool):
             help = "compare it: `check a <= b`"
-            sink.add(Diagnostic(code="E0502", message=f"a check is `true` or `false`, this is {shown(result)}", span=condition.span, help=help))
+            sink.add(
+                Diagnostic(
+                    code="E0502",
+                    message=f"a check is `true` or `false`, this is {shown(result)}",
+                    span=condition.span,
+                    help=help,
+                )
+            )
         elif not result:
             sink.add(_failure(check, evaluator))
     finally:
@@ -81,11 +92,22 @@ def _failure(check: Check, evaluator: Evaluator) -> Diagnostic:
     why = check.statement.why.value if check.statement.why else ""
     message = f"{why} (`{check.text}`)" if why else f"`{check.text}` does not hold"
     sides = [
-        f"{_side(node.left)} = {shown(a)}" + (f", {_side(node.right)} = {shown(b)}" if not isinstance(node.right, tree.Number) else f", not {node.op} {shown(b)}")
+        f"{_side(node.left)} = {shown(a)}"
+        + (
+            f", {_side(node.right)} = {shown(b)}"
+            if not isinstance(node.right, tree.Number)
+            else f", not {node.op} {shown(b)}"
+        )
         for node, a, b, held in evaluator.compared
         if not held
     ]
-    return Diagnostic(code="E0501", message=message, span=check.statement.condition.span, context=check.statement.span, help="; ".join(sides) or None)
+    return Diagnostic(
+        code="E0501",
+        message=message,
+        span=check.statement.condition.span,
+        context=check.statement.span,
+        help="; ".join(sides) or None,
+    )
 
 
 def _side(expr: tree.Expr) -> str:
@@ -112,14 +134,28 @@ class _Costs:
         try:
             found = self.cost(key, workload)
         except KeyError as error:
-            known = sorted({k for a in error.args for k in ([a] if isinstance(a, str) else a if isinstance(a, Iterable) else []) if k != key})
-            return self._error("E0503", f"there is no cost `{key}`", span, did_you_mean(key, known) or (f"keys: {listed(known)}" if known else None))
+            known = sorted(
+                {
+                    k
+                    for a in error.args
+                    for k in ([a] if isinstance(a, str) else a if isinstance(a, Iterable) else [])
+                    if k != key
+                }
+            )
+            return self._error(
+                "E0503",
+                f"there is no cost `{key}`",
+                span,
+                did_you_mean(key, known) or (f"keys: {listed(known)}" if known else None),
+            )
         except ValueError as error:
             return self._error("E0505", str(error), expr.span)
         if found is None:
             return self._error("E0503", f"`cost.{key}` has no value for this workload", span)
         if isinstance(found, dict):
-            return self._error("E0503", f"`cost.{key}` is a group, not a number", span, f"its keys: {listed(map(str, found))}")
+            return self._error(
+                "E0503", f"`cost.{key}` is a group, not a number", span, f"its keys: {listed(map(str, found))}"
+            )
         return found
 
     def _workload(self, call: tree.Call) -> dict[str, Any] | Failed:
@@ -131,7 +167,10 @@ class _Costs:
             value: Any
             if name not in WORKLOAD:
                 value = self._error(
-                    "E0505", f"a workload has no `{name}`", keyword.name.span, did_you_mean(name, WORKLOAD) or f"keywords: {listed(WORKLOAD)}"
+                    "E0505",
+                    f"a workload has no `{name}`",
+                    keyword.name.span,
+                    did_you_mean(name, WORKLOAD) or f"keywords: {listed(WORKLOAD)}",
                 )
             elif name == "mode":
                 value = self._mode(keyword.value)
@@ -151,7 +190,12 @@ class _Costs:
         if text in MODES:
             return text
         written = text or " ".join(expr.span.text.split())
-        return self._error("E0505", f"`mode` is {listed(MODES, word='or')}, not `{written}`", expr.span, did_you_mean(str(written), MODES))
+        return self._error(
+            "E0505",
+            f"`mode` is {listed(MODES, word='or')}, not `{written}`",
+            expr.span,
+            did_you_mean(str(written), MODES),
+        )
 
     def _error(self, code: str, message: str, span: Span, help: str | None = None) -> Failed:
         return self.r.error(code, message, span, help)
@@ -188,5 +232,3 @@ def in_words(value: Any) -> Any:
     if isinstance(value, Word):
         return value.text
     return tuple(map(in_words, value)) if isinstance(value, list) else value
-
-

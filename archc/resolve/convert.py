@@ -65,7 +65,9 @@ def converted(value: Any, info: FieldInfo, span: Span) -> Any:
             if isinstance(value, float) and not value.is_integer():
                 raise _misfit(info, value, span)
             if abs(value) > LARGEST:
-                raise Misfit(Diagnostic(code="E0209", message=f"`{info.name}` is too large: {shown(float(value))}", span=span))
+                raise Misfit(
+                    Diagnostic(code="E0209", message=f"`{info.name}` is too large: {shown(float(value))}", span=span)
+                )
             return int(value)
         case "float" if not isinstance(value, bool) and isinstance(value, (int, float)):
             return float(value)
@@ -95,7 +97,9 @@ class Word:
 def _misfit(info: FieldInfo, value: Any, span: Span, help: str | None = None) -> Misfit:
     if info.words and isinstance(value, (str, Word)):
         return unknown_word(info, str(value), span)
-    return Misfit(Diagnostic(code="E0202", message=f"`{info.name}` is {info.wanted}, not {shown(value)}", span=span, help=help))
+    return Misfit(
+        Diagnostic(code="E0202", message=f"`{info.name}` is {info.wanted}, not {shown(value)}", span=span, help=help)
+    )
 
 
 def unknown_word(info: FieldInfo, text: str, span: Span) -> Misfit:

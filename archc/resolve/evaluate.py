@@ -30,7 +30,12 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "//": operator.floordiv,
     "%": operator.mod,
 }
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 Cost = Callable[[tree.Ref | tree.Call], Any]
 """Gives the value of a `cost.` reference; FAILED when there is none."""
@@ -71,7 +76,9 @@ class Evaluator:
             case tree.Amend():
                 return self._error("E0202", f"{_for(info)}a value is needed here, not a drawer", expr.span)
             case tree.Range():
-                return self._error("E0202", f"{_for(info)}a range stands in a list or behind `in` and `at`, not here", expr.span)
+                return self._error(
+                    "E0202", f"{_for(info)}a range stands in a list or behind `in` and `at`, not here", expr.span
+                )
             case tree.Group() | tree.Placed():
                 return self._error("E0202", f"{_for(info)}this form belongs to a schedule", expr.span)
 
@@ -81,7 +88,9 @@ class Evaluator:
             if isinstance(item, tree.Range):
                 found = self.range(item, scope)
                 if found is not FAILED and len(found) > MAX_ITEMS:
-                    found = self._error("E0209", f"the range has {len(found):_} values, more than {MAX_ITEMS:_}", item.span)
+                    found = self._error(
+                        "E0209", f"the range has {len(found):_} values, more than {MAX_ITEMS:_}", item.span
+                    )
                 items.extend(found if found is not FAILED else [FAILED])
             else:
                 items.append(self.value(item, scope, info.item if info else None))
@@ -89,19 +98,27 @@ class Evaluator:
 
     def range(self, expr: tree.Range, scope: Scope, *, last: int | None = None) -> Any:
         """The numbers of a range (a Python range), both ends included; an open end needs ``last``."""
-        ends = [self.whole(e, scope) if e is not None else None for e in (expr.start, expr.stop, expr.step)]
-        if any(e is FAILED for e in ends):
+        start = self.whole(expr.start, scope)
+        step = self.whole(expr.step, scope) if expr.step is not None else 1
+        if expr.stop is not None:
+            stop = self.whole(expr.stop, scope)
+        elif last is None:
+            return self._error("E0202", "an open range has no end here", expr.span, "write `start..stop`")
+        else:
+            stop = last if start is FAILED else max(last, start)
+        if start is FAILED or stop is FAILED or step is FAILED:
             return FAILED
-        start, stop, step = ends
-        if stop is None:
-            if last is None:
-                return self._error("E0202", "an open range has no end here", expr.span, "write `start..stop`")
-            stop = max(last, start)
-        step = 1 if step is None else step
         if step < 1:
-            return self._error("E0202", f"the step of a range is at least 1, not {shown(step)}", (expr.step or expr).span)
+            return self._error(
+                "E0202", f"the step of a range is at least 1, not {shown(step)}", (expr.step or expr).span
+            )
         if stop < start:
-            return self._error("E0202", f"the range {shown(start)}..{shown(stop)} is empty", expr.span, "a range runs from its lower to its upper end")
+            return self._error(
+                "E0202",
+                f"the range {shown(start)}..{shown(stop)} is empty",
+                expr.span,
+                "a range runs from its lower to its upper end",
+            )
         return range(start, stop + 1, step)
 
     def whole(self, expr: tree.Expr, scope: Scope) -> Any:
@@ -109,7 +126,11 @@ class Evaluator:
         value = self.value(expr, scope)
         if value is FAILED:
             return FAILED
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or (isinstance(value, float) and not value.is_integer()):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or (isinstance(value, float) and not value.is_integer())
+        ):
             return self._error("E0202", f"a whole number is needed here, not {shown(value)}", expr.span)
         return int(value)
 
@@ -124,7 +145,11 @@ class Evaluator:
             if value is FAILED:
                 return FAILED
             if sign.op == "not":
-                value = not value if isinstance(value, bool) else self._error("E0207", f"`not` needs `true` or `false`, not {shown(value)}", sign.span)
+                value = (
+                    not value
+                    if isinstance(value, bool)
+                    else self._error("E0207", f"`not` needs `true` or `false`, not {shown(value)}", sign.span)
+                )
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
                 value = self._error("E0207", f"`{sign.op}` needs a number, not {shown(value)}", sign.span)
             else:
@@ -149,7 +174,9 @@ class Evaluator:
         if op in ("and", "or"):
             for side, value in ((node.left, a), (node.right, b)):
                 if not isinstance(value, bool):
-                    return self._error("E0207", f"`{op}` needs `true` or `false` on both sides, not {shown(value)}", side.span)
+                    return self._error(
+                        "E0207", f"`{op}` needs `true` or `false` on both sides, not {shown(value)}", side.span
+                    )
             return (a and b) if op == "and" else (a or b)
         if op in ("==", "!="):
             if not _alike(a, b):
@@ -170,7 +197,7 @@ class Evaluator:
             value = _ARITHMETIC[op](a, b)
         except OverflowError:
             value = math.inf
-        if (isinstance(value, float) and not math.isfinite(value)) or abs(value) > BOUND and isinstance(value, int):
+        if (isinstance(value, float) and not math.isfinite(value)) or (abs(value) > BOUND and isinstance(value, int)):
             return self._error("E0209", f"the result of `{op}` is too large", node.span)
         return value
 
@@ -178,8 +205,15 @@ class Evaluator:
         if expr.ref.parts[0].text == "cost" and self.cost is not None:
             return self.cost(expr)
         if expr.ref.parts[0].text == "cost":
-            return self._error("E0504", "costs are known only after the model: `cost.` may be asked in a `check`", expr.span)
-        return self._error("E0212", f"there is no function `{expr.ref.text}`: the language has none", expr.ref.span, "arithmetic is `+ - * / // %`")
+            return self._error(
+                "E0504", "costs are known only after the model: `cost.` may be asked in a `check`", expr.span
+            )
+        return self._error(
+            "E0212",
+            f"there is no function `{expr.ref.text}`: the language has none",
+            expr.ref.span,
+            "arithmetic is `+ - * / // %`",
+        )
 
     def _error(self, code: str, message: str, span: Span, help: str | None = None) -> Any:
         self.r.sink.add(Diagnostic(code=code, message=message, span=span, help=help))

@@ -16,14 +16,16 @@ from archc.resolve.merge import Merger, chain
 from archc.resolve.overrides import Overrides
 from archc.resolve.project import Unit
 from archc.resolve.resolution import Resolution
-from archc.resolve.schedules import MAX_LAYERS, Entry, Schedules
+from archc.resolve.schedules import MAX_LAYERS, Column, Schedules
 from archc.resolve.scope import FAILED, Failed, Named, Scope
 from archc.resolve.sweeps import sweeps
 from archc.schema import LAYER_SLOTS, Drawer, LayerSlots, Model, ModelFields
 from archc.syntax import tree
 
 
-def resolved(sink: Sink, unit: Unit, section: tree.Section, folders: tuple[Path, ...], overrides: Overrides | None = None) -> tuple[Model | None, Resolution]:
+def resolved(
+    sink: Sink, unit: Unit, section: tree.Section, folders: tuple[Path, ...], overrides: Overrides | None = None
+) -> tuple[Model | None, Resolution]:
     """The model of a `model` section, None when there are errors; with the resolution it came from."""
     before = len(sink.errors)
     r = Resolution(sink, unit, folders)
@@ -114,11 +116,19 @@ def _file_sweeps(r: Resolution) -> list[tuple[tree.Section, Scope]]:
 def _plain(named: Named, r: Resolution) -> bool:
     """Whether a name holds a value for certain (a bare name or an amendment may be a drawer or a word)."""
     base = named.definition.base
-    return base is not None and isinstance(base.expr, tree.Number | tree.String | tree.Constant | tree.Unary | tree.Binary)
+    return base is not None and isinstance(
+        base.expr, tree.Number | tree.String | tree.Constant | tree.Unary | tree.Binary
+    )
 
 
-def _scheduled(columns: Mapping[str, list[Entry] | Failed]) -> frozenset[str]:
-    return frozenset(f.recipe.label for column in columns.values() if isinstance(column, list) for f in column if isinstance(f, Frame))
+def _scheduled(columns: Mapping[str, Column]) -> frozenset[str]:
+    return frozenset(
+        f.recipe.label
+        for column in columns.values()
+        if not isinstance(column, Failed)
+        for f in column
+        if isinstance(f, Frame)
+    )
 
 
 def _build_drawers(r: Resolution) -> None:
@@ -134,11 +144,11 @@ def _build_drawers(r: Resolution) -> None:
             named.used = used
 
 
-def _layers(columns: Mapping[str, list[Entry] | Failed]) -> tuple[LayerSlots, ...] | None:
+def _layers(columns: Mapping[str, Column]) -> tuple[LayerSlots, ...] | None:
     """The drawers of each layer; layers of equal drawers share one object. None when something failed."""
-    drawers: dict[str, list[Drawer | None]] = {}
+    drawers: dict[str, list[Any]] = {}
     for slot, column in columns.items():
-        if not isinstance(column, list):
+        if isinstance(column, Failed):
             continue
         built = [f.build() if isinstance(f, Frame) else f for f in column]
         if not any(b is FAILED for b in built):
@@ -158,7 +168,9 @@ def _layers(columns: Mapping[str, list[Entry] | Failed]) -> tuple[LayerSlots, ..
 def spec_hash(model: Model) -> str:
     """The first 16 hex digits of the SHA-256 of a model's name and resolved values: comments, order and spelling of the spec do not count."""
     values = {name: _data(getattr(model, name)) for name in ModelFields.model_fields}
-    rows: dict[int, Any] = {id(layer): {slot: _data(getattr(layer, slot)) for slot in LAYER_SLOTS} for layer in model.schedule}
+    rows: dict[int, Any] = {
+        id(layer): {slot: _data(getattr(layer, slot)) for slot in LAYER_SLOTS} for layer in model.schedule
+    }
     distinct = list(rows)
     data = {
         "name": model.name,

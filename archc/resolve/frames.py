@@ -29,7 +29,9 @@ class Frame:
 
     __slots__ = ("_built", "_parts", "_values", "infos", "outer", "r", "recipe")
 
-    def __init__(self, r: Resolution, recipe: Recipe, outer: Frame | None, infos: dict[str, FieldInfo] | None = None) -> None:
+    def __init__(
+        self, r: Resolution, recipe: Recipe, outer: Frame | None, infos: dict[str, FieldInfo] | None = None
+    ) -> None:
         self.r, self.recipe, self.outer = r, recipe, outer
         self.infos = infos if infos is not None else describe(recipe.cls)
         self._values: dict[str, Any] = {}
@@ -80,7 +82,13 @@ class Frame:
     def recipe_of(self, name: str) -> Expanded:
         """The recipe of the drawer in a slot."""
         found = self.slot(name)
-        return found.recipe if isinstance(found, Frame) else found if isinstance(found, Failed) or found is None else FAILED
+        return (
+            found.recipe
+            if isinstance(found, Frame)
+            else found
+            if isinstance(found, Failed) or found is None
+            else FAILED
+        )
 
     def _slot(self, info: FieldInfo) -> Frame | list[Frame | None] | Failed | None:
         definition = self.recipe.fields.get(info.name, Definition())
@@ -101,12 +109,16 @@ class Frame:
         if definition.amendments:
             if found is None:
                 span = definition.amendments[0].statement
-                return self.r.error("E0117", f"there is no `{info.name}` to amend", span, f"write `{info.name} = KIND {{ ... }}`")
+                return self.r.error(
+                    "E0117", f"there is no `{info.name}` to amend", span, f"write `{info.name} = KIND {{ ... }}`"
+                )
             found = found.copy(found.at)
             self.r.recipes.amend_all(found, definition.amendments)
         if found is None:
             if definition.base is not None and not info.optional:
-                return self.r.error("E0202", f"`{info.name}` is {info.wanted}, it cannot be `none`", definition.base.expr.span)
+                return self.r.error(
+                    "E0202", f"`{info.name}` is {info.wanted}, it cannot be `none`", definition.base.expr.span
+                )
             return None
         found.statement = found.statement or (definition.base.statement if definition.base else None)
         return Frame(self.r, found, self)
@@ -154,13 +166,19 @@ class Frame:
             return FAILED if any(b is FAILED for b in built) else built
         if found is None:
             filled = self.given(info.name) or info.optional
-            return (None if info.optional else FAILED) if filled else (info.default if info.has_default and not info.computed else _ABSENT)
+            return (
+                (None if info.optional else FAILED)
+                if filled
+                else (info.default if info.has_default and not info.computed else _ABSENT)
+            )
         return found.build()
 
     def _scalar(self, info: FieldInfo) -> Any:
         definition = self.recipe.fields.get(info.name)
         if definition is not None and definition.amendments:
-            return self.r.error("E0211", f"`{info.name}` is a value: it has no parts to amend", definition.amendments[0].statement)
+            return self.r.error(
+                "E0211", f"`{info.name}` is a value: it has no parts to amend", definition.amendments[0].statement
+            )
         if definition is not None and definition.base is not None:
             return self.r.converted(definition.base, info)
         if info.inherit and (holder := self._holder(info.inherit)) is not None:
@@ -184,7 +202,12 @@ class Frame:
 
     def _no_default(self, name: str, error: Exception) -> Failed:
         reason = "division by zero" if isinstance(error, ZeroDivisionError) else f"{type(error).__name__}: {error}"
-        return self.r.error("E0215", f"the default of `{name}` of `{self.title}` cannot be computed: {reason}", self.recipe.at, f"write `{name} = ...`")
+        return self.r.error(
+            "E0215",
+            f"the default of `{name}` of `{self.title}` cannot be computed: {reason}",
+            self.recipe.at,
+            f"write `{name} = ...`",
+        )
 
     def build(self) -> Any:
         """The drawer, or FAILED: every field's error and every limit is reported."""
@@ -200,7 +223,9 @@ class Frame:
         for name, info in self.infos.items():
             if name not in self.recipe.cls.model_fields:
                 continue
-            value = self._get(name) if self.given(name) or info.inherit or info.kind or not info.has_default else _ABSENT
+            value = (
+                self._get(name) if self.given(name) or info.inherit or info.kind or not info.has_default else _ABSENT
+            )
             if value is FAILED:
                 failed.add(name)
             elif value is not _ABSENT:
@@ -218,7 +243,10 @@ class Frame:
             return self._no_default("its fields", error)
         if failed:
             return FAILED
-        origin = Origin(span=self.recipe.statement or self.recipe.at, fields={n: d.history for n, d in self.recipe.fields.items() if d.history})
+        origin = Origin(
+            span=self.recipe.statement or self.recipe.at,
+            fields={n: d.history for n, d in self.recipe.fields.items() if d.history},
+        )
         drawer.placed(self.recipe.label or self.recipe.cls.kind, origin)
         return drawer if self._rules_hold(drawer) else FAILED
 
@@ -226,7 +254,11 @@ class Frame:
         try:
             problems = list(drawer.problems())
         except Exception as error:
-            self.r.error("E0116", f"the rules of `{self.title}` cannot be evaluated: {type(error).__name__}: {error}", self.recipe.at)
+            self.r.error(
+                "E0116",
+                f"the rules of `{self.title}` cannot be evaluated: {type(error).__name__}: {error}",
+                self.recipe.at,
+            )
             return False
         for problem in problems:
             places = [span for name in problem.fields if (span := self._given_at(name)) is not None]
@@ -318,5 +350,3 @@ def _reference(kind: str, span: Span | None) -> tree.Ref:
     """A reference to a kind, as if a spec had written it."""
     place: Any = span
     return tree.Ref(span=place, parts=(tree.Name(span=place, text=kind),))
-
-

@@ -24,7 +24,15 @@ def unused(sink: Sink, names: Iterable[Named], scheduled: frozenset[str], unit: 
     for named in names:
         if not (named.used or named.text in scheduled) and named.name.span.source is unit.source:
             message = f"the {named.slot + ' ' if named.slot else ''}{named.what} `{named.text}` is never used"
-            sink.add(Diagnostic(code=_UNUSED[named.what], severity="warning", message=message, span=named.name.span, help=_WHY[named.what]))
+            sink.add(
+                Diagnostic(
+                    code=_UNUSED[named.what],
+                    severity="warning",
+                    message=message,
+                    span=named.name.span,
+                    help=_WHY[named.what],
+                )
+            )
 
 
 def decimal_in(sink: Sink, fields: dict[str, Definition]) -> None:
@@ -44,6 +52,8 @@ def _decimal(sink: Sink, definition: Definition) -> None:
                 severity="warning",
                 message=f"{expr.span.text} is {expr.value:_} tokens; contexts are usually counted in powers of two",
                 span=expr.span,
-                help=f"`{digits}{expr.unit}i` is {int(digits.replace('_', '')) * (1024 if expr.unit == 'K' else 1 << 20):_}" if digits.replace("_", "").isdigit() else None,
+                help=f"`{digits}{expr.unit}i` is {int(digits.replace('_', '')) * (1024 if expr.unit == 'K' else 1 << 20):_}"
+                if digits.replace("_", "").isdigit()
+                else None,
             )
         )

@@ -43,7 +43,9 @@ def load(
     return found
 
 
-def load_all(spec: str | os.PathLike[str], *, drawers: Iterable[str | os.PathLike[str]] = (), sink: Sink | None = None) -> tuple[Model, ...]:
+def load_all(
+    spec: str | os.PathLike[str], *, drawers: Iterable[str | os.PathLike[str]] = (), sink: Sink | None = None
+) -> tuple[Model, ...]:
     """Every model of a spec, in the order of the file. Raises `ArchError` when one has an error."""
     sink = Sink() if sink is None else sink
     before = len(sink.errors)
@@ -59,7 +61,9 @@ def load_all(spec: str | os.PathLike[str], *, drawers: Iterable[str | os.PathLik
     return found
 
 
-def check_text(text: str, name: str = "<text>", *, drawers: Iterable[str | os.PathLike[str]] = ()) -> tuple[Diagnostic, ...]:
+def check_text(
+    text: str, name: str = "<text>", *, drawers: Iterable[str | os.PathLike[str]] = ()
+) -> tuple[Diagnostic, ...]:
     """All diagnostics of a text: every model in it is resolved. Imports are looked for in the library."""
     return _checked(text, name, drawers)[1]
 
@@ -75,7 +79,9 @@ def load_text(text: str, name: str = "<text>", *, drawers: Iterable[str | os.Pat
 _TOO_DEEP = Diagnostic(code="E0120", message="the spec is nested too deeply")
 
 
-def _checked(text: str, name: str, drawers: Iterable[str | os.PathLike[str]]) -> tuple[tuple[Model, ...], tuple[Diagnostic, ...]]:
+def _checked(
+    text: str, name: str, drawers: Iterable[str | os.PathLike[str]]
+) -> tuple[tuple[Model, ...], tuple[Diagnostic, ...]]:
     sink = Sink()
     models: tuple[Model, ...] = ()
     try:
@@ -94,13 +100,26 @@ def _open(spec: str | os.PathLike[str], sink: Sink) -> Unit | None:
     if place is None:
         known = library()
         help = did_you_mean(Path(spec).stem, known) or f"specs of the library: {listed(known)}"
-        sink.add(Diagnostic(code="E0106", message=f"there is no spec `{os.fspath(spec)}`: neither a file nor in the library", help=help))
+        sink.add(
+            Diagnostic(
+                code="E0106",
+                message=f"there is no spec `{os.fspath(spec)}`: neither a file nor in the library",
+                help=help,
+            )
+        )
         return None
     path, shown = place
     return Project(sink, path.resolve().parent).open(path, shown)
 
 
-def _load(spec: str | os.PathLike[str], name: str | None, params: Mapping[str, Any], sets: Mapping[str, Any], folders: tuple[Path, ...], sink: Sink) -> Model | None:
+def _load(
+    spec: str | os.PathLike[str],
+    name: str | None,
+    params: Mapping[str, Any],
+    sets: Mapping[str, Any],
+    folders: tuple[Path, ...],
+    sink: Sink,
+) -> Model | None:
     overrides = parsed(sink, params, sets)
     unit = _open(spec, sink)
     if unit is None:
@@ -111,7 +130,13 @@ def _load(spec: str | os.PathLike[str], name: str | None, params: Mapping[str, A
         if not unit.errors:
             message = f"`{unit.source.name}` has no model" + (f" `{name}`" if name else "")
             help = did_you_mean(name, unit.models) if name else None
-            sink.add(Diagnostic(code="E0106", message=message, help=help or (f"its models: {listed(unit.models)}" if unit.models else None)))
+            sink.add(
+                Diagnostic(
+                    code="E0106",
+                    message=message,
+                    help=help or (f"its models: {listed(unit.models)}" if unit.models else None),
+                )
+            )
         return None
     found, r = resolved(sink, unit, unit.models[name], folders, overrides)
     if found is not None and len(unit.models) == 1:

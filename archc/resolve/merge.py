@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from archc.diagnostics import Diagnostic, Related, Span
+from archc.diagnostics.suggest import closest
 from archc.resolve.project import Unit, library
 from archc.resolve.recipes import Seen
 from archc.resolve.resolution import Resolution, declared
 from archc.resolve.scope import Amendment, Bound, Definition, Scope
-from archc.resolve.suggest import did_you_mean, listed, nearest
+from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.slots import LAYER_SLOTS, slot_names
 from archc.syntax import tree
 
@@ -30,7 +31,9 @@ def chain(r: Resolution, unit: Unit, section: tree.Section) -> list[tuple[Unit, 
         if step is None:
             r.frame.recipe.broken = True
         elif any(s is step[1] for _, s in found):
-            names = " -> ".join(f"`{s.labels[0].span.text}`" for _, s in (*found[[s for _, s in found].index(step[1]) :], step))
+            names = " -> ".join(
+                f"`{s.labels[0].span.text}`" for _, s in (*found[[s for _, s in found].index(step[1]) :], step)
+            )
             r.error("E0107", f"the models extend each other: {names}", extends.span)
             r.frame.recipe.broken = True
             step = None
@@ -54,11 +57,16 @@ def _base(r: Resolution, unit: Unit, ref: tree.Ref) -> tuple[Unit, tree.Section]
             r.error("E0106", f"no import is called `{alias}`", ref.parts[0].span, did_you_mean(alias, unit.imports))
         return None
     other = unit.imports[alias]
-    if other is None or other.lost(name) and name not in other.models:
+    if other is None or (other.lost(name) and name not in other.models):
         return None
     if len(ref.parts) == 2 and name in other.models:
         return other, other.models[name]
-    r.error("E0106", f"there is no model `{'.'.join(p.text for p in ref.parts[1:])}` in `{other.source.name}`", ref.span, did_you_mean(name, other.models))
+    r.error(
+        "E0106",
+        f"there is no model `{'.'.join(p.text for p in ref.parts[1:])}` in `{other.source.name}`",
+        ref.span,
+        did_you_mean(name, other.models),
+    )
     return None
 
 
@@ -133,14 +141,21 @@ class Merger:
             if slot in UNFILLED:
                 self._unfilled(slot, statement.slot.span)
             else:
-                near = nearest(slot, slots)
+                near = closest(slot, slots)
                 self.r.frame.recipe.excused.add(near or "")
-                self._error("E0113", f"there is no slot `{slot}`", statement.slot.span, f"did you mean `{near}`?" if near else f"slots: {listed(slots)}")
+                self._error(
+                    "E0113",
+                    f"there is no slot `{slot}`",
+                    statement.slot.span,
+                    f"did you mean `{near}`?" if near else f"slots: {listed(slots)}",
+                )
             # the drawer is lost, but its name is known: what uses it must not echo
             self.r.units[0].errors = (*self.r.units[0].errors, statement.span)
             return
         if name in self.r.frame.infos:
-            self._error("E0108", f"`{name}` is a field of every model: a drawer needs a name of its own", statement.name.span)
+            self._error(
+                "E0108", f"`{name}` is a field of every model: a drawer needs a name of its own", statement.name.span
+            )
             return
         if seen.first(name, statement.name.span):
             self._declare(statement, scope)
@@ -150,7 +165,7 @@ class Merger:
         head = parts[0].text
         if head == "schedule" and len(parts) == 2:
             self._scheduled(parts[1], statement, scope)
-        elif len(parts) > 1:
+        elif len(parts) != 1:
             self._amend(parts, statement.value, scope, statement.span)
         elif head in r.frame.infos:
             bound = Bound(statement.value, scope.hiding(("field", head)), statement.span)
@@ -159,13 +174,15 @@ class Merger:
             r.schedule.pop(head, None)
         elif head in r.names:
             named = r.names[head]
-            named.definition = named.definition.replaced(Bound(statement.value, scope.hiding(("model", head)), statement.span))
+            named.definition = named.definition.replaced(
+                Bound(statement.value, scope.hiding(("model", head)), statement.span)
+            )
         else:
             self._unknown(parts[0])
 
     def _scheduled(self, slot: tree.Name, statement: tree.Assign, scope: Scope) -> None:
         if slot.text not in LAYER_SLOTS:
-            near = nearest(slot.text, LAYER_SLOTS)
+            near = closest(slot.text, LAYER_SLOTS)
             self._error(
                 "E0310",
                 f"`{slot.text}` is not a slot that may differ by layer",
@@ -193,8 +210,10 @@ class Merger:
         elif labels and (head in self.r.frame.infos or head in slot_names()):
             self._forgotten(statement)
         elif labels or statement.extends:
-            near = nearest(head, ("schedule", "sweep", *slot_names()))
-            self._error("E0109", f"`{head}` cannot stand here", statement.head.span, f"did you mean `{near}`?" if near else None)
+            near = closest(head, ("schedule", "sweep", *slot_names()))
+            self._error(
+                "E0109", f"`{head}` cannot stand here", statement.head.span, f"did you mean `{near}`?" if near else None
+            )
             self.r.frame.recipe.excused.add(near or "")
         else:
             self._amend((statement.head,), statement.body, scope, statement.span)
@@ -205,7 +224,12 @@ class Merger:
         words = [label.span.text for label in statement.labels]
         right = f"{head} = {words[0]} {{ ... }}" if len(words) == 1 else f"{head} {words[0]} = {words[1]} {{ ... }}"
         self.r.frame.recipe.excused.add(head)
-        self._error("E0110", f"`=` is missing after `{' '.join((head, *words[:-1]))}`", statement.head.span.to(statement.labels[-1].span), f"write `{right}`")
+        self._error(
+            "E0110",
+            f"`=` is missing after `{' '.join((head, *words[:-1]))}`",
+            statement.head.span.to(statement.labels[-1].span),
+            f"write `{right}`",
+        )
 
     def _amend(self, path: tuple[tree.Name, ...], change: tree.Body | tree.Expr, scope: Scope, statement: Span) -> None:
         r = self.r
@@ -214,15 +238,31 @@ class Merger:
             info = r.frame.infos[head.text]
             fields = r.frame.recipe.fields
             if not info.slot:
-                self._error("E0211", f"`{head.text}` is a value, not a drawer: it has no parts to amend", head.span, f"write `{head.text} = ...`")
+                self._error(
+                    "E0211",
+                    f"`{head.text}` is a value, not a drawer: it has no parts to amend",
+                    head.span,
+                    f"write `{head.text} = ...`",
+                )
             elif head.text in LAYER_SLOTS and head.text not in fields:
                 drawers = r.drawers_of(head.text, scope)
-                help = f"amend one of its drawers: {listed(drawers)}" if drawers else f"write `{head.text} = KIND {{ ... }}`"
+                help = (
+                    f"amend one of its drawers: {listed(drawers)}"
+                    if drawers
+                    else f"write `{head.text} = KIND {{ ... }}`"
+                )
                 if not r.frame.recipe.broken:
-                    self._error("E0117", f"no drawer fills `{head.text}` in every layer: there is nothing to amend", head.span, help)
+                    self._error(
+                        "E0117",
+                        f"no drawer fills `{head.text}` in every layer: there is nothing to amend",
+                        head.span,
+                        help,
+                    )
             else:
                 inside = scope.hiding(("field", head.text))
-                fields[head.text] = fields.get(head.text, Definition()).amended(Amendment(rest, change, inside, statement))
+                fields[head.text] = fields.get(head.text, Definition()).amended(
+                    Amendment(rest, change, inside, statement)
+                )
             return
         if head.text not in r.names and head.text in scope.unit.names:
             # the file's definition, changed for this model only
@@ -241,10 +281,16 @@ class Merger:
             return
         if r.lost(name.text) and amending:
             return
-        near = nearest(name.text, (*r.frame.infos, *r.names, "schedule"))
+        near = closest(name.text, (*r.frame.infos, *r.names, "schedule"))
         r.frame.recipe.excused.add(near or "")
         message = f"there is no `{name.text}` to amend" if amending else f"a model has no field `{name.text}`"
-        help = f"did you mean `{near}`?" if near else None if amending else f"its fields: {listed(r.frame.infos, limit=20)}"
+        help = (
+            f"did you mean `{near}`?"
+            if near
+            else None
+            if amending
+            else f"its fields: {listed(r.frame.infos, limit=20)}"
+        )
         self._error("E0117" if amending else "E0203", message, name.span, help)
 
     def _unfilled(self, slot: str, span: Span) -> None:

@@ -37,8 +37,15 @@ class Overrides:
         if named is None or named.what != "param":
             params = param_names(r, scope)
             what = "a let" if named is not None and named.what == "let" else None
-            help = did_you_mean(name, params) or (f"params: {listed(params)}" if params else "this model declares none; `--set` amends any value")
-            r.error("E0118", f"`{name}` is {what}, not a param" if what else f"there is no param `{name}`", statement.path.span, help)
+            help = did_you_mean(name, params) or (
+                f"params: {listed(params)}" if params else "this model declares none; `--set` amends any value"
+            )
+            r.error(
+                "E0118",
+                f"`{name}` is {what}, not a param" if what else f"there is no param `{name}`",
+                statement.path.span,
+                help,
+            )
             return
         named.definition = named.definition.replaced(Bound(statement.value, scope.hiding(named.key), statement.span))
 

@@ -41,7 +41,9 @@ class Unit:
 
     def lost(self, name: str) -> bool:
         """Whether a statement that did not parse seems to have defined ``name``: then its absence is an echo."""
-        return bool(self.errors) and bool(re.search(rf"\b{re.escape(name)}\s*(=|\{{|\bextends\b|$)", self.source.text, re.MULTILINE))
+        return bool(self.errors) and bool(
+            re.search(rf"\b{re.escape(name)}\s*(=|\{{|\bextends\b|$)", self.source.text, re.MULTILINE)
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +78,9 @@ class Project:
         known = len(self.sink.items)
         file = parse(source, self.sink)
         unit = Unit(file, path)
-        unit.errors = tuple(d.span for d in self.sink.items[known:] if d.severity == "error" and d.span and d.span.source is source)
+        unit.errors = tuple(
+            d.span for d in self.sink.items[known:] if d.severity == "error" and d.span and d.span.source is source
+        )
         if file.edition is not None and file.edition.value != EDITION:
             self.sink.add(
                 Diagnostic(
@@ -108,7 +112,12 @@ class Project:
             case Section(head=head) if head.text == "sweep":
                 unit.sweeps.append(statement)
             case Section(head=head, labels=labels) if labels and head.text != "model":
-                self._error("E0109", f"`{head.text}` cannot stand here", head.span, did_you_mean(head.text, ("model", "sweep")) or _INSIDE)
+                self._error(
+                    "E0109",
+                    f"`{head.text}` cannot stand here",
+                    head.span,
+                    did_you_mean(head.text, ("model", "sweep")) or _INSIDE,
+                )
             case Check():
                 self._error("E0109", "a `check` stands inside a model", statement.span)
             case Assign(path=path):
@@ -154,7 +163,9 @@ class Project:
         if not written or "\0" in written:
             return self._error("E0102", "an import needs the path of a file", span)
         if os.path.isabs(written):
-            return self._error("E0102", "an import is a relative path", span, "so that the spec means the same on every machine")
+            return self._error(
+                "E0102", "an import is a relative path", span, "so that the spec means the same on every machine"
+            )
         library = resources.specs().resolve()
         homes = [p for p in (unit.path.parent if unit.path else None, library) if p is not None]
         for home in homes:
@@ -167,7 +178,12 @@ class Project:
             if not present:
                 continue
             if not any(root is not None and path.is_relative_to(root) for root in (self.root, library)):
-                return self._error("E0102", f"`{written}` leaves the project folder", span, "imports stay inside the folder of the spec that is compiled")
+                return self._error(
+                    "E0102",
+                    f"`{written}` leaves the project folder",
+                    span,
+                    "imports stay inside the folder of the spec that is compiled",
+                )
             return self._found(unit, path, span, written)
         near = did_you_mean(Path(written).name, [p.name for home in homes for p in home.glob("*.arch")])
         return self._error("E0102", f"there is no file `{written}`", span, near)
@@ -184,7 +200,9 @@ class Project:
             text = read(path)
         except ValueError as error:
             return self._error("E0102", f"cannot read `{written}`: {error}", span)
-        return self._unit(path, Source(os.path.normpath(os.path.join(os.path.dirname(unit.source.name), written)), text))
+        return self._unit(
+            path, Source(os.path.normpath(os.path.join(os.path.dirname(unit.source.name), written)), text)
+        )
 
     def _error(self, code: str, message: str, span: Span, help: str | None = None) -> None:
         self.sink.add(Diagnostic(code=code, message=message, span=span, help=help))

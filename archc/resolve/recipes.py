@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from archc.diagnostics import Diagnostic, Related, Span
+from archc.diagnostics.suggest import closest
 from archc.drawers import DrawerError, drawer_class, kinds
 from archc.resolve.scope import FAILED, Amendment, Bound, Definition, Failed, Key, Named, Recipe, Scope
-from archc.resolve.suggest import did_you_mean, listed, nearest
+from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.describe import FieldInfo, describe
 from archc.syntax import tree
 
@@ -70,7 +71,9 @@ class Recipes:
             return FAILED
         if found is None:
             if amendments:
-                return self._error("E0117", f"`{named.text}` is `none`: there is nothing to amend", amendments[0].statement)
+                return self._error(
+                    "E0117", f"`{named.text}` is `none`: there is nothing to amend", amendments[0].statement
+                )
             return None
         recipe = found.copy(found.at)
         if named.what == "drawer":
@@ -83,7 +86,9 @@ class Recipes:
         for amendment in amendments:
             self.amend(recipe, amendment.path, amendment.change, amendment.scope, amendment.statement)
 
-    def amend(self, recipe: Recipe, path: tuple[tree.Name, ...], change: tree.Body | tree.Expr, scope: Scope, statement: Span) -> None:
+    def amend(
+        self, recipe: Recipe, path: tuple[tree.Name, ...], change: tree.Body | tree.Expr, scope: Scope, statement: Span
+    ) -> None:
         """Applies one change below ``path`` of a recipe, or to the recipe itself when the path is empty."""
         if not path:
             assert isinstance(change, tree.Body)
@@ -99,7 +104,12 @@ class Recipes:
         elif info.slot:
             recipe.fields[head.text] = definition.amended(Amendment(rest, change, scope, statement))
         else:
-            self._error("E0211", f"`{head.text}` is a value, not a drawer: it has no parts to amend", head.span, f"write `{head.text} = ...`")
+            self._error(
+                "E0211",
+                f"`{head.text}` is a value, not a drawer: it has no parts to amend",
+                head.span,
+                f"write `{head.text} = ...`",
+            )
 
     def _apply(self, recipe: Recipe, body: tree.Body, scope: Scope) -> None:
         recipe.broken = recipe.broken or scope.unit.broken_in(body.span)
@@ -120,11 +130,18 @@ class Recipes:
                     info = describe(recipe.cls).get(head.text)
                     if info is not None and labels:
                         recipe.excused.add(head.text)
-                        self._error("E0110", f"`=` is missing after `{head.text}`", head.span, f"write `{head.text} = {labels[-1].span.text} {{ ... }}`")
+                        self._error(
+                            "E0110",
+                            f"`=` is missing after `{head.text}`",
+                            head.span,
+                            f"write `{head.text} = {labels[-1].span.text} {{ ... }}`",
+                        )
                     else:
                         self._error("E0109", "this cannot stand inside a drawer", head.span)
                 case tree.Declare(slot=slot):
-                    self._error("E0109", f"a named {slot.text} drawer stands in the model, not inside a drawer", statement.span)
+                    self._error(
+                        "E0109", f"a named {slot.text} drawer stands in the model, not inside a drawer", statement.span
+                    )
                 case _:
                     self._error("E0109", "a drawer holds only its fields", statement.span)
 
@@ -132,15 +149,20 @@ class Recipes:
         infos = describe(recipe.cls)
         info = infos.get(name.text)
         if info is None:
-            near = nearest(name.text, infos)
+            near = closest(name.text, infos)
             if near:
                 recipe.excused.add(near)
             fields = f"its fields: {listed(infos)}" if infos else "it has no fields"
-            self._error("E0203", f"`{recipe.cls.kind}` has no field `{name.text}`", name.span, f"did you mean `{near}`?" if near else fields)
+            self._error(
+                "E0203",
+                f"`{recipe.cls.kind}` has no field `{name.text}`",
+                name.span,
+                f"did you mean `{near}`?" if near else fields,
+            )
         return info
 
     def _reference(self, ref: tree.Ref, scope: Scope, slot: str) -> Expanded:
-        if len(ref.parts) > 1:
+        if len(ref.parts) != 1:
             return self._far(ref, scope, slot)
         name = ref.parts[0].text
         named = self.r.drawer(name, slot, scope)
@@ -173,18 +195,28 @@ class Recipes:
 
     def _unknown(self, name: str, slot: str, scope: Scope, named: Named | None, ref: tree.Ref) -> Failed:
         if named is not None:
-            return self._error("E0114", f"`{name}` is {_article(named.slot)} {named.slot} drawer; {_article(slot)} {slot} drawer is needed here", ref.span)
+            return self._error(
+                "E0114",
+                f"`{name}` is {_article(named.slot)} {named.slot} drawer; {_article(slot)} {slot} drawer is needed here",
+                ref.span,
+            )
         if self.r.lost(name):
             return FAILED
         known = kinds(slot, self.r.folders, installed=True)
         drawers = self.r.drawers_of(slot, scope)
         if not known and not drawers:
-            return self._error("E0115", f"there are no kinds of {slot}, so no `{name}`", ref.span, "`archc drawers` lists the slots and their kinds")
+            return self._error(
+                "E0115",
+                f"there are no kinds of {slot}, so no `{name}`",
+                ref.span,
+                "`archc drawers` lists the slots and their kinds",
+            )
         help = did_you_mean(name, (*drawers, *known, *self.r.value_names(scope)))
         if help is None:
             parts = (f"drawers: {listed(drawers)}" if drawers else "", f"kinds: {listed(known)}" if known else "")
             help = "; ".join(p for p in parts if p)
-        if ("model", name) in scope.hidden and name in self.r.names:
+        own = self.r.names.get(name)
+        if own is not None and own.key in scope.hidden and len(own.definition.history) > 1:
             help = f"a name never means itself; write `{name} {{ ... }}` without `=` to amend it"
         return self._error("E0114", f"there is no {slot} drawer or kind `{name}`", ref.span, help)
 
@@ -212,7 +244,9 @@ class Recipes:
         if info is None:
             return FAILED
         if info.slot != slot:
-            return self._error("E0114", f"`{ref.text}` is {info.wanted}; {_article(slot)} {slot} drawer is needed here", ref.span)
+            return self._error(
+                "E0114", f"`{ref.text}` is {info.wanted}; {_article(slot)} {slot} drawer is needed here", ref.span
+            )
         found = frame.recipe_of(info.name)
         return found.copy(ref.span) if isinstance(found, Recipe) else found
 
@@ -258,7 +292,9 @@ def kinds_of(r: Resolution, slot: str, span: Span) -> tuple[str, ...]:
     try:
         return kinds(slot, r.folders)
     except DrawerError as error:
-        r.sink.add(Diagnostic(code="E0116", message=f"the drawer file {error.path} cannot be used: {error.reason}", span=span))
+        r.sink.add(
+            Diagnostic(code="E0116", message=f"the drawer file {error.path} cannot be used: {error.reason}", span=span)
+        )
         return kinds(slot)
 
 

@@ -63,7 +63,9 @@ class Resolution:
         if key in self._active:
             keys = list(self._active)
             chain = [self._active[k] for k in keys[keys.index(key) :]]
-            self.error("E0119", f"`{name}` is defined by itself: " + " -> ".join(f"`{n}`" for n in (*chain, name)), span)
+            self.error(
+                "E0119", f"`{name}` is defined by itself: " + " -> ".join(f"`{n}`" for n in (*chain, name)), span
+            )
             yield False
         elif len(self._active) >= MAX_DEPTH:
             self.error("E0120", f"more than {MAX_DEPTH} definitions lead to `{name}`", span, "use fewer steps")
@@ -112,9 +114,13 @@ class Resolution:
         return None
 
     def drawers_of(self, slot: str, scope: Scope) -> tuple[str, ...]:
-        """The names of the drawers of a slot, in the order of their declaration."""
-        own = [n.text for n in self.names.values() if n.what == "drawer" and n.slot == slot]
-        return (*own, *(n for n, s in scope.unit.names.items() if isinstance(s, tree.Declare) and s.slot.text == slot and n not in own))
+        """The names of the drawers of a slot that may be used in a scope, in the order of their declaration."""
+        own = [n for n in self.names.values() if n.what == "drawer" and n.slot == slot and n.key not in scope.hidden]
+        names = [n.text for n in own]
+        for name, statement in scope.unit.names.items():
+            if isinstance(statement, tree.Declare) and statement.slot.text == slot and name not in self.names:
+                names.append(name)
+        return tuple(names)
 
     def value_names(self, scope: Scope) -> tuple[str, ...]:
         """The lets and params in scope."""
@@ -147,7 +153,7 @@ class Resolution:
 
     def read(self, ref: tree.Ref, scope: Scope, info: FieldInfo | None = None) -> Any:
         """The value that a name on the right stands for; FAILED after an error. ``info`` is the field it is for."""
-        if len(ref.parts) > 1:
+        if len(ref.parts) != 1:
             return self._read_far(ref, scope)
         name = ref.parts[0].text
         named = self._value_named(name, scope)
@@ -175,7 +181,9 @@ class Resolution:
         definition = named.definition
         assert definition.base is not None
         if definition.amendments:
-            return self.error("E0211", f"`{named.text}` is a value: it has no parts to amend", definition.amendments[0].statement)
+            return self.error(
+                "E0211", f"`{named.text}` is a value: it has no parts to amend", definition.amendments[0].statement
+            )
         if named.what == "param":
             return self.param_value(named)
         # a bare name may be a word of the field that asks: only then does the value depend on who asks
@@ -203,10 +211,15 @@ class Resolution:
         if value is FAILED or named.domain is None:
             return value
         domain = self._domain(named.domain)
-        if domain is FAILED or value in domain and not (isinstance(value, bool) and value not in [d for d in domain if isinstance(d, bool)]):
+        if domain is FAILED or (
+            value in domain
+            and not (isinstance(value, bool) and value not in [d for d in domain if isinstance(d, bool)])
+        ):
             return value
         text = " ".join(named.domain.expr.span.text.split())
-        return self.error("E0206", f"`{named.text}` must be in {text}, got {' '.join(bound.expr.span.text.split())}", bound.expr.span)
+        return self.error(
+            "E0206", f"`{named.text}` must be in {text}, got {' '.join(bound.expr.span.text.split())}", bound.expr.span
+        )
 
     def _domain(self, bound: Bound) -> Any:
         match bound.expr:
@@ -228,7 +241,9 @@ class Resolution:
         if isinstance(expr, tree.Ref) and len(expr.parts) == 1:
             name = expr.parts[0].text
             field = self.frame.infos.get(name)
-            if self._value_named(name, scope) is None and (field is None or bool(field.slot) or ("field", name) in scope.hidden):
+            if self._value_named(name, scope) is None and (
+                field is None or bool(field.slot) or ("field", name) in scope.hidden
+            ):
                 return Word(name)
         return self.evaluator.value(expr, scope)
 
@@ -236,7 +251,9 @@ class Resolution:
     def _read_far(self, ref: tree.Ref, scope: Scope) -> Any:
         head = ref.parts[0].text
         if head == "cost" and self.find(head, scope) is None:
-            return self.error("E0504", "costs are known only after the model: `cost.` may be asked in a `check`", ref.span)
+            return self.error(
+                "E0504", "costs are known only after the model: `cost.` may be asked in a `check`", ref.span
+            )
         if head in scope.unit.imports:
             unit = scope.unit.imports[head]
             if unit is None:
@@ -273,12 +290,21 @@ class Resolution:
             if isinstance(found, Failed):
                 return FAILED
             drawers = self.drawers_of(head.text, scope)
-            return self.error("E0118", f"no drawer fills `{head.text}` in every layer", head.span, f"its drawers: {listed(drawers)}" if drawers else None)
+            return self.error(
+                "E0118",
+                f"no drawer fills `{head.text}` in every layer",
+                head.span,
+                f"its drawers: {listed(drawers)}" if drawers else None,
+            )
         if self.lost(head.text):
             return FAILED
         if named is not None or info is not None:
             return self.error("E0118", f"`{head.text}` is a value: it has no parts", head.span)
-        names = (*(n for n, v in self.names.items() if v.what == "drawer"), *(n for n, i in self.frame.infos.items() if i.slot), *scope.unit.imports)
+        names = (
+            *(n for n, v in self.names.items() if v.what == "drawer"),
+            *(n for n, i in self.frame.infos.items() if i.slot),
+            *scope.unit.imports,
+        )
         return self.error("E0118", f"there is nothing called `{head.text}`", head.span, did_you_mean(head.text, names))
 
     def frame_of(self, named: Named) -> Frame | Failed:
@@ -296,7 +322,11 @@ class Resolution:
             return FAILED
         if name.text in unit.models:
             return self.error("E0118", f"`{ref.text}` is a model; only `extends` takes a model", ref.span)
-        message = f"`{ref.text}` names nothing that can stand here" if name.text in unit.names else f"`{unit.source.name}` has no `{name.text}`"
+        message = (
+            f"`{ref.text}` names nothing that can stand here"
+            if name.text in unit.names
+            else f"`{unit.source.name}` has no `{name.text}`"
+        )
         return self.error("E0118", message, ref.span, did_you_mean(name.text, unit.names))
 
     def _unknown(self, ref: tree.Ref, scope: Scope, info: FieldInfo | None) -> Failed:
@@ -306,7 +336,9 @@ class Resolution:
         known = (*self.value_names(scope), *(n for n, i in self.frame.infos.items() if not i.slot))
         help = did_you_mean(name, known)
         if ("model", name) in scope.hidden or ("field", name) in scope.hidden:
-            return self.error("E0118", f"`{name}` is not defined outside its own definition", ref.span, "a name never means itself")
+            return self.error(
+                "E0118", f"`{name}` is not defined outside its own definition", ref.span, "a name never means itself"
+            )
         if info is not None and info.words and (help is None or did_you_mean(name, map(str, info.words))):
             self.sink.add(unknown_word(info, name, ref.span).diagnostic)
             return FAILED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from archc.diagnostics import Diagnostic, Related, Span
@@ -18,6 +18,8 @@ MAX_LAYERS = 100_000
 
 Entry = Frame | Failed | None
 """What a layer holds in one slot."""
+Column = Sequence[Entry] | Failed
+"""What all layers hold in one slot."""
 
 
 class Schedules:
@@ -28,7 +30,7 @@ class Schedules:
         self.layers = layers
         self._frames: dict[int, Entry] = {}
 
-    def slot(self, slot: str) -> list[Entry] | Failed:
+    def slot(self, slot: str) -> Column:
         """The drawer of each layer in a slot; FAILED after an error."""
         r = self.r
         info = r.frame.infos[slot]
@@ -47,22 +49,34 @@ class Schedules:
         if drawers:
             if not r.frame.recipe.broken and slot not in r.frame.recipe.excused:
                 names = listed([d.text for d in drawers])
-                r.error("E0309", f"{slot} has {len(drawers)} drawers and no schedule: {names}", drawers[0].name.span, f"add `schedule {{ {slot} = [...] }}`")
+                r.error(
+                    "E0309",
+                    f"{slot} has {len(drawers)} drawers and no schedule: {names}",
+                    drawers[0].name.span,
+                    f"add `schedule {{ {slot} = [...] }}`",
+                )
             return FAILED
         if not info.has_default:
             if not r.frame.recipe.broken and slot not in r.frame.recipe.excused:
-                r.error("E0201", f"`{r.frame.recipe.label}` needs `{slot}`", r.frame.recipe.at, f"write `{slot} = KIND {{ ... }}`, or `{slot} = none`")
+                r.error(
+                    "E0201",
+                    f"`{r.frame.recipe.label}` needs `{slot}`",
+                    r.frame.recipe.at,
+                    f"write `{slot} = KIND {{ ... }}`, or `{slot} = none`",
+                )
             return FAILED
         return FAILED if self.layers is FAILED else [None] * self.layers
 
-    def _scheduled(self, slot: str, bound: Bound) -> list[Entry] | Failed:
+    def _scheduled(self, slot: str, bound: Bound) -> Column:
         expr = bound.expr
         items = expr.items if isinstance(expr, tree.List) else (expr,)
         placements = [i for i in items if isinstance(i, tree.Placed)]
         if placements and len(placements) < len(items):
             other = next(i for i in items if not isinstance(i, tree.Placed))
             return self._error("E0302", "a schedule is a sequence or placements (`at`), not both", other.span)
-        if isinstance(expr, tree.Ref | tree.Amend | tree.Constant) and not (isinstance(expr, tree.Constant) and expr.value is not None):
+        if isinstance(expr, tree.Ref | tree.Amend | tree.Constant) and not (
+            isinstance(expr, tree.Constant) and expr.value is not None
+        ):
             entry = self._entry(expr, bound.scope, slot)
             return FAILED if isinstance(entry, Failed) or self.layers is FAILED else [entry] * self.layers
         if placements:
@@ -70,7 +84,7 @@ class Schedules:
         return self._sequence(slot, bound, items)
 
     # --- sequences -------------------------------------------------------------------------------
-    def _sequence(self, slot: str, bound: Bound, items: tuple[tree.Expr, ...]) -> list[Entry] | Failed:
+    def _sequence(self, slot: str, bound: Bound, items: tuple[tree.Expr, ...]) -> Column:
         rests = [i for i in items if _is_rest(i)]
         if len(rests) > 1:
             return self._error("E0308", "a schedule has one `rest`", rests[1].span)
@@ -90,7 +104,9 @@ class Schedules:
                 return self._length_error(slot, bound, total, layers)
             if size == 0 or left % size:
                 return self._error(
-                    "E0308", f"{left} layers are left for `rest`, which is not a multiple of the {size} in `{_brief(_repeated(rests[0]))}`", rests[0].span
+                    "E0308",
+                    f"{left} layers are left for `rest`, which is not a multiple of the {size} in `{_brief(_repeated(rests[0]))}`",
+                    rests[0].span,
                 )
             times = left // size
         elif total != layers:
@@ -105,10 +121,20 @@ class Schedules:
 
     def _length_error(self, slot: str, bound: Bound, total: int, layers: int) -> Failed:
         if total < layers:
-            message, help = f"{slot} covers {total} of {layers} layers", f"{layers - total} more are needed; `NAME * rest` fills what is left"
+            message, help = (
+                f"{slot} covers {total} of {layers} layers",
+                f"{layers - total} more are needed; `NAME * rest` fills what is left",
+            )
         else:
-            message, help = f"{slot} covers {total:_} layers, but the model has {layers}", f"{total - layers:_} too many"
-        related = tuple(Related(span=d.history[0], message="layers") for d in (self.r.frame.recipe.fields.get("layers"),) if d and d.history)
+            message, help = (
+                f"{slot} covers {total:_} layers, but the model has {layers}",
+                f"{total - layers:_} too many",
+            )
+        related = tuple(
+            Related(span=d.history[0], message="layers")
+            for d in (self.r.frame.recipe.fields.get("layers"),)
+            if d and d.history
+        )
         self.r.sink.add(Diagnostic(code="E0301", message=message, span=bound.expr.span, help=help, related=related))
         return FAILED
 
@@ -124,7 +150,12 @@ class Schedules:
                 if _is_rest(item):
                     return self._error("E0308", "`rest` stands directly in the list of a schedule", right.span)
                 if isinstance(left, tree.Number):
-                    return self._error("E0307", "a repeat is written `NAME * COUNT`", item.span, f"write `{_brief(right)} * {_brief(left)}`")
+                    return self._error(
+                        "E0307",
+                        "a repeat is written `NAME * COUNT`",
+                        item.span,
+                        f"write `{_brief(right)} * {_brief(left)}`",
+                    )
                 size = self._length(left, scope)
                 times = self.r.evaluator.whole(right, scope)
                 if size is FAILED or times is FAILED:
@@ -133,11 +164,18 @@ class Schedules:
                     return self._error("E0311", f"a repeat count is at least 0, not {times}", right.span)
                 return size * times
             case tree.Binary(op=op):
-                return self._error("E0307", f"`{op}` has no meaning between drawers", item.span, "a count is written in parentheses: `NAME * (n - 1)`")
+                return self._error(
+                    "E0307",
+                    f"`{op}` has no meaning between drawers",
+                    item.span,
+                    "a count is written in parentheses: `NAME * (n - 1)`",
+                )
             case tree.Placed():
                 return self._error("E0302", "`at` stands directly in the list of a schedule", item.span)
             case tree.List():
-                return self._error("E0307", "a list inside a schedule", item.span, "group with parentheses: `(a, b) * 2`")
+                return self._error(
+                    "E0307", "a list inside a schedule", item.span, "group with parentheses: `(a, b) * 2`"
+                )
         return self._error("E0307", f"a schedule holds names of drawers, not `{_brief(item)}`", item.span)
 
     def _names(self, item: tree.Expr, scope: Scope, slot: str) -> None:
@@ -175,7 +213,7 @@ class Schedules:
         return self._frames[id(expr)]
 
     # --- placements ------------------------------------------------------------------------------
-    def _placed(self, slot: str, bound: Bound, placements: list[tree.Placed]) -> list[Entry] | Failed:
+    def _placed(self, slot: str, bound: Bound, placements: list[tree.Placed]) -> Column:
         holders: dict[int, tuple[Entry, Span]] = {}
         sound = True
         for placement in placements:
@@ -188,7 +226,14 @@ class Schedules:
                 for index in () if indices is FAILED else indices:
                     if index in holders:
                         first = Related(span=holders[index][1], message="first placed here")
-                        self.r.sink.add(Diagnostic(code="E0303", message=f"layer {index} of {slot} is placed twice", span=place.span, related=(first,)))
+                        self.r.sink.add(
+                            Diagnostic(
+                                code="E0303",
+                                message=f"layer {index} of {slot} is placed twice",
+                                span=place.span,
+                                related=(first,),
+                            )
+                        )
                         sound = False
                         break
                     holders[index] = (entry, place.span)
@@ -196,7 +241,12 @@ class Schedules:
             return FAILED
         gaps = [i for i in range(self.layers) if i not in holders]
         if gaps and not self.r.frame.infos[slot].has_default:
-            return self._error("E0304", f"no {slot} drawer is placed at {_layers(gaps)}", bound.expr.span, f"place one there, or `none at {_spans(gaps)}`")
+            return self._error(
+                "E0304",
+                f"no {slot} drawer is placed at {_layers(gaps)}",
+                bound.expr.span,
+                f"place one there, or `none at {_spans(gaps)}`",
+            )
         return [holders[i][0] if i in holders else None for i in range(self.layers)]
 
     def _indices(self, place: tree.Expr, scope: Scope) -> Any:
@@ -213,7 +263,9 @@ class Schedules:
             return FAILED
         for index in (found[0], found[-1]):
             if not 0 <= index <= last:
-                return self._error("E0305", f"there is no layer {index}: the model has {self.layers}, 0 to {last}", place.span)
+                return self._error(
+                    "E0305", f"there is no layer {index}: the model has {self.layers}, 0 to {last}", place.span
+                )
         return found
 
     def _error(self, code: str, message: str, span: Span, help: str | None = None) -> Failed:
@@ -221,7 +273,12 @@ class Schedules:
 
 
 def _is_rest(item: tree.Expr) -> bool:
-    return isinstance(item, tree.Binary) and item.op == "*" and isinstance(item.right, tree.Ref) and item.right.text == "rest"
+    return (
+        isinstance(item, tree.Binary)
+        and item.op == "*"
+        and isinstance(item.right, tree.Ref)
+        and item.right.text == "rest"
+    )
 
 
 def _repeated(item: tree.Expr) -> tree.Expr:

@@ -41,12 +41,20 @@ def _values(r: Resolution, statement: tree.Assign, scope: Scope) -> tuple[Any, .
     if named is None or named.what != "param":
         if not r.lost(path.text):
             params = param_names(r, scope)
-            help = did_you_mean(path.text, params) or (f"params: {listed(params)}" if params else f"declare it: `param {path.text} = ... in [...]`")
+            help = did_you_mean(path.text, params) or (
+                f"params: {listed(params)}" if params else f"declare it: `param {path.text} = ... in [...]`"
+            )
             _error(r, "E0118", f"there is no param `{path.text}` to sweep", path.span, help)
         return None
     items = statement.value.items if isinstance(statement.value, tree.List) else (statement.value,)
     if not isinstance(statement.value, tree.List | tree.Range):
-        _error(r, "E0202", "a sweep gives a list or a range of values", statement.value.span, f"write `{path.text} = [...]`")
+        _error(
+            r,
+            "E0202",
+            "a sweep gives a list or a range of values",
+            statement.value.span,
+            f"write `{path.text} = [...]`",
+        )
         return None
     found = [v for item in items for v in _item(r, named, item, scope, statement.span)]
     return None if any(v is FAILED for v in found) else tuple(in_words(v) for v in found)

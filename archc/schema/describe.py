@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -94,7 +94,7 @@ class FieldInfo:
         return not (self.has_default or self.inherit or self.kind)
 
 
-@lru_cache(maxsize=None)
+@cache
 def describe(cls: type[BaseModel]) -> dict[str, FieldInfo]:
     """The fields of a drawer class by name, in the order of its schema. Raises `SchemaError` for a type the language cannot express."""
     return {name: _describe(cls, name, info) for name, info in cls.model_fields.items()}
