@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-triton: Any = None
-tl: Any = None
-with contextlib.suppress(ImportError):
-    triton = importlib.import_module("triton")
-    tl = importlib.import_module("triton.language")
+if TYPE_CHECKING:
+    import triton.knobs
+    import triton.language as tl
+else:
+    triton = tl = None
+    with contextlib.suppress(ImportError):
+        triton = importlib.import_module("triton")
+        tl = importlib.import_module("triton.language")
 
 # Read where the kernels are decorated: Triton decides there between compiling and interpreting them.
 INTERPRETED: bool = triton is not None and bool(triton.knobs.runtime.interpret)
+
+# Multiply-adds round once: the default of Triton up to 3.9, and no longer of 3.10, so it is said at every launch.
+FUSED_MULTIPLY_ADD = {"enable_fp_fusion": True}
 
 # Two generated packages may live in one process, each with its own copy of these files; operator names are global.
 NAMESPACE = re.sub(r"[^0-9A-Za-z_]", lambda c: f"u{ord(c[0]):x}", (__package__ or "archc_kernels").replace(".", "__"))

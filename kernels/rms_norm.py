@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import use_triton
-from .library import as_rows, jit, next_power_of_2, on_device, operator, processors, tl
+from .library import FUSED_MULTIPLY_ADD, as_rows, jit, next_power_of_2, on_device, operator, processors, tl
 
 if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
@@ -62,10 +62,8 @@ def _forward_kernel(
 
     values = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
     scale = tl.rsqrt(tl.sum(values * values, axis=1) * (1.0 / D) + eps)
-    values = values * scale[:, None]
-    if weight is not None:
-        values = values * tl.load(weight + col, mask=col < D, other=0.0).to(tl.float32)[None, :]
-    tl.store(out + packed, values.to(out.dtype.element_ty), mask=mask)
+    gain = 1.0 if weight is None else tl.load(weight + col, mask=col < D, other=0.0).to(tl.float32)[None, :]
+    tl.store(out + packed, (values * scale[:, None] * gain).to(out.dtype.element_ty), mask=mask)
     tl.store(rstd + row, scale, mask=row_mask)
 
 
@@ -88,10 +86,8 @@ def _backward_kernel(
 ):
     """dx [rows, D], and each program's share of dweight, partial [programs, D] (none if None)."""
     col = tl.arange(0, BLOCK_D)
-    if weight is not None:
-        gain = tl.load(weight + col, mask=col < D, other=0.0).to(tl.float32)[None, :]
-    if partial is not None:
-        share = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
+    gain = 1.0 if weight is None else tl.load(weight + col, mask=col < D, other=0.0).to(tl.float32)[None, :]
+    share = tl.zeros([BLOCK_ROWS, BLOCK_D], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
         row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         row_mask = row < rows
@@ -108,10 +104,9 @@ def _backward_kernel(
         upstream = tl.load(grad + grad_place, mask=mask, other=0.0).to(tl.float32)
         if partial is not None:
             share += upstream * unit
-        if weight is not None:
-            upstream = upstream * gain
-        along = tl.sum(upstream * unit, axis=1) * (1.0 / D)
-        tl.store(dx + packed, (scale * (upstream - unit * along[:, None])).to(dx.dtype.element_ty), mask=mask)
+        upstream = upstream * gain
+        along = tl.sum(upstream * unit, axis=1, keep_dims=True) * (1.0 / D)
+        tl.store(dx + packed, (scale * (upstream - unit * along)).to(dx.dtype.element_ty), mask=mask)
     if partial is not None:
         tl.store(partial + tl.program_id(0) * D + col, tl.sum(share, axis=0), mask=col < D)
 
@@ -120,7 +115,7 @@ def tile(width: int) -> dict[str, int]:
     """The tile of a program over rows of this width: whole rows, 16 elements a thread where a row allows it."""
     block = next_power_of_2(width)
     rows = max(1, 2048 // block)
-    return {"BLOCK_ROWS": rows, "BLOCK_D": block, "num_warps": min(16, max(4, block // 512))}
+    return {"BLOCK_ROWS": rows, "BLOCK_D": block, "num_warps": min(16, max(4, block // 512)), **FUSED_MULTIPLY_ADD}
 
 
 @operator

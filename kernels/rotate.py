@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .dispatch import use_triton
-from .library import jit, next_power_of_2, on_device, operator, tl
+from .library import FUSED_MULTIPLY_ADD, jit, next_power_of_2, on_device, operator, tl
 
 Pairs = Literal["half", "interleaved"]
 End = Literal["first", "last"]
@@ -53,7 +53,9 @@ def reference(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "f
 
 def _check(x: Tensor, angles: Tensor, pairs: str, end: str) -> None:
     if pairs not in ("half", "interleaved") or end not in ("first", "last"):
-        raise ValueError(f"rotate knows pairs 'half' and 'interleaved', ends 'first' and 'last', not {pairs!r}, {end!r}")
+        raise ValueError(
+            f"rotate knows pairs 'half' and 'interleaved', ends 'first' and 'last', not {pairs!r}, {end!r}"
+        )
     fits = x.dim() in (3, 4) and angles.dim() == 4 and angles.shape[-1] == 2 and 2 * angles.shape[2] <= x.shape[-1]
     if not fits or angles.shape[1] != x.shape[1] or angles.shape[0] not in (1, x.shape[0]):
         raise ValueError(f"angles {list(angles.shape)} do not fit x {list(x.shape)}: [B or 1, S, R / 2, 2] with R <= D")
@@ -71,8 +73,9 @@ def _kernel(
     HEADS: tl.constexpr,
     WIDTH: tl.constexpr,
     ROTATED: tl.constexpr,
+    ROTATED_AT: tl.constexpr,
+    PASSED_AT: tl.constexpr,
     HALF: tl.constexpr,
-    LAST: tl.constexpr,
     INVERSE: tl.constexpr,
     X_PACKED: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -80,8 +83,6 @@ def _kernel(
     BLOCK_PASSED: tl.constexpr,
 ):
     """out [rows, WIDTH], a row per token and head, a tile of rows per program."""
-    first_rotated: tl.constexpr = WIDTH - ROTATED if LAST else 0
-    first_passed: tl.constexpr = 0 if LAST else ROTATED
     block_pairs: tl.constexpr = BLOCK_ROTATED // 2
 
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -101,35 +102,38 @@ def _kernel(
     if INVERSE:
         sin = -sin
     if HALF:
-        pair = tl.arange(0, block_pairs)[None, :] + first_rotated
+        pair = tl.arange(0, block_pairs)[None, :] + ROTATED_AT
         pair_mask = row_mask
         if BLOCK_ROTATED != ROTATED:
-            pair_mask = row_mask & (pair < first_rotated + ROTATED // 2)
+            pair_mask = row_mask & (pair < ROTATED_AT + ROTATED // 2)
         a = tl.load(x + place + pair, mask=pair_mask, other=0.0).to(tl.float32)
         b = tl.load(x + place + pair + ROTATED // 2, mask=pair_mask, other=0.0).to(tl.float32)
         tl.store(out + packed + pair, (a * cos - b * sin).to(out.dtype.element_ty), mask=pair_mask)
         tl.store(out + packed + pair + ROTATED // 2, (b * cos + a * sin).to(out.dtype.element_ty), mask=pair_mask)
     else:
-        both = tl.load(x + place + first_rotated + col, mask=mask, other=0.0).to(tl.float32)
+        both = tl.load(x + place + ROTATED_AT + col, mask=mask, other=0.0).to(tl.float32)
         a, b = tl.split(tl.reshape(both, [BLOCK_ROWS, block_pairs, 2]))
         turned = tl.reshape(tl.join(a * cos - b * sin, b * cos + a * sin), [BLOCK_ROWS, BLOCK_ROTATED])
-        tl.store(out + packed + first_rotated + col, turned.to(out.dtype.element_ty), mask=mask)
+        tl.store(out + packed + ROTATED_AT + col, turned.to(out.dtype.element_ty), mask=mask)
     if ROTATED != WIDTH:
         rest = tl.arange(0, BLOCK_PASSED)[None, :]
         rest_mask = row_mask
         if BLOCK_PASSED != WIDTH - ROTATED:
             rest_mask = row_mask & (rest < WIDTH - ROTATED)
-        kept = tl.load(x + place + first_passed + rest, mask=rest_mask)
-        tl.store(out + packed + first_passed + rest, kept, mask=rest_mask)
+        kept = tl.load(x + place + PASSED_AT + rest, mask=rest_mask)
+        tl.store(out + packed + PASSED_AT + rest, kept, mask=rest_mask)
 
 
 def tile(width: int, rotated: int) -> dict[str, int]:
-    """The tile of a program over heads of this width: whole rows, about 2048 elements."""
-    block_rotated = max(2, next_power_of_2(rotated))
-    block_passed = next_power_of_2(max(1, width - rotated))
-    rows = max(1, 2048 // next_power_of_2(width))
-    warps = min(16, max(4, next_power_of_2(width) // 512))
-    return {"BLOCK_ROWS": rows, "BLOCK_ROTATED": block_rotated, "BLOCK_PASSED": block_passed, "num_warps": warps}
+    """The tile of a program over heads of this width: whole rows, 2048 channels or 1024 rotated ones, as many as is more."""
+    block, block_rotated = next_power_of_2(width), max(2, next_power_of_2(rotated))
+    return {
+        "BLOCK_ROWS": max(1, 2048 // block, min(16, 1024 // block_rotated)),
+        "BLOCK_ROTATED": block_rotated,
+        "BLOCK_PASSED": next_power_of_2(max(1, width - rotated)),
+        "num_warps": min(16, max(4, block // 512)),
+        **FUSED_MULTIPLY_ADD,
+    }
 
 
 @operator
@@ -153,8 +157,9 @@ def rotate_channels(x: Tensor, angles: Tensor, pairs: str, end: str, inverse: bo
                 HEADS=heads,
                 WIDTH=width,
                 ROTATED=rotated,
+                ROTATED_AT=width - rotated if end == "last" else 0,
+                PASSED_AT=0 if end == "last" else rotated,
                 HALF=pairs == "half",
-                LAST=end == "last",
                 INVERSE=inverse,
                 X_PACKED=flat.is_contiguous(),
                 **block,
@@ -168,7 +173,7 @@ def _(x: Tensor, angles: Tensor, pairs: str, end: str, inverse: bool) -> Tensor:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, angles, ctx.pairs, ctx.end, ctx.inverse = inputs
+    _, angles, ctx.pairs, ctx.end, ctx.inverse = inputs
     ctx.save_for_backward(angles)
 
 

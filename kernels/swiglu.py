@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .dispatch import use_triton
-from .library import as_rows, jit, largest_power_of_2_in, next_power_of_2, on_device, operator, tl
+from .library import FUSED_MULTIPLY_ADD, as_rows, jit, largest_power_of_2_in, next_power_of_2, on_device, operator, tl
 
 
 def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None) -> Tensor:
@@ -21,7 +21,9 @@ def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None) -> Tensor:
     With a limit, gate is first cut to at most limit and up to [-limit, limit]; no gradient passes where a value was cut.
     """
     if gate.shape != up.shape or gate.dtype != up.dtype:
-        raise ValueError(f"swiglu needs equal operands, not {gate.dtype} {list(gate.shape)} and {up.dtype} {list(up.shape)}")
+        raise ValueError(
+            f"swiglu needs equal operands, not {gate.dtype} {list(gate.shape)} and {up.dtype} {list(up.shape)}"
+        )
     if use_triton(gate, up):
         return swiglu_forward(gate, up, limit)
     return reference(gate, up, limit=limit)
@@ -123,7 +125,7 @@ def tile(width: int) -> dict[str, int]:
     cols = min(2048, largest_power_of_2_in(width))
     if cols < 128:
         cols = min(1024, next_power_of_2(width))
-    return {"BLOCK_ROWS": 2048 // cols, "BLOCK_COLS": cols, "num_warps": 4}
+    return {"BLOCK_ROWS": 2048 // cols, "BLOCK_COLS": cols, "num_warps": 4, **FUSED_MULTIPLY_ADD}
 
 
 def _grid(rows: int, width: int, block: dict[str, int]) -> tuple[int]:

@@ -38,7 +38,9 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
         ("equal", lambda x, y: (x == y).to(x.dtype)),
     ],
 )
-def test_arithmetic_is_that_of_the_format(interpreted: Worker, operation: str, expected: Any, dtype: torch.dtype) -> None:
+def test_arithmetic_is_that_of_the_format(
+    interpreted: Worker, operation: str, expected: Any, dtype: torch.dtype
+) -> None:
     x, y = normal(256, seed=1).to(dtype), normal(256, seed=2).to(dtype)
     y[::7] = x[::7]
     assert torch.equal(interpreted(probes.arithmetic, operation, x, y), expected(x, y))
@@ -101,7 +103,9 @@ def test_bits_can_be_reinterpreted(interpreted: Worker) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn])
 @pytest.mark.parametrize("other", [None, 1.5])
-def test_masked_loads_fill_and_masked_stores_leave(interpreted: Worker, dtype: torch.dtype, other: float | None) -> None:
+def test_masked_loads_fill_and_masked_stores_leave(
+    interpreted: Worker, dtype: torch.dtype, other: float | None
+) -> None:
     x = normal(16).to(dtype)
     got = interpreted(probes.masked, x, 5, other).float()
     assert torch.equal(got[:5], x[:5].float())
@@ -109,7 +113,9 @@ def test_masked_loads_fill_and_masked_stores_leave(interpreted: Worker, dtype: t
     assert got[6:].eq(-1).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn, torch.float8_e5m2]
+)
 def test_dot_multiplies_values(interpreted: Worker, dtype: torch.dtype) -> None:
     a, b = normal(16, 32, seed=1).to(dtype), normal(32, 16, seed=2).to(dtype)
     expected = (a.double() @ b.double()).float()
@@ -139,7 +145,9 @@ def test_dot_of_block_scaled_fp8(interpreted: Worker) -> None:
     got = interpreted(probes.dot_scaled, a, a_scale, b, b_scale)
     torch.testing.assert_close(got, (left @ right).float(), rtol=1e-5, atol=1e-3)
     # The repairs are in force again after it.
-    assert interpreted(probes.arithmetic, "add", torch.ones(4).bfloat16(), torch.ones(4).bfloat16()).tolist() == [2.0] * 4
+    assert (
+        interpreted(probes.arithmetic, "add", torch.ones(4).bfloat16(), torch.ones(4).bfloat16()).tolist() == [2.0] * 4
+    )
 
 
 @pytest.mark.parametrize("scale", [2.5, 1e-6, 0.1])

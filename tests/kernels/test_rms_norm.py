@@ -71,7 +71,9 @@ def test_kernels_are_near_float64(
     shape = (batch, count, width)
     x = layouts.random(shape, seed=seed, dtype=dtype, layout=layout)
     upstream = layouts.random(shape, seed=seed + 1, dtype=dtype, layout=upstream_layout)
-    weight = None if weight_dtype is None else layouts.random((width,), seed=seed + 2, dtype=weight_dtype, layout=layout)
+    weight = (
+        None if weight_dtype is None else layouts.random((width,), seed=seed + 2, dtype=weight_dtype, layout=layout)
+    )
     check(interpreted(value_and_gradients, rms_norm, (x, weight), upstream, eps=eps), x, weight, upstream, eps)
     check(value_and_gradients(reference, (x, weight), upstream, eps=eps), x, weight, upstream, eps)
 

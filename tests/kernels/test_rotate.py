@@ -91,7 +91,9 @@ def test_kernel_is_near_float64(
     how = {"pairs": pairs, "end": end, "inverse": inverse}
     got = interpreted(_value_and_gradient, x, angles, upstream, **how)
     check(got, x, angles, upstream, pairs, end, inverse)
-    check(value_and_gradients(_reference, (x,), upstream, angles=angles, **how), x, angles, upstream, pairs, end, inverse)
+    check(
+        value_and_gradients(_reference, (x,), upstream, angles=angles, **how), x, angles, upstream, pairs, end, inverse
+    )
 
 
 def _value_and_gradient(x: Tensor, angles: Tensor, upstream: Tensor, **how: str | bool) -> list[Tensor | None]:

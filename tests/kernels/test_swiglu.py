@@ -94,6 +94,7 @@ def test_gradients_pass_at_the_limit_and_not_beyond(run: str, interpreted: Worke
         _, dgate, dup = interpreted(value_and_gradients, swiglu, (gate, up), upstream, limit=2.0)
     else:
         _, dgate, dup = value_and_gradients(reference, (gate, up), upstream, limit=2.0)
+    assert dgate is not None and dup is not None
     assert dgate.ne(0).tolist() == [True, False, True, True, True, True, True]
     assert dup.ne(0).tolist() == [True, True, True, True, False, True, False]
 

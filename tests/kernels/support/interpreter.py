@@ -52,7 +52,8 @@ BITS = {1: np.dtype(np.uint8), 2: np.dtype(np.uint16)}
 
 _shipped_dtype = interpreter._get_np_dtype
 _shipped_convert_argument = interpreter._implicit_cvt
-_shipped_sum = interpreter.ReduceOps.sum
+_Reduce: Any = interpreter.ReduceOps
+_shipped_sum = _Reduce.sum
 _Builder: Any = interpreter.InterpreterBuilder
 _shipped = {
     name: getattr(_Builder, name) for name in ("cast_impl", "create_fp_to_fp", "create_atomic_rmw", "create_dot_scaled")
@@ -63,7 +64,7 @@ def repair() -> None:
     """None; the interpreter of this process is repaired. Repeating it changes nothing."""
     interpreter._get_np_dtype = numpy_dtype
     interpreter._implicit_cvt = convert_argument
-    interpreter.ReduceOps.sum = _sum
+    _Reduce.sum = _sum
     for name, method in _METHODS.items():
         setattr(_Builder, name, method)
     _repair_libdevice()
@@ -175,7 +176,9 @@ def _dot(_builder: Any, a: Any, b: Any, c: Any, precision: Any, _imprecise: Any)
     return Handle(product.astype(c.data.dtype), c.dtype.scalar)
 
 
-def _dot_scaled(builder: Any, a: Any, a_scale: Any, a_format: Any, b: Any, b_scale: Any, b_format: Any, *rest: Any) -> Any:
+def _dot_scaled(
+    builder: Any, a: Any, a_scale: Any, a_format: Any, b: Any, b_scale: Any, b_format: Any, *rest: Any
+) -> Any:
     """The shipped dot of block-scaled operands, which is right, given the bit patterns it expects."""
     bits = [None if t is None else Handle(_bits(t.data), t.dtype) for t in (a, a_scale, b, b_scale)]
     interpreter._get_np_dtype = _shipped_dtype
@@ -244,7 +247,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[..., Any]:
     def body(*operands: Any, _semantic: Any = None) -> Any:
         tensors = [t if isinstance(t, tl.tensor) else convert_argument(float(t)) for t in operands]
         data = function(*(_widened(t.handle.data) for t in tensors))
-        like = max(tensors, key=lambda t: t.handle.data.size)
+        like: Any = max(tensors, key=lambda t: t.handle.data.size)
         kept = Handle(np.asarray(data).astype(like.handle.data.dtype), like.handle.dtype)
         return tl.tensor(kept, like.type)
 

@@ -22,7 +22,9 @@ widths = st.sampled_from((1, 2, 3, 8, 17, 32, 36, 64, 100, 128, 192, 320, 576))
 counts = st.integers(0, 19)
 
 
-def random(shape: Sequence[int], *, seed: int, dtype: torch.dtype, layout: str = "contiguous", scale: float = 1.0) -> Tensor:
+def random(
+    shape: Sequence[int], *, seed: int, dtype: torch.dtype, layout: str = "contiguous", scale: float = 1.0
+) -> Tensor:
     """A normal random tensor of this shape and dtype, laid out in memory as named."""
     generator = torch.Generator().manual_seed(seed)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
+
+from kernels.library import jit
 
 TRITON = {
     torch.float32: tl.float32,
@@ -20,7 +21,7 @@ TRITON = {
 }
 
 
-@triton.jit
+@jit
 def _arithmetic_kernel(x, y, out, N: tl.constexpr, OPERATION: tl.constexpr):
     at = tl.arange(0, N)
     a = tl.load(x + at)
@@ -49,7 +50,8 @@ def _arithmetic_kernel(x, y, out, N: tl.constexpr, OPERATION: tl.constexpr):
         c = tl.where(a < b, a, b)
     elif OPERATION == "less":
         c = (a < b).to(out.dtype.element_ty)
-    elif OPERATION == "equal":
+    else:
+        tl.static_assert(OPERATION == "equal")
         c = (a == b).to(out.dtype.element_ty)
     tl.store(out + at, c)
 
@@ -61,7 +63,7 @@ def arithmetic(operation: str, x: Tensor, y: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _reduce_kernel(x, out, ROWS: tl.constexpr, COLS: tl.constexpr, OPERATION: tl.constexpr):
     values = tl.load(x + tl.arange(0, ROWS)[:, None] * COLS + tl.arange(0, COLS)[None, :])
     if OPERATION == "sum":
@@ -80,7 +82,7 @@ def reduce(operation: str, x: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _cast_kernel(x, out, N: tl.constexpr, MIDDLE: tl.constexpr):
     at = tl.arange(0, N)
     tl.store(out + at, tl.load(x + at).to(MIDDLE).to(out.dtype.element_ty))
@@ -93,7 +95,7 @@ def cast(x: Tensor, dtype: torch.dtype, back_to: torch.dtype) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _bitcast_kernel(x, out, N: tl.constexpr):
     at = tl.arange(0, N)
     tl.store(out + at, tl.load(x + at).to(out.dtype.element_ty, bitcast=True))
@@ -106,7 +108,7 @@ def bitcast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _masked_kernel(x, out, count, N: tl.constexpr, OTHER: tl.constexpr):
     at = tl.arange(0, N)
     if OTHER is None:
@@ -123,7 +125,7 @@ def masked(x: Tensor, count: int, other: float | None) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _dot_kernel(a, b, out, M: tl.constexpr, K: tl.constexpr, N: tl.constexpr, PRECISION: tl.constexpr):
     m = tl.arange(0, M)[:, None]
     n = tl.arange(0, N)[None, :]
@@ -139,7 +141,7 @@ def dot(a: Tensor, b: Tensor, precision: str = "ieee") -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _dot_scaled_kernel(a, a_scale, b, b_scale, out, M: tl.constexpr, K: tl.constexpr, N: tl.constexpr):
     m = tl.arange(0, M)[:, None]
     n = tl.arange(0, N)[None, :]
@@ -158,7 +160,7 @@ def dot_scaled(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor) -> Tensor
     return out
 
 
-@triton.jit
+@jit
 def _scalar_kernel(out, scale, N: tl.constexpr):
     at = tl.arange(0, N)
     tl.store(out + at, at.to(tl.float32) * scale.to(tl.float32))
@@ -171,7 +173,7 @@ def scalar(scale: float, n: int) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _libdevice_kernel(x, y, out, N: tl.constexpr, FUNCTION: tl.constexpr):
     at = tl.arange(0, N)
     a = tl.load(x + at)
@@ -188,7 +190,8 @@ def _libdevice_kernel(x, y, out, N: tl.constexpr, FUNCTION: tl.constexpr):
         c = libdevice.round(a)
     elif FUNCTION == "pow":
         c = libdevice.pow(b, a)
-    elif FUNCTION == "copysign":
+    else:
+        tl.static_assert(FUNCTION == "copysign")
         c = libdevice.copysign(b, a)
     tl.store(out + at, c)
 
@@ -200,7 +203,7 @@ def device_function(name: str, x: Tensor, y: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@jit
 def _atomic_kernel(x, bins, out, before, N: tl.constexpr):
     at = tl.arange(0, N)
     old = tl.atomic_add(out + tl.load(bins + at), tl.load(x + at), mask=at < N - 1)
