@@ -1,0 +1,47 @@
+"""W0xxx: lints, warnings about specs that compile."""
+
+from __future__ import annotations
+
+from archc.diagnostics.registry import Code
+
+
+def _model(rest: str, *, context: str = "1Ki") -> str:
+    """A small spec with some more statements."""
+    fields = f"  vocab = 1000, dim = 64, layers = 2, context = {context}\n"
+    return f"arch 1\nmodel tiny {{\n{fields}  attention full = gqa {{ heads = 4 }}\n  ffn = swiglu {{ hidden = 256 }}\n{rest}}}\n"
+
+
+CODES: tuple[Code, ...] = (
+    Code(
+        id="W0001",
+        title="unused drawer",
+        explanation="""\
+No layer uses the drawer and no other drawer is made from it.""",
+        failing=_model("  attention local = full { window = 16 }\n  schedule { attention = full }\n"),
+        fixed=_model("  attention local = full { window = 16 }\n  schedule { attention = [full, local] }\n"),
+    ),
+    Code(
+        id="W0002",
+        title="unused `let`",
+        explanation="""\
+Nothing reads the constant.""",
+        failing=_model("  let head = 16\n"),
+        fixed=_model("  let head = 16\n  full.head_dim = head\n"),
+    ),
+    Code(
+        id="W0003",
+        title="unused `param`",
+        explanation="""\
+Nothing reads the param, so setting it with `-P` or sweeping it changes nothing.""",
+        failing=_model("  param head = 16 in [16, 32]\n"),
+        fixed=_model("  param head = 16 in [16, 32]\n  full.head_dim = head\n"),
+    ),
+    Code(
+        id="W0004",
+        title="decimal context",
+        explanation="""\
+`K` and `M` are decimal: `4K` is 4000. Context lengths are nearly always powers of two: `4Ki` is 4096.""",
+        failing=_model("", context="4K"),
+        fixed=_model("", context="4Ki"),
+    ),
+)
