@@ -160,11 +160,13 @@ class Cost:
 
 # --- ops -----------------------------------------------------------------------------------------
 OPS: dict[str, type[Op]] = {}
+REQUIRED = object()
+"""Marks a field without a default."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Op:
-    """Base of every op: a frozen dataclass whose fields are its attributes.
+    """Base of every op: a frozen record whose annotated fields are its attributes.
 
     Subclasses register themselves under their snake-case name, which is how a drawer calls them: ``g.rms_norm(...)``.
     """
@@ -180,12 +182,36 @@ class Op:
     lowers: ClassVar[bool] = False
     """Wants its float operands in the activation dtype: the dtype pass casts islands back before it."""
 
+    fields: ClassVar[dict[str, Any]] = {}
+    """Attributes by name with their defaults; `REQUIRED` where there is none."""
+
     def __init_subclass__(cls, *, abstract: bool = False, **kw: Any) -> None:
+        # A record by hand: generating fifty dataclasses would cost every command 20 ms.
         super().__init_subclass__(**kw)
-        dataclass(frozen=True, kw_only=True)(cls)
+        own = {name: cls.__dict__.get(name, REQUIRED) for name, hint in cls.__dict__.get("__annotations__", {}).items() if "ClassVar" not in hint}
+        cls.fields = {**cls.fields, **own}
         if not abstract:
             cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
             OPS[cls.kind] = cls
+
+    def __init__(self, **given: Any) -> None:
+        unknown, missing = given.keys() - self.fields.keys(), [n for n, d in self.fields.items() if d is REQUIRED and n not in given]
+        if unknown or missing:
+            what = f"has no field {', '.join(sorted(unknown))}" if unknown else f"needs {', '.join(missing)}"
+            raise TypeError(f"{self.kind} {what}; its fields: {', '.join(self.fields) or 'none'}")
+        self.__dict__.update({**self.fields, **given})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{self.kind} is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((self.kind, *self.__dict__.values()))
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({', '.join(f'{k}={v!r}' for k, v in self.__dict__.items())})"
 
     def params(self, name: str | None, *ins: Type) -> tuple[ParamSpec, ...]:
         """Parameters it declares; they become its last operands."""

@@ -1,0 +1,176 @@
+"""Where a figure comes from: its terms, the numbers in them, and the spec lines that set those numbers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, node_cost
+from archc.cost.report import Report
+from archc.diagnostics import Span
+from archc.graph import Graph, Node, Scope
+from archc.ops import Table, Workload
+from archc.ops.time import cache_bytes
+from archc.schema import Drawer, Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """``count`` equal parts of a figure: ``what`` they are, the ``formula`` of one with its numbers, and their ``total``."""
+
+    what: str
+    count: int
+    formula: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A field that the figure depends on, its value, and where the specs set it, what decided first."""
+
+    drawer: str
+    field: str
+    value: str
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """A figure taken apart."""
+
+    key: str
+    value: Any
+    terms: tuple[Term, ...]
+    sources: tuple[Source, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data; spans as ``file:line:column``."""
+        return {
+            "key": self.key,
+            "value": self.value,
+            "terms": [asdict(t) for t in self.terms],
+            "sources": [
+                {"drawer": s.drawer, "field": s.field, "value": s.value, "spans": [str(x) for x in s.spans]} for s in self.sources
+            ],
+        }
+
+
+def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation:
+    """The figure at ``key`` of a report, taken apart. Raises KeyError with the keys there are."""
+    value = report.value(key)
+    section, _, rest = key.partition(".")
+    component = rest.rpartition(".")[2] if ".by_component." in key else None
+    if section == "params":
+        parts = _params(graph, rest, component)
+    elif section == "flops":
+        parts = _flops(graph, report, rest, component)
+    elif section == "kv_cache":
+        parts = _cache(graph, report, component)
+    else:
+        parts = []
+    scopes = dict.fromkeys(scope for _, scope in parts)
+    return Explanation(key=key, value=value, terms=tuple(t for t, _ in parts), sources=tuple(_sources(model, scopes)))
+
+
+# --- terms ---------------------------------------------------------------------------------------
+_LEFT_OUT = {
+    "active_without_embedding": ("embedding", "mtp"),
+    "active_core": ("embedding", "head", "mtp"),
+    "active": ("mtp",),
+    "total": ("mtp",),
+}
+
+
+def _params(graph: Graph, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
+    groups: dict[tuple, list[Scope]] = {}
+    for scope, name, spec, owner, times in _parameters(graph):
+        if component is not None and owner != component or owner in _LEFT_OUT.get(rest, ()):
+            continue
+        if (rest == "mtp" and owner != "mtp") or spec.buffer != (rest == "buffers"):
+            continue
+        share = spec.share if rest.startswith("active") else (1, 1)
+        groups.setdefault((name, spec.shape, share, times), []).append(scope)
+    out = []
+    for (name, shape, share, times), scopes in groups.items():
+        formula = " x ".join(f"{n:,}" for n in shape) + (f" x {share[0]}/{share[1]}" if share != (1, 1) else "")
+        each = math.prod(shape) * share[0] // share[1]
+        count = times * len(scopes)
+        out.append((Term(what=name, count=count, formula=formula, total=each * count), scopes[0]))
+    return out
+
+
+def _parameters(graph: Graph):
+    """(scope, name with the layer left open, spec, component, times) of every distinct parameter."""
+    for scope, times in _scopes(graph):
+        for value in scope.params:
+            assert value.param is not None
+            name = ".".join((*scope.path(), value.param.name))
+            yield scope, re.sub(r"\.layers\.\d+\.", ".layers.*.", name), value.param, scope.owners[value.param.name], times
+
+
+def _scopes(graph: Graph) -> Iterable[tuple[Scope, int]]:
+    """Every distinct scope with the number of layers that use it."""
+    times = {id(graph.root): 1}
+    for scope in graph.root.scopes():
+        if scope.parent is not None and id(scope) not in times:
+            stack = next((s for s in scope.parent.items if not isinstance(s, Node | Scope) and scope in s.kinds), None)
+            inner = 1 if stack is None else len(stack.indices(stack.kinds.index(scope)))
+            times[id(scope)] = inner * times[id(scope.parent)]
+        yield scope, times[id(scope)]
+
+
+def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
+    shown = report.workload
+    w = Workload(batch=shown.batch, new=shown.seq, past=shown.context - shown.seq, cached=shown.mode != "train")
+    ideal = not rest.startswith("executed")
+    out = []
+    for node, times in graph.walk():
+        cost = node_cost(node, w)
+        ahead = cost.useful if ideal else cost.executed
+        back = 2 * cost.useful if ideal else cost.backward
+        trained = shown.mode == "train" and "forward_per_token" not in rest or rest.endswith("train_per_token")
+        total = times * (ahead + (back if trained else 0))
+        if not total or component is not None and node.component != component:
+            continue
+        shapes = " , ".join(str(v.type) for v in node.ins if v.type.dtype != "none")
+        sizes = f"B = {w.batch}, S = {w.new}, T = {w.total}"
+        what = f"{node.component}: {node.op.kind} {node.name or ''}".rstrip()
+        out.append((Term(what=what, count=times, formula=f"{shapes} -> {node.outs[0].type} with {sizes}", total=total), node.scope))
+    return out
+
+
+def _cache(graph: Graph, report: Report, component: str | None) -> list[tuple[Term, Scope]]:
+    element, context, batch = LAYOUT_BYTES[report.kv_cache.layout], report.workload.context, report.workload.batch
+    out = []
+    for scope, times in _scopes(graph):
+        for name, store in scope.states.items():
+            if component is not None and scope.owners[f"state.{name}"] != component:
+                continue
+            rows = store.rows(context, DEFAULT_REWIND)
+            shape = " x ".join(map(str, store.shape))
+            what = f"{'table' if isinstance(store, Table) else 'ring'} {name}"
+            total = batch * times * cache_bytes(store, max_tokens=context, max_rewind=DEFAULT_REWIND, element=element)
+            out.append((Term(what=what, count=batch * times, formula=f"{rows:,} x {shape} x {element} bytes", total=total), scope))
+    if component is None:
+        out.append((Term(what="lengths of the rows", count=batch, formula=f"{LENGTH_BYTES} bytes", total=batch * LENGTH_BYTES), graph.root))
+    return out
+
+
+# --- spec lines ----------------------------------------------------------------------------------
+def _sources(model: Model, scopes: Iterable[Scope]) -> Iterable[Source]:
+    drawers: dict[int, Drawer] = {id(model): model}
+    for scope in scopes:
+        at: Scope | None = scope
+        while at is not None:
+            if at.drawer is not None:
+                drawers[id(at.drawer)] = at.drawer
+            at = at.parent
+    for drawer in drawers.values():
+        who = "model" if drawer is model else f"{drawer.slot} {drawer.label}"
+        for field, spans in drawer.origin.fields.items():
+            value = getattr(drawer, field, None)
+            if isinstance(value, int | float | str | bool) and spans:
+                yield Source(drawer=who, field=field, value=f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value), spans=tuple(spans))
