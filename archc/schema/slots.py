@@ -93,8 +93,11 @@ class Rope(Drawer):
 
     slot = "rope"
 
-    def build(self, g: Builder, x: Value) -> Value:
-        """x [B, S, H, D] or [B, S, D] with its channels rotated to the tokens' positions."""
+    def build(self, g: Builder, x: Value, *, every: int = 1, inverse: bool = False) -> Value:
+        """x [B, S, H, D] or [B, S, D] with its channels rotated to the tokens' positions, or back from them.
+
+        With ``every`` > 1, x [B, G, D] are entries of groups of so many tokens, rotated to the first token of each.
+        """
         raise NotImplementedError
 
 

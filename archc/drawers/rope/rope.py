@@ -30,5 +30,5 @@ class Rope(RopeSlot):
     def tiny(self) -> dict[str, Any]:
         return {"dim": self.dim and min(self.dim, 16)}
 
-    def build(self, g: Builder, x: Value) -> Value:
-        return g.rotate(x, self.angles(g, x.type.last), pairs=self.pairs, end=self.end)
+    def build(self, g: Builder, x: Value, *, every: int = 1, inverse: bool = False) -> Value:
+        return g.rotate(x, self.angles(g, x.type.last, every), pairs=self.pairs, end=self.end, inverse=inverse)
