@@ -1,0 +1,133 @@
+"""`archc plan`: the schedule of a model, its graph after all passes, and the kernels it will run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archc.cli.options import format_option, spec_argument, spec_options
+
+if TYPE_CHECKING:
+    from archc.graph import Graph, Scope, Stack
+    from archc.schema import Model
+
+
+@click.command()
+@spec_argument
+@spec_options
+@format_option("text", "json")
+def command(
+    spec: str, model: str | None, params: dict[str, str], sets: dict[str, str], drawers: tuple[Path, ...], format: str
+) -> None:
+    """Show the layers of a SPEC, the graph of each distinct one after all passes, and the kernels picked."""
+    from archc.plan import plan
+    from archc.resolve import load
+
+    resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
+    graph = plan(resolved)
+    facts = {"model": resolved.name, "schedule": _schedule(resolved), "graph": _graph(graph), "kernels": _kernels(graph)}
+    if format == "json":
+        import json
+
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        _show(facts)
+
+
+def _schedule(model: Model) -> list[dict[str, Any]]:
+    """Runs of equal layers: first and last layer, and the drawer of each slot."""
+    from archc.schema import LAYER_SLOTS
+
+    runs: list[dict[str, Any]] = []
+    for i, slots in enumerate(model.schedule):
+        drawers = {s: d.label for s in LAYER_SLOTS if (d := getattr(slots, s)) is not None}
+        if runs and runs[-1]["drawers"] == drawers:
+            runs[-1]["last"] = i
+        else:
+            runs.append({"first": i, "last": i, "drawers": drawers})
+    return runs
+
+
+def _graph(graph: Graph) -> list[dict[str, Any]]:
+    """Every scope in order of execution, with its nodes."""
+    from archc.graph import Node
+
+    def rows(scope: Scope, times: int) -> list[dict[str, Any]]:
+        nodes = [
+            {
+                "op": item.op.kind,
+                "name": item.name,
+                "in": [str(v.type) for v in item.ins if v.type.dtype != "none"],
+                "out": [f"{v.type} {v.type.dtype}" for v in item.outs],
+                "component": item.component,
+            }
+            for item in scope.items
+            if isinstance(item, Node)
+        ]
+        where = ".".join(scope.path()) or "model"
+        found = [{"scope": where, "class": scope.cls, "times": times, "nodes": nodes}] if nodes else []
+        for item in scope.items:
+            if isinstance(item, Node):
+                continue
+            found += rows(item, times) if not _is_stack(item) else [r for k, kind in enumerate(item.kinds) for r in rows(kind, times * len(item.indices(k)))]
+        return found
+
+    return [{"scope": "step", "class": "Step", "times": 1, "nodes": rows(graph.steps, 1)[0]["nodes"]}, *rows(graph.root, 1)]
+
+
+def _is_stack(item: Scope | Stack) -> bool:
+    from archc.graph import Stack
+
+    return isinstance(item, Stack)
+
+
+def _kernels(graph: Graph) -> list[dict[str, Any]]:
+    """Files of `kernels/` that the graph's ops use, and how each picks its path."""
+    from archc import resources
+
+    used: dict[str, set[str]] = {}
+    for node, _ in graph.walk():
+        for module in node.op.needs.values():
+            if module.startswith("kernels."):
+                used.setdefault(module.removeprefix("kernels."), set()).add(node.op.kind)
+    rows = []
+    for name, ops in sorted(used.items()):
+        fused = "triton" in (resources.kernels() / f"{name}.py").read_text()
+        why = "Triton on a GPU, the PyTorch reference elsewhere" if fused else "PyTorch: there is no fused kernel of it yet"
+        rows.append({"kernel": name, "ops": sorted(ops), "why": why})
+    return rows
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+
+    def table(*columns: str) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            made.add_column(column, overflow="fold")
+        return made
+
+    console.print(f"[bold]{facts['model']}[/bold]\n")
+    schedule = table("layers", "drawers")
+    for run in facts["schedule"]:
+        span = str(run["first"]) if run["first"] == run["last"] else f"{run['first']}..{run['last']}"
+        schedule.add_row(span, ", ".join(f"{slot} {label}" for slot, label in run["drawers"].items()))
+    console.print(schedule)
+    for scope in facts["graph"]:
+        times = f", {scope['times']} times" if scope["times"] > 1 else ""
+        console.print(f"\n[bold]{scope['class']}[/bold] [dim]{scope['scope']}{times}[/dim]")
+        nodes = table("op", "name", "result", "counts as")
+        for node in scope["nodes"]:
+            nodes.add_row(node["op"], node["name"] or "", escape(", ".join(node["out"])), node["component"])
+        console.print(nodes)
+    console.print()
+    kernels = table("kernel", "of", "path")
+    for row in facts["kernels"]:
+        kernels.add_row(row["kernel"], ", ".join(row["ops"]), row["why"])
+    console.print(kernels)
