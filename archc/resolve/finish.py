@@ -36,8 +36,7 @@ def resolved(
         merger.body(owner, part.body)
     if overrides is not None:
         overrides.apply(r, merger)
-    model = _model(r, section)
-    return (model if len(sink.errors) == before else None), r
+    return _model(r, section, before), r
 
 
 def loose_names(sink: Sink, unit: Unit, folders: tuple[Path, ...]) -> Resolution:
@@ -51,7 +50,8 @@ def loose_names(sink: Sink, unit: Unit, folders: tuple[Path, ...]) -> Resolution
     return r
 
 
-def _model(r: Resolution, section: tree.Section) -> Model | None:
+def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
+    """The model, None when there are more than the ``before`` errors of earlier models."""
     for named in list(r.names.values()):
         if named.what == "param":
             used = named.used
@@ -69,7 +69,6 @@ def _model(r: Resolution, section: tree.Section) -> Model | None:
     scheduled = _scheduled(columns)
     _build_drawers(r)
     schedule = _layers(columns)
-    known = r.sink.errors
     for named in r.names.values():
         if named.what == "let" and not named.used and _plain(named, r):
             r.value_of(named)
@@ -79,9 +78,10 @@ def _model(r: Resolution, section: tree.Section) -> Model | None:
         check_now(check, r.sink)
     held = [(s, scope) for s, scope in r.sweeps]
     found = sweeps(r, held + _file_sweeps(r))
-    if fields is FAILED or schedule is None or r.sink.errors != known:
+    if fields is FAILED or schedule is None or len(r.sink.errors) > before:
         return None
-    lints.unused(r.sink, r.names.values(), scheduled, r.unit)
+    if not r.frame.recipe.broken:
+        lints.unused(r.sink, r.names.values(), scheduled, r.unit)
     model = Model(
         **{name: getattr(fields, name) for name in ModelFields.model_fields},
         name=r.frame.recipe.label,

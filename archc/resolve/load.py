@@ -156,7 +156,7 @@ def _all(unit: Unit, folders: tuple[Path, ...], sink: Sink) -> tuple[Model, ...]
 
 def _file_lints(unit: Unit, resolutions: list[Resolution], sink: Sink) -> None:
     """Warns of names that the file declares outside its models and none of them uses."""
-    for name in unit.names:
+    for name in () if unit.errors else unit.names:
         named = [found for r in resolutions if (found := r.names.get(name) or r.in_file(unit, name)) is not None]
         if named and not any(n.used for n in named):
             lints.unused(sink, named[:1], frozenset(), unit)

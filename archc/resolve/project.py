@@ -13,7 +13,6 @@ from archc.resolve.suggest import did_you_mean
 from archc.syntax.parser import parse
 from archc.syntax.tree import Assign, Check, Declare, File, Import, Let, Param, Section, Statement
 
-EDITION = 1
 MAX_BYTES = 4 << 20
 
 
@@ -81,15 +80,6 @@ class Project:
         unit.errors = tuple(
             d.span for d in self.sink.items[known:] if d.severity == "error" and d.span and d.span.source is source
         )
-        if file.edition is not None and file.edition.value != EDITION:
-            self.sink.add(
-                Diagnostic(
-                    code="E0101",
-                    message=f"this compiler knows edition {EDITION} of the language, not {file.edition.span.text}",
-                    span=file.edition.span,
-                    help=f"write `arch {EDITION}`",
-                )
-            )
         for statement in file.body.statements:
             self._declare(unit, statement)
         return unit

@@ -309,6 +309,7 @@ class Resolution:
 
     def frame_of(self, named: Named) -> Frame | Failed:
         """The frame of a named drawer, right inside the model."""
+        named.used = True
         if named.key not in self._values:
             recipe = self.recipes.named(named, named.slot)
             self._values[named.key] = Frame(self, recipe, self.frame) if isinstance(recipe, Recipe) else recipe
