@@ -263,7 +263,7 @@ def expr(template: str, **values: Any) -> ast.expr:
         if isinstance(node, ast.Name) and node.id in values:
             return literal(values[node.id])
         if isinstance(node, ast.Call):
-            keywords = [k for k in node.keywords if not (_given(k.value) and values[k.value.id] in (None, False))]  # type: ignore[attr-defined]
+            keywords = [k for k in node.keywords if not (_given(k.value) and _left_out(values[k.value.id]))]  # type: ignore[attr-defined]
             return ast.Call(
                 func=build(node.func),
                 args=many(node.args),
@@ -292,6 +292,11 @@ def expr(template: str, **values: Any) -> ast.expr:
         return isinstance(node, ast.Name) and node.id in values
 
     return build(_parsed(template))
+
+
+def _left_out(value: Any) -> bool:
+    """Whether a keyword argument disappears: identity, because 0 equals False."""
+    return value is None or value is False
 
 
 def literal(value: Any) -> ast.expr:
