@@ -96,17 +96,20 @@ class _Level:
 
     opener: Token | None = None
     start: int = 0
-    """How many tokens were kept up to its opener."""
+    """Where in the kept tokens its content starts."""
+    item: int = 0
+    """Where its current item starts."""
     operators: int = 0
     brackets: int = 0
     longest: int = 0
     cut: bool = False
     """Whether the rest of the current item is left out."""
 
-    def next_item(self) -> None:
+    def next_item(self, start: int) -> None:
+        """Ends the current item; the next one starts at ``start`` of the kept tokens."""
         self.longest = max(self.longest, self.operators + self.brackets)
         self.operators = self.brackets = 0
-        self.cut = False
+        self.item, self.cut = start, False
 
 
 def _cut_deep(tokens: list[Token], source: Source, sink: Sink, spoiled: set[int]) -> list[Token]:
@@ -134,9 +137,9 @@ def _cut_deep(tokens: list[Token], source: Source, sink: Sink, spoiled: set[int]
                 skipped = 1
                 report(token)
             else:
-                levels.append(_Level(opener=token, start=len(kept) + 1))
+                levels.append(_Level(opener=token, start=len(kept) + 1, item=len(kept) + 1))
         elif token.type in CLOSERS:
-            here.next_item()
+            here.next_item(0)
             levels.pop()
             outer = levels[-1]
             if outer.operators + here.longest >= MAX_DEPTH and here.opener is not None:
@@ -145,15 +148,15 @@ def _cut_deep(tokens: list[Token], source: Source, sink: Sink, spoiled: set[int]
                 here.longest = 0
             outer.brackets = max(outer.brackets, here.longest + 1)
         elif token.type in (_LINE, "COMMA"):
-            here.next_item()
+            here.next_item(len(kept) + 1)
         elif token.type in _OPERATORS and not here.cut:
             here.operators += 1
             if here.operators + here.brackets > MAX_DEPTH:
-                here.operators -= 1
-                here.cut = True
                 report(token)
-                # The operator stays: the parser then knows which statement is spoiled.
-                kept.append(token)
+                # Of the whole item only this operator stays, so that the parser sees which statement is spoiled.
+                kept[here.item :] = [token]
+                here.operators = here.brackets = 0
+                here.cut = True
         if not here.cut or token.type in CLOSERS:
             kept.append(token)
     return kept
