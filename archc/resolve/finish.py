@@ -57,14 +57,13 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
             used = named.used
             r.value_of(named)
             named.used = used
-    fields = r.frame.build()
     layers = r.frame.get("layers")
-    if layers is not FAILED and (fields is FAILED and layers < 1):
-        layers = FAILED
+    schedules = Schedules(r, layers)
+    r.frame.lacking = schedules.open_slots()
+    fields = r.frame.build()
     if layers is not FAILED and layers > MAX_LAYERS:
         span = r.frame.recipe.fields["layers"].history[0]
-        layers = r.error("E0204", f"`layers` must be at most {MAX_LAYERS}, got {layers:_}", span)
-    schedules = Schedules(r, layers)
+        r.error("E0204", f"`layers` must be at most {MAX_LAYERS}, got {layers:_}", span)
     columns = {slot: schedules.slot(slot) for slot in LAYER_SLOTS}
     scheduled = _scheduled(columns)
     _build_drawers(r)

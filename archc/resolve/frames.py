@@ -27,13 +27,15 @@ _ABSENT = object()
 class Frame:
     """A recipe in its place: ``outer`` is the frame of the drawer (or model) around it. Values are made once, when first asked for."""
 
-    __slots__ = ("_built", "_parts", "_values", "infos", "outer", "r", "recipe")
+    __slots__ = ("_built", "_parts", "_values", "infos", "lacking", "outer", "r", "recipe")
 
     def __init__(
         self, r: Resolution, recipe: Recipe, outer: Frame | None, infos: dict[str, FieldInfo] | None = None
     ) -> None:
         self.r, self.recipe, self.outer = r, recipe, outer
         self.infos = infos if infos is not None else describe(recipe.cls)
+        self.lacking: tuple[str, ...] = ()
+        """Slots of layers that a model leaves open; reported with its missing fields."""
         self._values: dict[str, Any] = {}
         self._parts: dict[str, Frame | list[Frame | None] | Failed | None] = {}
         self._built: Drawer | Failed | None = None
@@ -202,12 +204,9 @@ class Frame:
 
     def _no_default(self, name: str, error: Exception) -> Failed:
         reason = "division by zero" if isinstance(error, ZeroDivisionError) else f"{type(error).__name__}: {error}"
-        return self.r.error(
-            "E0215",
-            f"the default of `{name}` of `{self.title}` cannot be computed: {reason}",
-            self.recipe.at,
-            f"write `{name} = ...`",
-        )
+        which = f"the default of `{name}`" if name else "a default"
+        help = f"write `{name} = ...`" if name else "set the fields it follows from, or the field itself"
+        return self.r.error("E0215", f"{which} of `{self.title}` cannot be computed: {reason}", self.recipe.at, help)
 
     def build(self) -> Any:
         """The drawer, or FAILED: every field's error and every limit is reported."""
@@ -233,14 +232,14 @@ class Frame:
             elif not info.has_default:
                 missing.append(name)
                 failed.add(name)
-        self._report_missing(missing)
+        self._report_missing([*missing, *self.lacking])
         try:
             drawer = self.recipe.cls(**values)
         except ValidationError as error:
             self._report(error, failed)
             return FAILED
         except Exception as error:
-            return self._no_default("its fields", error)
+            return self._no_default("", error)
         if failed:
             return FAILED
         origin = Origin(

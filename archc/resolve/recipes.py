@@ -9,7 +9,7 @@ from archc.diagnostics import Diagnostic, Related, Span
 from archc.diagnostics.suggest import closest
 from archc.drawers import DrawerError, drawer_class, kinds
 from archc.resolve.scope import FAILED, Amendment, Bound, Definition, Failed, Key, Named, Recipe, Scope
-from archc.resolve.suggest import did_you_mean, listed
+from archc.resolve.suggest import article, did_you_mean, listed
 from archc.schema.describe import FieldInfo, describe
 from archc.syntax import tree
 
@@ -48,7 +48,7 @@ class Recipes:
                 return recipe
         return self._error(
             "E0202",
-            f"{_article(slot)} {slot} drawer is needed here: a kind, or `KIND {{ ... }}`",
+            f"{article(slot)} {slot} drawer is needed here: a kind, or `KIND {{ ... }}`",
             expr.span,
             f"kinds of {slot}: {listed(kinds(slot, self.r.folders))}" if kinds(slot, self.r.folders) else None,
         )
@@ -197,7 +197,7 @@ class Recipes:
         if named is not None:
             return self._error(
                 "E0114",
-                f"`{name}` is {_article(named.slot)} {named.slot} drawer; {_article(slot)} {slot} drawer is needed here",
+                f"`{name}` is {article(named.slot)} {named.slot} drawer; {article(slot)} {slot} drawer is needed here",
                 ref.span,
             )
         if self.r.lost(name):
@@ -245,7 +245,7 @@ class Recipes:
             return FAILED
         if info.slot != slot:
             return self._error(
-                "E0114", f"`{ref.text}` is {info.wanted}; {_article(slot)} {slot} drawer is needed here", ref.span
+                "E0114", f"`{ref.text}` is {info.wanted}; {article(slot)} {slot} drawer is needed here", ref.span
             )
         found = frame.recipe_of(info.name)
         return found.copy(ref.span) if isinstance(found, Recipe) else found
@@ -296,7 +296,3 @@ def kinds_of(r: Resolution, slot: str, span: Span) -> tuple[str, ...]:
             Diagnostic(code="E0116", message=f"the drawer file {error.path} cannot be used: {error.reason}", span=span)
         )
         return kinds(slot)
-
-
-def _article(word: str) -> str:
-    return "an" if word[:1] in "aeiou" else "a"

@@ -14,7 +14,7 @@ from archc.resolve.frames import Frame
 from archc.resolve.project import Unit
 from archc.resolve.recipes import Recipes
 from archc.resolve.scope import FAILED, Bound, Definition, Failed, Key, Named, Recipe, Scope
-from archc.resolve.suggest import did_you_mean, listed
+from archc.resolve.suggest import article, did_you_mean, listed
 from archc.schema import LayerSlots, ModelFields
 from archc.schema.describe import FieldInfo, describe
 from archc.syntax import tree
@@ -345,7 +345,7 @@ class Resolution:
             return FAILED
         found = self.find(name, scope)
         if found is not None:
-            return self.error("E0118", f"`{name}` is a {found.slot} drawer, not a value", ref.span)
+            return self.error("E0118", f"`{name}` is {article(found.slot)} {found.slot} drawer, not a value", ref.span)
         if help is None and info is not None and name != info.name:
             help = "a field of the same drawer cannot be read; give the value a name with `let`"
         return self.error("E0118", f"there is no `let`, `param` or model field `{name}`", ref.span, help)

@@ -11,6 +11,7 @@ from archc.resolve.recipes import Expanded
 from archc.resolve.resolution import Resolution
 from archc.resolve.scope import FAILED, Bound, Failed, Recipe, Scope
 from archc.resolve.suggest import listed
+from archc.schema import LAYER_SLOTS
 from archc.syntax import tree
 
 MAX_LAYERS = 100_000
@@ -27,7 +28,7 @@ class Schedules:
 
     def __init__(self, r: Resolution, layers: int | Failed) -> None:
         self.r = r
-        self.layers = layers
+        self.layers = layers if not isinstance(layers, Failed) and 0 < layers <= MAX_LAYERS else FAILED
         self._frames: dict[int, Entry] = {}
 
     def slot(self, slot: str) -> Column:
@@ -57,13 +58,6 @@ class Schedules:
                 )
             return FAILED
         if not info.has_default:
-            if not r.frame.recipe.broken and slot not in r.frame.recipe.excused:
-                r.error(
-                    "E0201",
-                    f"`{r.frame.recipe.label}` needs `{slot}`",
-                    r.frame.recipe.at,
-                    f"write `{slot} = KIND {{ ... }}`, or `{slot} = none`",
-                )
             return FAILED
         return FAILED if self.layers is FAILED else [None] * self.layers
 
@@ -82,6 +76,13 @@ class Schedules:
         if placements:
             return self._placed(slot, bound, placements)
         return self._sequence(slot, bound, items)
+
+    def open_slots(self) -> tuple[str, ...]:
+        """The slots that every layer needs and that the model says nothing about."""
+        r = self.r
+        drawers = {n.slot for n in r.names.values() if n.what == "drawer"}
+        filled = drawers | r.schedule.keys() | r.frame.recipe.fields.keys()
+        return tuple(s for s in LAYER_SLOTS if s not in filled and not r.frame.infos[s].has_default)
 
     # --- sequences -------------------------------------------------------------------------------
     def _sequence(self, slot: str, bound: Bound, items: tuple[tree.Expr, ...]) -> Column:

@@ -21,3 +21,8 @@ def listed(names: Iterable[str], *, word: str = "and", limit: int = 12) -> str:
     if len(quoted) < 2:
         return "".join(quoted)
     return ", ".join(quoted[:-1]) + f" {word} {quoted[-1]}"
+
+
+def article(word: str) -> str:
+    """ "a" or "an", as the word wants it."""
+    return "an" if word[:1] in "aeiou" else "a"
