@@ -34,8 +34,8 @@ def attend(
     recalled = time.cached and window is not None
     span = keys.shape[1] if recalled else time.past + new
     stored = sinks is not None or values.shape[-1] != width
-    ragged = not time.aligned or time.starts is not None
-    if not (stored or ragged) and causal(new=new, keys=span, window=window):
+    geometry = _Geometry(time, kept=span - new, recalled=recalled, window=window)
+    if not (stored or geometry.ragged) and causal(new=new, keys=span, window=window):
         return _flash(q, keys, values, None, scale=scale, causal=True)
     blocks = query_blocks(
         batch=q.shape[0],
@@ -44,14 +44,14 @@ def attend(
         keys=span,
         window=window,
         materialise=stored,
-        ragged=ragged,
+        ragged=geometry.ragged,
         limit=LIMIT,
     )
-    clock = _Geometry(time, kept=span - new, recalled=recalled, window=window)
+    copies = q.shape[0] * heads if stored else q.shape[0] * geometry.ragged
     outs = []
-    for count, (start, stop, low, high) in _runs(blocks, clock, q.shape[0] * (heads if stored else ragged)):
+    for count, (start, stop, low, high) in _runs(blocks, geometry, copies):
         step = stop - start
-        seen = clock.visible(count, start, stop, low, min(high, keys.shape[1]))
+        seen = geometry.visible(count, start, stop, low, min(high, keys.shape[1]))
         parts = (
             _cut(q, start, step, step, count),
             _cut(keys, low, high - low, step, count),
@@ -73,13 +73,18 @@ class _Geometry:
     window: int | None
 
     @property
+    def ragged(self) -> bool:
+        """Whether rows see different keys."""
+        return not self.time.aligned or self.time.starts is not None
+
+    @property
     def missing(self) -> int:
         """Rows of recalled keys that stand before the first token, where all rows have that many."""
         return max(0, self.kept - self.time.past) if self.recalled and self.time.aligned else 0
 
     def shared(self, low: int) -> bool:
         """Whether blocks from row `low` on depend on nothing but the distance of a query and a key."""
-        return self.time.aligned and self.time.starts is None and low >= self.missing
+        return not self.ragged and low >= self.missing
 
     def visible(self, count: int, start: int, stop: int, low: int, high: int) -> Tensor | None:
         """Which keys low .. high each query start .. stop sees, [B * count or 1, 1, S, T]; None: all of them.
@@ -109,7 +114,7 @@ class _Geometry:
 
 
 def _runs(
-    blocks: list[tuple[int, int, int, int]], clock: _Geometry, copies: int
+    blocks: list[tuple[int, int, int, int]], geometry: _Geometry, copies: int
 ) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
     """Blocks that follow each other in equal steps, as (count, first of them), so that a band is one batched product.
 
@@ -121,7 +126,7 @@ def _runs(
         start, stop, low, high = blocks[at]
         step, most = stop - start, LIMIT // max(1, copies * (stop - start) * (high - low))
         count = 1
-        if clock.window is not None and (copies or clock.shared(low)):
+        if geometry.window is not None and (geometry.ragged or geometry.shared(low)):
             while at + count < len(blocks) and (count < most or not copies):
                 shift = step * count
                 if blocks[at + count] != (start + shift, stop + shift, low + shift, high + shift):
