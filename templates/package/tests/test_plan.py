@@ -1,0 +1,143 @@
+"""The numbers of the plan are those of the module: initial weights, cache bytes, executed FLOPs; and what the code imports."""
+
+from __future__ import annotations
+
+import ast
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import pytest
+
+from .. import Model as FullModel
+from .tiny_model import Model
+from .twin import FULL, TESTS, TINY, fresh, tokens
+
+MODES = ("train", "prefill", "decode")
+MODELS = pytest.mark.parametrize(("make", "plan"), [(Model, TINY), (FullModel, FULL)], ids=["tiny", "full"])
+
+
+def test_initial_weights_are_the_plans() -> None:
+    """Ones, zeros, or normal with the plan's standard deviation, within six standard errors."""
+    state = fresh(seed=3).state_dict()
+    for spec in TINY["parameters"]:
+        values, init = state[spec["name"]], spec["init"]
+        if spec["buffer"]:
+            continue
+        if isinstance(init, str):
+            assert torch.equal(values, {"ones": torch.ones_like, "zeros": torch.zeros_like}[init](values)), spec["name"]
+            continue
+        std, n = init["normal"], values.numel()
+        assert abs(float(values.mean())) <= 6 * std / math.sqrt(n), spec["name"]
+        assert abs(float(values.std(correction=0)) - std) <= 6 * std / math.sqrt(2 * n) + std / n, spec["name"]
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    first, again, other = (dict(fresh(seed=seed).named_parameters()) for seed in (5, 5, 6))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+# --- cache ---------------------------------------------------------------------------------------
+def tensors(thing: Any) -> list[Tensor]:
+    """Every tensor that an object holds."""
+    if isinstance(thing, Tensor):
+        return [thing]
+    if isinstance(thing, dict):
+        return [t for item in thing.values() for t in tensors(item)]
+    if isinstance(thing, list | tuple):
+        return [t for item in thing for t in tensors(item)]
+    return tensors(vars(thing)) if hasattr(thing, "__dict__") else []
+
+
+@MODELS
+def test_a_cache_has_the_bytes_of_the_plan(make: type[Model], plan: dict) -> None:
+    """At the plan's workload and layout; the full model's lies on the meta device."""
+    report = plan["cost"]["decode"]
+    workload, counted = report["workload"], report["kv_cache"]
+    full = make is FullModel
+    model = make(device="meta" if full else "cpu", dtype=torch.bfloat16 if full else torch.float32)
+    cache = model.new_cache(workload["batch"], workload["context"], layout=counted["layout"])
+    held = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors(cache)}
+    assert sum(held.values()) == counted["bytes_total"]
+    assert cache.bytes() == counted["bytes_total"]
+
+
+# --- FLOPs ---------------------------------------------------------------------------------------
+def fused_attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    """FLOPs of PyTorch's fused attention on a CPU, from shapes [B, H, S, D]: two matrix products."""
+    batch, heads, new, width = q
+    return 2 * batch * heads * new * k[2] * (width + v[3])
+
+
+def fused_attention_backward(_: Any, q: Any, k: Any, v: Any, *__: Any, **___: Any) -> int:
+    """Five products: the scores again, then the gradients of scores, queries, keys and values."""
+    batch, heads, new, width = q
+    return 2 * batch * heads * new * k[2] * (3 * width + 2 * v[3])
+
+
+FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: fused_attention_backward,
+}
+
+
+def executed(model: Model, mode: str, workload: dict[str, int]) -> int:
+    """FLOPs that PyTorch counts while the model runs a workload of the plan."""
+    batch, new, past = workload["batch"], workload["seq"], workload["context"] - workload["seq"]
+    device = next(model.parameters()).device
+    ids = tokens(batch, new, seed=1).to(device)
+    cache = None if mode == "train" else model.new_cache(batch, workload["context"])
+    if cache is not None and past:
+        # What was there before costs nothing now, so it may be anything.
+        cache.advance(torch.full((batch,), past, device=device), [past] * batch)
+    with torch.set_grad_enabled(mode == "train"), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+        out = model(ids, cache=cache, labels=ids if mode == "train" else None)
+        if mode == "train" and not device.type == "meta":
+            out.loss.backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_executed_flops_are_the_plans(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward of the twin, on the reference path."""
+    monkeypatch.setenv("ARCHC_KERNELS", "reference")
+    report = TINY["cost"][mode]
+    assert executed(fresh(), mode, report["workload"]) == report["flops"]["executed"]["workload_total"]
+
+
+@pytest.mark.skipif(
+    any(p["role"] == "experts" for p in FULL["parameters"]), reason="which expert runs depends on data, which meta tensors lack"
+)
+@pytest.mark.parametrize("mode", MODES)
+def test_executed_flops_of_the_full_model_are_the_plans(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forward at full size, on the meta device: every width fits, no memory is needed."""
+    monkeypatch.setenv("ARCHC_KERNELS", "reference")
+    report = FULL["cost"][mode]
+    workload = report["workload"]
+    ahead = report["flops"]["executed"]["forward_per_token"] * workload["batch"] * workload["seq"]
+    assert executed(FullModel(device="meta", dtype=torch.bfloat16), mode, workload) == ahead
+
+
+# --- code ----------------------------------------------------------------------------------------
+def test_the_package_stands_alone() -> None:
+    """It imports the standard library, torch, safetensors and (on a GPU) triton, and nothing else."""
+    package = TESTS.parent
+    for path in (p for p in package.rglob("*.py") if TESTS not in p.parents):
+        assert imported(path) <= {*sys.stdlib_module_names, "torch", "safetensors", "triton"}, path
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of what a file imports from outside the package."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add((node.module or "").partition(".")[0])
+    return names

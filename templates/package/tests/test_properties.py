@@ -1,0 +1,408 @@
+"""Laws of a language model with state, on the tiny twin of this package, and the full model's shape on the meta device.
+
+However tokens reach the model (whole, in chunks, one by one, padded, packed, rewound), each must get the logits that one
+forward over its own sequence gives it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import pytest
+
+from .. import Model as FullModel
+from .. import load_weights
+from .tiny_model import Model
+from .twin import COLUMNS, DTYPES, FULL, TINY, assert_same, fresh, logits, tokens, twin
+
+REWIND = 8
+
+# Nothing is kept on disk, and every run tries the same examples.
+law = settings(max_examples=12, deadline=None, database=None, derandomize=True)
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
+seeds = st.integers(0, 2**31)
+speculations = (0, 3) if TINY["cost"]["decode"]["params"]["mtp"] else (0,)
+
+
+@st.composite
+def batches(draw: st.DrawFn, *, rows: int = 3, least: int = 2) -> Tensor:
+    """Token ids of up to `rows` rows and `COLUMNS` columns, at least `least`."""
+    return tokens(draw(st.integers(1, rows)), draw(st.integers(least, COLUMNS)), draw(seeds))
+
+
+@st.composite
+def masks(draw: st.DrawFn, rows: int, columns: int) -> Tensor:
+    """True at tokens [rows, columns]: padding on the left, on the right or anywhere, and at least one token in each row."""
+    column = torch.arange(columns)
+    out = []
+    for _ in range(rows):
+        count = draw(st.integers(1, columns))
+        side = draw(st.sampled_from(("left", "right", "anywhere")))
+        if side == "anywhere":
+            order = torch.randperm(columns, generator=torch.Generator().manual_seed(draw(seeds)))
+            out.append(order < count)
+        else:
+            out.append(column >= columns - count if side == "left" else column < count)
+    return torch.stack(out)
+
+
+@st.composite
+def pieces(draw: st.DrawFn, total: int, largest: int = COLUMNS) -> list[int]:
+    """Sizes of at least one token that add up to `total`."""
+    sizes: list[int] = []
+    while sum(sizes) < total:
+        sizes.append(draw(st.integers(1, min(largest, total - sum(sizes)))))
+    return sizes
+
+
+def in_chunks(model: Model, ids: Tensor, sizes: list[int]) -> Tensor:
+    """Logits of the same tokens, fed to a cache in chunks: [B, S, vocab]."""
+    cache = model.new_cache(len(ids), ids.shape[1])
+    out = torch.cat([logits(model, chunk, cache=cache) for chunk in ids.split(sizes, 1)], 1)
+    assert cache.lengths.tolist() == [ids.shape[1]] * len(ids)
+    return out
+
+
+# --- time ----------------------------------------------------------------------------------------
+@dtypes
+@law
+@given(data=st.data())
+def test_a_token_changes_nothing_before_it(dtype: torch.dtype, data: st.DataObject) -> None:
+    model, ids = twin(dtype), data.draw(batches())
+    at = data.draw(st.integers(1, ids.shape[1] - 1))
+    other = ids.clone()
+    other[:, at:] = (ids[:, at:] + 1) % TINY["vocab"]
+    before, after = logits(model, ids), logits(model, other)
+    assert_same(after[:, :at], before[:, :at])
+    assert not torch.allclose(after[:, at], before[:, at]), "the changed token itself has no effect"
+
+
+@dtypes
+@law
+@given(data=st.data())
+def test_every_chunking_is_one_forward(dtype: torch.dtype, data: st.DataObject) -> None:
+    model, ids = twin(dtype), data.draw(batches())
+    sizes = data.draw(pieces(ids.shape[1]))
+    assert_same(in_chunks(model, ids, sizes), logits(model, ids))
+
+
+@dtypes
+def test_decoding_one_by_one_is_one_forward(dtype: torch.dtype) -> None:
+    model, ids = twin(dtype), tokens(2, COLUMNS, seed=3)
+    assert_same(in_chunks(model, ids, [1] * COLUMNS), logits(model, ids))
+    assert_same(in_chunks(model, ids, [COLUMNS // 2] + [1] * (COLUMNS - COLUMNS // 2)), logits(model, ids))
+
+
+@dtypes
+@law
+@given(data=st.data())
+def test_rejected_drafts_leave_no_trace(dtype: torch.dtype, data: st.DataObject) -> None:
+    """Rows accept different parts of drafts and rewind the rest, as in speculative decoding."""
+    rows, columns = data.draw(st.integers(1, 3)), data.draw(st.integers(REWIND, 40))
+    model, ids = twin(dtype), tokens(rows, columns + REWIND, data.draw(seeds))
+    want = logits(model, ids)
+    cache = model.new_cache(rows, columns + REWIND, max_rewind=REWIND)
+    held = [0] * rows
+    while min(held) < columns:
+        drafted = data.draw(st.integers(1, REWIND))
+        accepted = [data.draw(st.integers(1, drafted)) if at < columns else 0 for at in held]
+        accepted = [min(n, columns + REWIND - at) for n, at in zip(accepted, held, strict=True)]
+        drafted = min(drafted, columns + REWIND - max(held))
+        accepted = [min(n, drafted) for n in accepted]
+        draft = tokens(rows, drafted, data.draw(seeds))
+        for row, (at, n) in enumerate(zip(held, accepted, strict=True)):
+            draft[row, :n] = ids[row, at : at + n]
+        got = logits(model, draft, cache=cache)
+        for row, (at, n) in enumerate(zip(held, accepted, strict=True)):
+            assert_same(got[row, :n], want[row, at : at + n])
+        rejected = [drafted - n for n in accepted]
+        cache.rewind(rejected[0] if len(set(rejected)) == 1 else torch.tensor(rejected))
+        held = [at + n for at, n in zip(held, accepted, strict=True)]
+        assert cache.lengths.tolist() == held
+
+
+def test_a_cache_refuses_what_it_cannot_do_and_stays_whole() -> None:
+    model, ids = twin(), tokens(2, 12, seed=4)
+    cache = model.new_cache(2, 12, max_rewind=3)
+    logits(model, ids[:, :8], cache=cache)
+    for impossible in (4, -1, torch.tensor([0, 9])):
+        with pytest.raises(ValueError, match="rewind"):
+            cache.rewind(impossible)
+    with pytest.raises(ValueError, match="12"):
+        logits(model, tokens(2, 5, seed=5), cache=cache)
+    with pytest.raises(ValueError, match="rows"):
+        logits(model, ids[:1, 8:], cache=cache)
+    assert cache.lengths.tolist() == [8, 8]
+    assert_same(logits(model, ids[:, 8:], cache=cache), logits(model, ids)[:, 8:])
+
+
+# --- rows ----------------------------------------------------------------------------------------
+@dtypes
+@law
+@given(data=st.data())
+def test_rows_do_not_see_each_other(dtype: torch.dtype, data: st.DataObject) -> None:
+    model, ids = twin(dtype), data.draw(batches())
+    want = logits(model, ids)
+    order = data.draw(st.permutations(range(len(ids))))
+    assert_same(logits(model, ids[order]), want[order])
+    assert_same(logits(model, ids[:1]), want[:1])
+
+
+@dtypes
+@law
+@given(data=st.data())
+def test_padding_changes_nothing(dtype: torch.dtype, data: st.DataObject) -> None:
+    model, ids = twin(dtype), data.draw(batches())
+    mask = data.draw(masks(*ids.shape))
+    got = logits(model, ids, attention_mask=mask.long())
+    for row, valid in enumerate(mask):
+        assert_same(got[row, valid], logits(model, ids[row, valid][None])[0])
+
+
+@dtypes
+@law
+@given(data=st.data())
+def test_packed_sequences_do_not_see_each_other(dtype: torch.dtype, data: st.DataObject) -> None:
+    model, ids = twin(dtype), data.draw(batches())
+    sequences = data.draw(packings(*ids.shape))
+    got = logits(model, ids, sequence_ids=sequences)
+    for row, sequence in spans(sequences):
+        here = sequences[row] == sequence
+        assert_same(got[row, here], logits(model, ids[row, here][None])[0])
+
+
+@st.composite
+def packings(draw: st.DrawFn, rows: int, columns: int) -> Tensor:
+    """Sequence ids [rows, columns]: runs of 1, 2, 3, ... with padding (0) between some of them."""
+    out = torch.zeros(rows, columns, dtype=torch.int64)
+    for row in range(rows):
+        start = 0
+        for sequence, size in enumerate(draw(pieces(columns, largest=32)), 1):
+            padded = draw(st.integers(0, 3)) == 0 and size < columns
+            out[row, start : start + size] = 0 if padded else sequence
+            start += size
+    return out
+
+
+def spans(sequences: Tensor) -> list[tuple[int, int]]:
+    """(row, sequence id) of every packed sequence."""
+    return [(row, int(s)) for row in range(len(sequences)) for s in sequences[row].unique() if s]
+
+
+@dtypes
+@law
+@given(data=st.data())
+def test_rows_continue_at_their_own_pace(dtype: torch.dtype, data: st.DataObject) -> None:
+    """Each call feeds each row as many tokens as its mask says, none included."""
+    rows = data.draw(st.integers(1, 3))
+    sizes = data.draw(st.lists(st.integers(1, 24), min_size=1, max_size=4))
+    model, ids = twin(dtype), tokens(rows, sum(sizes), data.draw(seeds))
+    want = logits(model, ids)
+    cache = model.new_cache(rows, sum(sizes))
+    held = [0] * rows
+    for size in sizes:
+        mask = data.draw(masks(rows, size))
+        mask &= torch.tensor([data.draw(st.integers(0, 4)) > 0 for _ in range(rows)])[:, None]
+        chunk = tokens(rows, size, data.draw(seeds))
+        for row, valid in enumerate(mask):
+            chunk[row, valid] = ids[row, held[row] : held[row] + int(valid.sum())]
+        got = logits(model, chunk, attention_mask=mask.long(), cache=cache)
+        for row, valid in enumerate(mask):
+            n = int(valid.sum())
+            assert_same(got[row, valid], want[row, held[row] : held[row] + n])
+            held[row] += n
+        assert cache.lengths.tolist() == held
+
+
+@dtypes
+def test_positions_count_from_the_start_of_each_row(dtype: torch.dtype) -> None:
+    model, ids = twin(dtype), tokens(2, COLUMNS, seed=6)
+    positions = torch.arange(COLUMNS).expand(2, -1)
+    assert_same(logits(model, ids, position_ids=positions), logits(model, ids))
+
+
+# --- generation ----------------------------------------------------------------------------------
+def greedy(model: Model, ids: Tensor, new: int) -> Tensor:
+    """The most likely continuation by full forwards, without a cache: [B, S + new]."""
+    for _ in range(new):
+        ids = torch.cat([ids, logits(model, ids)[:, -1:].argmax(-1)], 1)
+    return ids
+
+
+@pytest.mark.parametrize("speculate", speculations)
+@law
+@given(ids=batches(rows=2))
+def test_cached_generation_is_greedy_by_full_forwards(speculate: int, ids: Tensor) -> None:
+    columns: list[Tensor] = []
+    got = twin().generate(ids, max_new_tokens=10, speculate=speculate, stream=columns.append)
+    assert torch.equal(got, greedy(twin(), ids, 10))
+    if not speculate:
+        assert torch.equal(torch.stack(columns, 1), got[:, ids.shape[1] :])
+
+
+@law
+@given(data=st.data())
+def test_prompts_of_unequal_length_generate_as_alone(data: st.DataObject) -> None:
+    model, ids = twin(), data.draw(batches(least=3))
+    mask = data.draw(masks(*ids.shape))
+    got = model.generate(ids, max_new_tokens=6, attention_mask=mask.long())
+    for row, valid in enumerate(mask):
+        assert torch.equal(got[row, ids.shape[1] :], greedy(model, ids[row, valid][None], 6)[0, -6:])
+
+
+def test_a_row_stops_at_its_end_token() -> None:
+    model, ids = twin(), tokens(2, 9, seed=7)
+    free = greedy(model, ids, 8)[:, 9:]
+    end = int(free[0, 2])
+    got = model.generate(ids, max_new_tokens=8, eos=end)[:, 9:]
+    for row, want in zip(got.tolist(), free.tolist(), strict=True):
+        stop = want.index(end) + 1 if end in want else len(want)
+        assert row[:stop] == want[: min(stop, len(row))]
+        assert set(row[stop:]) <= {end}
+
+
+def test_sampling_repeats_with_its_seed_and_obeys_top_p() -> None:
+    model, ids = twin(), tokens(2, 9, seed=8)
+
+    def draw(seed: int, **how: float) -> Tensor:
+        return model.generate(ids, max_new_tokens=8, generator=torch.Generator().manual_seed(seed), **how)
+
+    assert torch.equal(draw(0, temperature=1.5), draw(0, temperature=1.5))
+    assert not torch.equal(draw(0, temperature=1.5), draw(1, temperature=1.5))
+    assert torch.equal(draw(0, temperature=1.5, top_p=1e-9), greedy(model, ids, 8))
+
+
+# --- losses --------------------------------------------------------------------------------------
+def summed(model: Model, ids: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    """Cross entropy of one sequence's next tokens, summed, and how many there are."""
+    targets = labels[1:]
+    total = F.cross_entropy(logits(model, ids[None])[0, :-1], targets, ignore_index=-100, reduction="sum")
+    return total, int((targets != -100).sum())
+
+
+@law
+@given(data=st.data())
+def test_loss_is_the_mean_over_real_next_tokens(data: st.DataObject) -> None:
+    """Padding, -100 and the boundaries of packed sequences are never targets, whatever their labels say."""
+    model, ids = twin(), data.draw(batches())
+    sequences = data.draw(packings(*ids.shape))
+    mask = data.draw(masks(*ids.shape))
+    labels = ids.masked_fill(torch.rand(ids.shape, generator=torch.Generator().manual_seed(9)) < 0.2, -100)
+    with torch.no_grad():
+        padded = model(ids, labels=labels, attention_mask=mask.long())
+        packed = model(ids, labels=labels, sequence_ids=sequences)
+    rows = [summed(model, ids[row, valid], labels[row, valid]) for row, valid in enumerate(mask)]
+    alone = [(row, sequences[row] == s) for row, s in spans(sequences)]
+    parts = [summed(model, ids[row, here], labels[row, here]) for row, here in alone]
+    for out, found in ((padded, rows), (packed, parts)):
+        want = sum(float(total) for total, _ in found) / max(1, sum(n for _, n in found))
+        assert float(out.lm_loss) == pytest.approx(want, abs=1e-9)
+        assert out.losses or torch.equal(out.loss, out.lm_loss)
+
+
+def test_the_gradient_reaches_every_parameter_and_is_that_of_the_loss() -> None:
+    model = twin()
+    ids = tokens(4, COLUMNS, seed=10)
+    model.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
+    assert not dead
+    # Along a random direction, the gradient of the language loss is the slope of the language loss.
+    model.zero_grad()
+    model(ids, labels=ids).lm_loss.backward()
+    reached = {n: p for n, p in model.named_parameters() if p.grad is not None}
+    generator = torch.Generator().manual_seed(11)
+    way = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in reached.items()}
+    slope = sum(float((p.grad * way[n]).sum()) for n, p in reached.items() if p.grad is not None)
+    before = {n: p.detach().clone() for n, p in reached.items()}
+
+    @torch.no_grad()
+    def loss(distance: float) -> float:
+        for n, p in reached.items():
+            p.copy_(before[n] + distance * way[n])
+        return float(model(ids, labels=ids).lm_loss)
+
+    h = 1e-6
+    measured = (loss(h) - loss(-h)) / (2 * h)
+    loss(0.0)
+    model.zero_grad()
+    assert slope == pytest.approx(measured, rel=1e-4, abs=1e-7)
+
+
+def test_a_few_steps_of_training_learn_a_row_by_heart() -> None:
+    model = fresh()
+    ids = tokens(2, 32, seed=12)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        model.after_step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] - 0.5
+
+
+# --- what a forward returns and leaves -----------------------------------------------------------
+def test_hidden_states_are_the_input_of_every_layer_and_the_normed_end() -> None:
+    model, ids = twin(), tokens(2, 20, seed=13)
+    with torch.no_grad():
+        out = model(ids, hidden_states=True)
+        assert model(ids).hidden_states is None
+        assert out.hidden_states is not None
+        assert len(out.hidden_states) == TINY["layers"] + 1
+        assert all(h.shape[:2] == ids.shape and h.shape[-1] == TINY["dim"] for h in out.hidden_states)
+        assert torch.equal(model.head(out.hidden_states[-1]), out.logits)
+    assert_same(out.logits, logits(model, ids))
+
+
+def test_a_forward_changes_no_weight_and_repeats_exactly() -> None:
+    model, ids = twin(torch.float32), tokens(2, COLUMNS, seed=14)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first = model(ids, labels=ids)
+    again = model(ids, labels=ids)
+    assert torch.equal(first.logits, again.logits)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_bfloat16_stays_close() -> None:
+    model = Model(dtype=torch.bfloat16).eval()
+    model.load_state_dict(twin(torch.float32).state_dict())
+    ids = tokens(2, 24, seed=15)
+    with torch.no_grad():
+        low, high = model(ids, labels=ids), twin(torch.float32)(ids, labels=ids)
+    assert low.logits.dtype == torch.bfloat16
+    assert low.lm_loss.dtype == torch.float32
+    assert float(low.lm_loss) == pytest.approx(float(high.lm_loss), rel=0.05)
+
+
+@pytest.mark.parametrize("shard_bytes", [1 << 40, 100_000], ids=["one file", "shards"])
+def test_saved_weights_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, shard_bytes: int) -> None:
+    folder = tmp_path_factory.mktemp("weights")
+    saved = twin(torch.float32)
+    saved.save_weights(folder, shard_bytes=shard_bytes)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == (shard_bytes == 100_000)
+    for loaded in (fresh(seed=1), Model(device="meta")):
+        load_weights(loaded, folder)
+        for name, tensor in saved.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+    narrow = tokens(1, 3, seed=16)
+    assert torch.equal(logits(loaded, narrow), logits(saved, narrow))
+
+
+# --- the full model ------------------------------------------------------------------------------
+@pytest.mark.parametrize(("make", "plan"), [(Model, TINY), (FullModel, FULL)], ids=["tiny", "full"])
+def test_parameters_are_those_of_the_plan(make: type[Model], plan: dict) -> None:
+    """By name and shape, on the meta device: the full model needs no memory."""
+    model = make(device="meta")
+    for buffer, found in ((False, model.named_parameters()), (True, model.named_buffers())):
+        want = {p["name"]: p["shape"] for p in plan["parameters"] if p["buffer"] == buffer}
+        assert {name: list(tensor.shape) for name, tensor in found} == want
+    assert all(p.is_meta for p in model.parameters())
+    counted = plan["cost"]["train"]["params"]
+    assert sum(p.numel() for p in model.parameters()) == counted["total"] + counted["mtp"]

@@ -1,0 +1,86 @@
+"""The tiny twin of this package with weights that matter, and what counts as equal."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tiny_model import Model
+
+TESTS = Path(__file__).parent
+TINY: dict[str, Any] = json.loads((TESTS / "tiny_plan.json").read_text(encoding="utf-8"))
+FULL: dict[str, Any] = json.loads((TESTS.parent / "plan.json").read_text(encoding="utf-8"))
+
+COLUMNS = 72
+"""The longest row: more tokens than any window, ratio or top-k of a twin needs."""
+
+DTYPES = (torch.float64, torch.float32)
+
+
+def fresh(seed: int = 0, dtype: torch.dtype = torch.float32) -> Model:
+    """A twin initialised as the plan says."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Model(dtype=dtype)
+
+
+@cache
+def twin(dtype: torch.dtype = torch.float64) -> Model:
+    """The twin with large random weights, the same in every dtype: nothing is symmetric, small or switched off."""
+    model = fresh(dtype=dtype)
+    randomise(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def randomise(model: Model, seed: int = 1) -> None:
+    """Fills every parameter of a twin: matrices keep the size of vectors, norms lie about one, the rest about zero."""
+    generator = torch.Generator().manual_seed(seed)
+    named = dict(model.named_parameters())
+    for spec in TINY["parameters"]:
+        if spec["buffer"]:
+            continue
+        spread = 0.3
+        if spec["role"] in ("embedding", "table"):
+            spread = 1.0
+        elif len(spec["shape"]) > 1:
+            spread = spec["shape"][-1] ** -0.5
+        drawn = torch.randn(spec["shape"], generator=generator) * spread
+        named[spec["name"]].copy_(drawn + 1 if spec["init"] == "ones" else drawn)
+
+
+@torch.no_grad()
+def logits(model: Model, ids: Tensor, **given: Any) -> Tensor:
+    """Logits of one forward: [B, S, vocab]."""
+    return model(ids, **given).logits
+
+
+def tokens(rows: int, columns: int, seed: int) -> Tensor:
+    """Random token ids: [rows, columns]."""
+    return torch.randint(TINY["vocab"], (rows, columns), generator=torch.Generator().manual_seed(seed))
+
+
+@cache
+def allowed(dtype: torch.dtype) -> float:
+    """The largest difference of two logits that are equal but for rounding.
+
+    Measured, for float32: 16 times what computing in float32 instead of float64 changes. A wrong key, position or weight
+    moves logits by thousands of times more.
+    """
+    if dtype == torch.float64:
+        return 1e-9
+    ids = tokens(3, COLUMNS, seed=2)
+    return 16 * float((logits(twin(torch.float64), ids) - logits(twin(torch.float32), ids)).abs().max())
+
+
+def assert_same(got: Tensor, want: Tensor) -> None:
+    """Fails where two logits of one dtype differ by more than rounding, or one is not finite."""
+    assert got.shape == want.shape
+    if got.numel():
+        worst = float((got - want).abs().max())
+        assert worst <= allowed(want.dtype), f"differs by {worst:.3g}, allowed are {allowed(want.dtype):.3g}"
