@@ -16,6 +16,7 @@ AREAS = {
     "E04": "plan",
     "E05": "checks",
     "E06": "imports",
+    "W06": "imports",
     "W0": "lints",
 }
 """The first characters of a code, and the area they stand for."""
