@@ -97,7 +97,9 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
         lines.append('    tied_weights = {"lm_head.weight": "model.embed_tokens.weight"}')
     lines += [
         "",
-        "    def __init__(self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32) -> None:",
+        "    def __init__(",
+        "        self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32",
+        "    ) -> None:",
         "        super().__init__()",
         "        with building(device, dtype):",
         *("    " + line for line in classes.init(root, ())),

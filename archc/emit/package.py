@@ -13,6 +13,7 @@ from typing import Any
 
 from archc import resources
 from archc.emit.module import print_model
+from archc.emit.readme import figures
 from archc.graph import Graph
 from archc.schema import Model
 from archc.version import VERSION
@@ -37,12 +38,14 @@ def files(model: Model, graph: Graph, tiny: Model, tiny_graph: Graph, cost: dict
     out["plan.json"] = json.dumps(facts, indent=1) + "\n"
     out["tests/__init__.py"] = ""
     out["tests/tiny_model.py"] = tiny_text
-    out["tests/tiny_plan.json"] = json.dumps(plan_facts(tiny, tiny_graph, tiny_cost, carried), indent=1) + "\n"
+    tiny_facts = plan_facts(tiny, tiny_graph, tiny_cost, carried)
+    out["tests/tiny_plan.json"] = json.dumps(tiny_facts, indent=1) + "\n"
+    shown = {"model": model, "plan": facts, "tiny": model is tiny, "readme": figures(model, facts, tiny_facts)}
     for path in sorted((resources.templates() / "package").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             name = str(path.relative_to(resources.templates() / "package"))
             if name.endswith(".j2"):
-                out[name.removesuffix(".j2")] = _render(path, model=model, plan=facts, kernels=_kernels(carried))
+                out[name.removesuffix(".j2")] = _render(path, **shown)
             else:
                 out[name] = path.read_text()
     return dict(sorted(out.items()))

@@ -1,0 +1,113 @@
+"""The figures that a package's README shows, as text: templates lay out, they do not calculate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archc.schema import Model
+
+COMPONENTS = {
+    "embedding": "token embedding",
+    "attention": "attention",
+    "indexer": "attention indexer",
+    "compressor": "attention compressor",
+    "dense_ffn": "feed-forward",
+    "router": "router",
+    "experts": "routed experts",
+    "shared_experts": "shared experts",
+    "norm": "norms",
+    "residual": "residual streams",
+    "memory": "memory",
+    "head": "output head",
+    "mtp": "multi-token prediction",
+}
+"""What the components of a cost report are called."""
+
+WORKLOADS = {
+    "train": "training (forward and backward), {seq} tokens",
+    "prefill": "prefill, {seq} tokens into a cache of {context}",
+    "decode": "decoding, token {context} of a row",
+}
+
+
+def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows and sentences of the README: ``plan`` and ``twin`` are the contents of `plan.json` and `tests/tiny_plan.json`."""
+    cost = plan["cost"]["decode"]
+    params, cache = cost["params"], cost["kv_cache"]
+    stored = params["total"] + params["mtp"]
+    return {
+        "doc": model.doc or f"{model.name}: a language model.",
+        "headline": _headline(plan, params),
+        "parameters": [
+            (COMPONENTS[c], f"{n:,}", f"{100 * n / stored:.1f} %") for c, n in params["by_component"].items() if n
+        ],
+        "stored": f"{stored:,}",
+        "conventions": _conventions(params),
+        "weights": size(2 * stored),
+        "flops": [_flops(plan["cost"][mode], label) for mode, label in WORKLOADS.items()],
+        "cache": _cache(cache, plan["context"]),
+        "assumptions": [text[:1].upper() + text[1:] for text in cost["assumptions"]],
+        "twin": {"layers": twin["layers"], "parameters": f"{twin['cost']['decode']['params']['total']:,}"},
+    }
+
+
+def _headline(plan: Mapping[str, Any], params: Mapping[str, int]) -> list[str]:
+    active = params["active"]
+    return [
+        f"{params['total']:,} parameters" + ("" if active == params["total"] else f" ({active:,} active)"),
+        f"{plan['layers']} layers",
+        f"width {plan['dim']:,}",
+        f"vocabulary {plan['vocab']:,}",
+        f"context {plan['context']:,} tokens",
+    ]
+
+
+def _conventions(params: Mapping[str, int]) -> list[tuple[str, str]]:
+    rows = [
+        ("total" + (", without multi-token prediction" if params["mtp"] else ""), params["total"]),
+        ("active: used by one token, with embedding and head", params["active"]),
+        ("active without the input embedding", params["active_without_embedding"]),
+        ("active without embedding and head", params["active_core"]),
+    ]
+    if params["buffers"]:
+        rows.append(("buffers, not trained by gradient", params["buffers"]))
+    return [(label, f"{n:,}") for label, n in rows]
+
+
+def _flops(report: Mapping[str, Any], label: str) -> tuple[str, str, str, str]:
+    """Workload, FLOPs of a token ideal and executed, and all that is executed."""
+    work, flops = report["workload"], report["flops"]
+    tokens = work["batch"] * work["seq"]
+    ideal, executed = (flops[kind]["workload_total"] for kind in ("ideal", "executed"))
+    shown = label.format(seq=f"{work['seq']:,}", context=f"{work['context']:,}")
+    return shown, scaled(ideal / tokens), scaled(executed / tokens), f"{executed:,}"
+
+
+def _cache(cache: Mapping[str, Any], context: int) -> list[tuple[str, str]]:
+    """What a row of the cache takes, in rows of label and size."""
+    return [
+        ("each token", size(cache["bytes_per_token"])),
+        ("each row, however long", size(cache["bytes_per_sequence_fixed"])),
+        (f"one row of {context:,} tokens", size(cache["bytes_total"])),
+    ]
+
+
+def size(n: float) -> str:
+    """``17179869192`` -> ``16.0 GiB (17,179,869,192 bytes)``"""
+    exact = f"{n:,.10g}" if n != int(n) else f"{int(n):,}"
+    unit, value = "bytes", float(n)
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{exact} bytes" if unit == "bytes" else f"{value:.1f} {unit} ({exact} bytes)"
+
+
+def scaled(n: float) -> str:
+    """``83728793600`` -> ``83.73 G``"""
+    for unit in ("", "K", "M", "G", "T", "P"):
+        if n < 1000 or unit == "P":
+            break
+        n /= 1000
+    return f"{n:.4g} {unit}".rstrip()

@@ -1,0 +1,111 @@
+"""Counts against published figures and against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+import archc
+from archc.cost.report import COMPONENTS
+from archc.plan import plan
+
+
+# Totals of the public implementations on the meta device (FACTS 9: meta-llama configurations in transformers).
+@pytest.mark.parametrize(
+    ("spec", "total"),
+    [("llama_3_1_8b", 8_030_261_248), ("llama_3_1_70b", 70_553_706_496), ("llama_3_1_405b", 405_853_388_800)],
+)
+def test_parameters_equal_the_published_totals(spec: str, total: int) -> None:
+    params = archc.cost(archc.load(spec)).params
+    assert params.total == params.active == total
+    assert sum(params.by_component.values()) == total
+
+
+def test_cache_of_405b_as_published() -> None:
+    """516.096 KB a token (DeepSeek-AI 2025, arXiv:2505.09343, table 1)."""
+    assert archc.cost(archc.load("llama_3_1_405b")).kv_cache.bytes_per_token == 516_096
+
+
+def test_training_flops_of_405b_as_published() -> None:
+    """2,448 GFLOPs a token in training at 4,096 (arXiv:2505.09343, table 2, which does not say how attention is counted)."""
+    report = archc.cost(archc.load("llama_3_1_405b"), mode="train", seq=4096)
+    assert report.flops.ideal.train_per_token == pytest.approx(2448e9, rel=0.02)
+
+
+@pytest.mark.parametrize(("mode", "seq", "context"), [("train", 100, None), ("prefill", 100, None), ("prefill", 100, 350), ("decode", None, 350)])
+def test_ideal_flops_by_hand(mode: str, seq: int | None, context: int | None) -> None:
+    """Linear maps twice their weights a token; attention 4 x heads x head_dim a visible pair."""
+    model = archc.load("llama_3_1_8b")
+    report = archc.cost(model, mode=mode, batch=3, seq=seq, context=context)
+    new, total = (1, context) if mode == "decode" else (seq, context or seq)
+    pairs = sum(range(total - new + 1, total + 1))
+    weights = 32 * (4096 * (4096 + 1024 + 1024 + 4096) + 3 * 4096 * 14336) + 4096 * 128256
+    expected = 3 * (2 * new * weights + 32 * 4 * 4096 * pairs)
+    assert report.flops.ideal.workload_total == expected * (3 if mode == "train" else 1)
+    assert report.flops.ideal.forward_per_token == pytest.approx(expected / (3 * new))
+    assert report.flops.ideal.train_per_token == pytest.approx(3 * expected / (3 * new))
+
+
+def test_report_shape() -> None:
+    data = archc.cost(archc.load("llama_3_1_8b")).as_dict()
+    assert list(data) == ["model", "archc", "workload", "params", "flops", "kv_cache", "assumptions", "format_version"]
+    for section in (data["params"], data["flops"]["ideal"], data["flops"]["executed"], data["kv_cache"]):
+        assert tuple(section["by_component"]) == COMPONENTS
+    assert data["format_version"] == 1
+
+
+def test_a_tied_head_counts_as_embedding() -> None:
+    untied, tied = (archc.cost(archc.load("llama_3_1_8b", set={"head": kind})).params for kind in ("untied", "tied"))
+    assert untied.total - tied.total == 128256 * 4096
+    assert tied.active_without_embedding == tied.active_core == untied.active_core
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"mode": "train", "seq": 8, "context": 9}, "training sees no tokens"),
+        ({"mode": "prefill", "seq": 8, "context": 7}, "cannot hold"),
+        ({"batch": 0}, "at least 1"),
+    ],
+)
+def test_workloads_that_cannot_be(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        archc.cost(archc.load("llama_3_1_8b"), **kwargs)
+
+
+def test_one_window_layer_by_hand() -> None:
+    """A window keeps window - 1 tokens and 8 to take back, whatever the context."""
+    model = archc.load("llama_3_1_8b", set={"attention.window": "128"})
+    cache = archc.cost(model, context=100_000, batch=2).kv_cache
+    assert cache.bytes_per_token == 0
+    assert cache.bytes_per_sequence_fixed == 32 * 2 * (127 + 8) * 8 * 128 * 2 + 8
+    assert cache.bytes_total == 2 * cache.bytes_per_sequence_fixed
+
+
+@pytest.mark.parametrize("key", ["params.total", "params.active_core", "params.by_component.attention", "flops.ideal.workload_total", "flops.executed.by_component.head", "kv_cache.bytes_total", "kv_cache.by_component.attention"])
+@pytest.mark.parametrize("mode", ["train", "decode"])
+def test_explanations_add_up(key: str, mode: str) -> None:
+    from archc.cost.explain import explain
+
+    model = archc.load("llama_3_1_70b")
+    graph = plan(model)
+    report = archc.cost(model, mode=mode, batch=2, graph=graph)
+    explanation = explain(model, graph, report, key)
+    assert sum(t.total for t in explanation.terms) == explanation.value
+    assert all(t.total % t.count == 0 for t in explanation.terms)
+
+
+def test_explanations_show_the_lines_behind_a_number() -> None:
+    from archc.cost.explain import explain
+
+    model = archc.load("llama_3_1_70b")
+    graph = plan(model)
+    found = explain(model, graph, archc.cost(model, graph=graph), "params.by_component.attention").sources
+    heads = next(s for s in found if s.field == "heads")
+    assert [span.source.name.rpartition("/")[2] for span in heads.spans] == ["llama_3_1_70b.arch", "llama_3_1_8b.arch"]
+    assert [span.text for span in heads.spans] == ["64", "32"]
+
+
+def test_unknown_figures_name_the_known_ones() -> None:
+    with pytest.raises(KeyError) as error:
+        archc.cost(archc.load("llama_3_1_8b")).value("params.totl")
+    assert "params.total" in error.value.args[1]

@@ -1,0 +1,100 @@
+"""The emitted `model.py` as a reader sees it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import archc
+from archc import resources
+
+LIBRARY = sorted(p.stem for p in resources.specs().glob("*.arch"))
+
+
+@pytest.fixture(scope="session", params=LIBRARY)
+def text(request: pytest.FixtureRequest) -> str:
+    """`model.py` of a spec of the library."""
+    from archc.api import package
+
+    return package(archc.load(request.param))["model.py"]
+
+
+def classes(text: str) -> list[ast.ClassDef]:
+    return [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef)]
+
+
+def test_golden(llama: Path, golden) -> None:
+    golden("llama_3_1_8b/model.py", (llama / "model.py").read_text())
+    golden("llama_3_1_8b/tests/tiny_model.py", (llama / "tests" / "tiny_model.py").read_text())
+
+
+def test_forwards_are_short(text: str) -> None:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno + 1 < 45, node.name
+
+
+def test_lines_fit(text: str) -> None:
+    assert max(map(len, text.split("\n"))) <= 110
+
+
+def test_no_machine_made_names(text: str) -> None:
+    names = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    names |= {a.arg for n in ast.walk(ast.parse(text)) if isinstance(n, ast.arguments) for a in n.args}
+    assert names
+    assert not [n for n in names if re.search(r"\d$", n) or n.startswith("_") or n in {"tmp", "out_", "val", "var"}]
+
+
+def test_every_class_has_a_docstring_and_drawers_cite_their_source(text: str) -> None:
+    for cls in classes(text):
+        doc = ast.get_docstring(cls)
+        assert doc, cls.name
+        if cls.name not in ("Step", "Backbone", "Model"):
+            assert re.search(r"arXiv:\d{4}\.\d{4,5}|https?://", doc), f"{cls.name}: {doc}"
+
+
+def test_every_step_states_its_shape(text: str) -> None:
+    lines = text.split("\n")
+    for cls in classes(text):
+        forward = next((f for f in cls.body if isinstance(f, ast.FunctionDef) and f.name == "forward"), None)
+        for statement in forward.body if forward else ():
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) != "state":
+                block = lines[statement.lineno - 2 : statement.end_lineno]
+                assert any(re.search(r"# \[", line) for line in block), ast.unparse(statement)
+
+
+def test_printed_calls_fit_the_signatures_they_call(llama: Path, imported) -> None:
+    module = sys.modules[imported(llama).Model.__module__]
+    checked = 0
+    for node in ast.walk(ast.parse((llama / "model.py").read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and hasattr(module, node.func.id):
+            if any(isinstance(a, ast.Starred | ast.GeneratorExp) for a in node.args):
+                continue
+            signature = inspect.signature(getattr(module, node.func.id))
+            signature.bind(*node.args, **{str(k.arg): k.value for k in node.keywords})
+            checked += 1
+    assert checked > 25
+
+
+def test_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """Hash seeds, optimisation and missing column positions change nothing."""
+    program = "import archc, sys; archc.build(archc.load('llama_3_1_8b'), sys.argv[1])"
+    trees = []
+    for i, flags in enumerate((["-O"], ["-X", "no_debug_ranges"], ["-B"])):
+        subprocess.run([sys.executable, *flags, "-c", program, str(tmp_path / str(i))], check=True, cwd=resources.specs().parent)
+        trees.append({p.relative_to(tmp_path / str(i)): p.read_bytes() for p in sorted((tmp_path / str(i)).rglob("*.*"))})
+    assert trees[0] == trees[1] == trees[2]
+    assert len(trees[0]) > 15
+
+
+def test_ruff_and_pyright_are_content(llama: Path) -> None:
+    ruff = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,I,UP,B,W", "--line-length", "120", str(llama)], capture_output=True, text=True)
+    assert ruff.returncode == 0, ruff.stdout
+    pyright = subprocess.run([sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(llama / "model.py"), str(llama / "tests" / "tiny_model.py")], capture_output=True, text=True)
+    assert pyright.returncode == 0, pyright.stdout
