@@ -40,14 +40,14 @@ def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> d
         "doc": model.doc or f"{model.name}: a language model.",
         "headline": _headline(plan, params),
         "parameters": [
-            (COMPONENTS[c], f"{n:,}", f"{100 * n / stored:.1f} %") for c, n in params["by_component"].items() if n
+            (COMPONENTS[c], f"{n:,}", _share(n / stored)) for c, n in params["by_component"].items() if n
         ],
         "stored": f"{stored:,}",
         "conventions": _conventions(params),
         "weights": size(2 * stored),
         "flops": [_flops(plan["cost"][mode], label) for mode, label in WORKLOADS.items()],
         "cache": _cache(cache, plan["context"]),
-        "assumptions": [text[:1].upper() + text[1:] for text in cost["assumptions"]],
+        "assumptions": [tuple(text.split(": ", 1)) for text in cost["assumptions"] if not text.startswith("weighted_fp8")],
         "twin": {"layers": twin["layers"], "parameters": f"{twin['cost']['decode']['params']['total']:,}"},
     }
 
@@ -61,6 +61,10 @@ def _headline(plan: Mapping[str, Any], params: Mapping[str, int]) -> list[str]:
         f"vocabulary {plan['vocab']:,}",
         f"context {plan['context']:,} tokens",
     ]
+
+
+def _share(part: float) -> str:
+    return f"{100 * part:.1f} %" if part >= 0.0005 else "< 0.1 %"
 
 
 def _conventions(params: Mapping[str, int]) -> list[tuple[str, str]]:

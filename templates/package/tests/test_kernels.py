@@ -52,6 +52,7 @@ def test_the_whole_model_is_one_graph() -> None:
     assert_close({name.removeprefix("_orig_mod."): grad for name, grad in grads.items()}, slopes, bound=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="inductor needs a C++ compiler")
 def test_compiled_code_gives_the_same_logits() -> None:
     model, ids = twin(torch.float32), tokens(2, 24, seed=21)
