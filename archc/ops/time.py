@@ -150,7 +150,7 @@ class Append(Op):
         return Type((B, T // self.every, *x.shape[2:]), x.dtype)
 
     def code(self, x: ast.expr, state: ast.expr, time: ast.expr) -> ast.expr:
-        return expr("append(x, state, time)", x=x, state=state, time=time)
+        return expr("append(x, state, time, every=every)", x=x, state=state, time=time, every=None if self.every == 1 else self.every)
 
 
 def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int) -> int:

@@ -31,9 +31,9 @@ class Csa:
     index_heads: int = 0
     index_dim: int = 0
 
-    def forward(self, weights: Weights, x: Array) -> Array:
-        """y [S, D] of x [S, D]."""
-        return np.stack([self._token(weights, x, t) for t in range(len(x))])
+    def forward(self, weights: Weights, x: Array, start: int = 0) -> Array:
+        """y [S - start, D] of x [S, D], from token ``start`` on."""
+        return np.stack([self._token(weights, x, t) for t in range(start, len(x))])
 
     def _token(self, weights: Weights, x: Array, t: int) -> Array:
         q_latent = self.q_latent(weights, x[t])
@@ -119,11 +119,11 @@ class Csa:
         """Ids of the entries token t attends to, best first."""
         return best(self.index_scores(weights, x, t), self.topk)
 
-    def margin(self, weights: Weights, x: Array) -> float:
+    def margin(self, weights: Weights, x: Array, start: int = 0) -> float:
         """The smallest gap between the last score taken and the first left out: below rounding, the choice is not
         defined."""
         gaps = [math.inf]
-        for t in range(len(x)):
+        for t in range(start, len(x)):
             scores = sorted(self.index_scores(weights, x, t), reverse=True)
             if len(scores) > self.topk:
                 gaps.append(scores[self.topk - 1] - scores[self.topk])

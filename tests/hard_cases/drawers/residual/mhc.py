@@ -1,0 +1,71 @@
+"""Manifold-constrained hyper-connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from archc.schema import Residual, field
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Mhc(Residual):
+    """Residual streams mixed by a doubly stochastic matrix around every sub-layer (mHC, arXiv:2512.24880, as in DeepSeek-V4)."""
+
+    count: int = field("residual streams", gt=1)
+    iters: int = field("passes of Sinkhorn's iteration", default=20, gt=0)
+    eps: float = field("of the mixing weights", default=1e-6, ge=0)
+    norm_eps: float = field("of the norm before them", default=1e-6, ge=0)
+
+    def start(self, g: Builder, x: Value) -> tuple[Value, ...]:
+        streams = g.expand(x, n=self.count)
+        return (streams,)
+
+    def enter(self, g: Builder, state: tuple[Value, ...], name: str) -> tuple[Value, tuple[Value, ...]]:
+        (streams,) = state
+        x, post, comb = g.call(f"{name}_hc", "HyperConnection", self.coefficients, streams)
+        return x, (streams, post, comb)
+
+    def leave(self, g: Builder, state: tuple[Value, ...], y: Value) -> tuple[Value, ...]:
+        streams, post, comb = state
+        mixed = g.einsum(comb, streams, spec="bsjk,bsjd->bskd")
+        streams = g.unsqueeze(post, dim=-1) * g.unsqueeze(y, dim=-2) + mixed
+        return (streams,)
+
+    def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
+        x = g.call("hc_head", "HyperHead", self.head, *state)
+        return x
+
+    def streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
+        return state[0]
+
+    def with_streams(self, g: Builder, state: tuple[Value, ...], streams: Value) -> tuple[Value, ...]:
+        return (streams,)
+
+    def mixes(self, g: Builder, streams: Value, prefix: str, out: int) -> Value:
+        """The linear part of the coefficients [B, S, out]: one norm over all streams of a token, without weight."""
+        flat = g.rms_norm(None, g.flatten(streams), eps=self.norm_eps)
+        return g.project(flat, g.param(f"{prefix}fn", (out, flat.type.last), dtype="fp32"))
+
+    def coefficients(self, g: Builder, streams: Value) -> tuple[Value, Value, Value]:
+        """The collapsed input of a sub-layer, how its output is spread (post), and how the streams are mixed (comb)."""
+        n = self.count
+        pre, post, comb = g.split(self.mixes(g, streams, "", n * (n + 2)), sizes=(n, n, n * n))
+        base = g.param("base", (n * (n + 2),), role="bias", init="zeros", dtype="fp32")
+        pre_base, post_base, comb_base = g.split(base, sizes=(n, n, n * n))
+        pre_scale, post_scale, comb_scale = g.unbind(g.param("scale", (3,), role="scale", init="ones", dtype="fp32"))
+        pre = g.sigmoid(pre * pre_scale + pre_base) + self.eps
+        post = g.sigmoid(post * post_scale + post_base) * 2
+        comb = g.unflatten(comb * comb_scale + comb_base, sizes=(n, n))
+        comb = g.sinkhorn(comb, iters=self.iters, eps=self.eps)
+        x = g.einsum(pre, streams, spec="bsn,bsnd->bsd")
+        return x, post, comb
+
+    def head(self, g: Builder, streams: Value) -> Value:
+        """The streams collapsed at the end of the model."""
+        mixes = self.mixes(g, streams, "hc_", self.count)
+        scale = g.param("hc_scale", (1,), role="scale", init="ones", dtype="fp32")
+        base = g.param("hc_base", (self.count,), role="bias", init="zeros", dtype="fp32")
+        pre = g.sigmoid(mixes * scale + base) + self.eps
+        return g.einsum(pre, streams, spec="bsn,bsnd->bsd")
