@@ -156,7 +156,7 @@ def _close(tokens: list[Token], matching: _Matching, source: Source, sink: Sink,
     indents = _indents(tokens)
     stray, ends = set(matching.stray), dict(matching.pairs)
     put_in: dict[int, list[Token]] = {}
-    outermost: dict[int, int] = {}
+    closed_at: dict[int, list[int]] = {}
     for opener in sorted(matching.unclosed, reverse=True):
         token = tokens[opener]
         end = opener + 1
@@ -171,15 +171,15 @@ def _close(tokens: list[Token], matching: _Matching, source: Source, sink: Sink,
                 break
             end += 1
         ends[opener] = end
-        outermost[end] = opener
+        closed_at.setdefault(end, []).append(opener)
         closing = Token(CLOSER[token.type], _SHOWN[CLOSER[token.type]])
         put_in.setdefault(end, []).append(after(tokens[end - 1], closing))
-        if token.type != "LBRACE":
-            spoiled.add(token.start_pos or 0)
-    for end, opener in outermost.items():
-        token = tokens[opener]
-        if any(t.type == "UNCLOSED" and t.line == token.line for t in tokens[opener:end]):
-            continue  # the string that is never closed has swallowed the closer
+    for end, openers in closed_at.items():
+        outermost = openers[-1]
+        token = tokens[outermost]
+        if any(t.type == "UNCLOSED" and t.line == token.line for t in tokens[outermost:end]):
+            continue  # the string that is never closed has swallowed the closer, and will be reported
+        spoiled.update(tokens[i].start_pos or 0 for i in openers if tokens[i].type != "LBRACE")
         missing = "".join(put_in[end])
         help = f"`{missing}` {'seems' if len(missing) == 1 else 'seem'} to be missing {_place(tokens, end)}"
         sink.add(Diagnostic(code="E0003", message=f"this `{token}` is never closed", span=span_of(token, source), help=help[:200]))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -68,21 +66,13 @@ def _grammar() -> Lark:
 def load_grammar(folder: Path | None) -> Lark:
     """The grammar's parser, from its tables in ``folder`` where that can be used: 2 ms instead of 40.
 
-    The file's name tells the grammar, lark and Python it was made by. A folder that cannot be written, and a broken file, cost
-    time and nothing else.
+    The file's name tells the grammar, lark and Python it was made by. A folder that cannot be written, and a broken or half
+    written file, cost time and nothing else: lark then builds the tables anew.
     """
     if folder is None:
         return build_grammar()
     made_by = resources.grammar().read_bytes() + repr((lark.__version__, sys.version_info[:2])).encode()
-    path = folder / f"grammar-{hashlib.sha256(made_by).hexdigest()[:16]}.tables"
-    if path.is_file():
-        return build_grammar(cache=str(path))
-    # Written aside and moved into place, so that another process never reads half a file.
-    aside = path.with_suffix(f".{os.getpid()}")
-    grammar = build_grammar(cache=str(aside))
-    with contextlib.suppress(OSError):
-        aside.replace(path)
-    return grammar
+    return build_grammar(cache=str(folder / f"grammar-{hashlib.sha256(made_by).hexdigest()[:16]}.tables"))
 
 
 def _cache_folder() -> Path | None:
