@@ -166,16 +166,14 @@ def _layers(columns: Mapping[str, Column]) -> tuple[LayerSlots, ...] | None:
 
 def spec_hash(model: Model) -> str:
     """The first 16 hex digits of the SHA-256 of a model's name and resolved values: comments, order and spelling of the spec do not count."""
-    values = {name: _data(getattr(model, name)) for name in ModelFields.model_fields}
-    rows: dict[int, Any] = {
-        id(layer): {slot: _data(getattr(layer, slot)) for slot in LAYER_SLOTS} for layer in model.schedule
-    }
-    distinct = list(rows)
+    # layers of equal drawers share one object: each is written once
+    distinct = list({id(layer): layer for layer in model.schedule}.values())
+    place = {id(layer): i for i, layer in enumerate(distinct)}
     data = {
         "name": model.name,
-        "fields": values,
-        "layers": [rows[i] for i in distinct],
-        "schedule": [distinct.index(id(layer)) for layer in model.schedule],
+        "fields": {name: _data(getattr(model, name)) for name in ModelFields.model_fields},
+        "layers": [{slot: _data(getattr(layer, slot)) for slot in LAYER_SLOTS} for layer in distinct],
+        "schedule": [place[id(layer)] for layer in model.schedule],
     }
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 

@@ -29,13 +29,13 @@ def chain(r: Resolution, unit: Unit, section: tree.Section) -> list[tuple[Unit, 
             break
         step = _base(r, step[0], extends)
         if step is None:
-            r.frame.recipe.broken = True
+            r.frame.recipe.broken = r.rootless = True
         elif any(s is step[1] for _, s in found):
             names = " -> ".join(
                 f"`{s.labels[0].span.text}`" for _, s in (*found[[s for _, s in found].index(step[1]) :], step)
             )
             r.error("E0107", f"the models extend each other: {names}", extends.span)
-            r.frame.recipe.broken = True
+            r.frame.recipe.broken = r.rootless = True
             step = None
     return found[::-1]
 
@@ -279,7 +279,7 @@ class Merger:
         if name.text in UNFILLED or name.text in slot_names():
             self._unfilled(name.text, name.span)
             return
-        if r.lost(name.text) and amending:
+        if r.rootless or (amending and r.lost(name.text)):
             return
         near = closest(name.text, (*r.frame.infos, *r.names, "schedule"))
         r.frame.recipe.excused.add(near or "")

@@ -39,6 +39,8 @@ class Resolution:
         """The files that the model draws on, its own first."""
         self.names: dict[str, Named] = {}
         """Drawers, lets and params of the model and the models it extends."""
+        self.rootless = False
+        """A model that this one extends could not be found: any name may have been its."""
         self.schedule: dict[str, Bound] = {}
         """The schedule of each slot that has one."""
         self.checks: list[tuple[tree.Check, Scope]] = []
@@ -78,8 +80,8 @@ class Resolution:
                 del self._active[key]
 
     def lost(self, name: str) -> bool:
-        """Whether a statement that did not parse seems to have defined ``name``."""
-        return any(unit.lost(name) for unit in self.units)
+        """Whether ``name`` was probably defined by what could not be read: its absence is an echo."""
+        return self.rootless or any(unit.lost(name) for unit in self.units)
 
     # --- names -----------------------------------------------------------------------------------
     def find(self, name: str, scope: Scope) -> Named | None:

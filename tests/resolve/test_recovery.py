@@ -1,0 +1,92 @@
+"""Resolve over trees that did not parse whole: what can be found is found, and no mistake is reported twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.resolve.support import FFN, FIELDS, GQA, found, only, spec
+
+
+def resolved_codes(text: str) -> list[tuple[str, str]]:
+    """Code and text of the diagnostics that the parser did not give."""
+    return [(d.code, d.span.text if d.span else "") for d in found(text) if not d.code.startswith("E00")]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "attention = gqa { heads = }",
+        "attention gqa gqa { heads = 4 }",
+        "atention = gqa { heads = 4 }",
+        "attention = gqa { heds = 4 }",
+        "attention = gpa { heads = 4 }",
+        "attention = gqa { heads = 4 @ }",
+        "attention = ",
+        "attention == gqa { heads = 4 }",
+    ],
+)
+def test_a_broken_drawer_is_not_missing_too(broken: str) -> None:
+    assert len(found(spec(broken + "\n" + FFN))) == 1
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["let h = ", "param h = 4 in [1,", "ffn h == swiglu { hidden = 3 }"],
+)
+def test_a_name_whose_definition_did_not_parse_is_not_unknown_too(broken: str) -> None:
+    uses = "attention = gqa { heads = h }\nffn = h\nattention other = h { window = 3 }\nschedule { memory = h }\nh.window = 3\ncheck h == 4"
+    problems = found(spec(uses + "\n" + broken))
+    assert [d.code[:3] for d in problems] == ["E00"], problems
+
+
+def test_a_broken_schedule_leaves_no_unused_drawers() -> None:
+    text = spec("attention a = gqa { heads = 4 }\nattention b = a { window = 2 }\nschedule { attention = [a * 2, b *\n}\n" + FFN)
+    assert resolved_codes(text) == []
+
+
+def test_errors_beside_a_broken_statement_are_still_found() -> None:
+    text = spec("context = 4Ki @ 3\nattention = gqa { heads = 4, windo = 3 }\nnorm = rms { epz = 1 }\n" + FFN)
+    assert resolved_codes(text) == [("E0203", "windo"), ("E0203", "epz")]
+
+
+def test_a_missing_field_is_still_missed_in_a_sound_model() -> None:
+    text = spec(GQA + FFN) + "model broken extends m { dim = }\nmodel sound { vocab = 3 }"
+    assert ("E0201", "sound") in resolved_codes(text)
+
+
+def test_a_misspelt_field_is_not_missing_too_but_others_are() -> None:
+    problems = found(spec("attention = sparse { hads = 4 }\n" + FFN))
+    assert [(d.code, d.message) for d in problems] == [("E0201", "`sparse` needs `window`"), ("E0203", "`sparse` has no field `hads`")]
+
+
+def test_a_model_whose_base_is_missing_says_nothing_else() -> None:
+    for body in ("csa.window = 3", "layers = 3", "h = 8", "attention = csa", "schedule { ffn = [moe * rest] }", "layers = 2 * h"):
+        assert only(f"arch 1\nmodel m extends nope {{ {body} }}").code == "E0106"
+
+
+def test_statements_in_the_wrong_place() -> None:
+    for text, code in (
+        (f"arch 1\nmodel m {{ {FIELDS} {GQA} {FFN} model n {{ }} }}", "E0109"),
+        (f"arch 1\nmodel m {{ {FIELDS} {GQA} {FFN}\n import \"x.arch\" as x }}", "E0109"),
+        (f"arch 1\nmodel m {{ {FIELDS} {FFN} attention = gqa {{ heads = 4, check heads == 4 }} }}", "E0109"),
+        (f"arch 1\nmodel m {{ {FIELDS} {FFN} attention = gqa {{ heads = 4, rope x = rope }} }}", "E0109"),
+        (f"arch 1\nmodel m {{ {FIELDS} {FFN} attention = gqa {{ heads = 4, rope rope {{ }} }} }}", "E0110"),
+        (f"arch 1\nmodel m {{ {FIELDS} {GQA} {FFN} schedule {{ let a = 3 }} }}", "E0109"),
+        ("arch 1\nschedule { ffn = x }", "E0109"),
+        ("arch 1\nmodel { dim = 3 }", "E0109"),
+        ("arch 1\nmodl m { dim = 3 }", "E0109"),
+        ("arch 1\na.b = 3", "E0109"),
+        ("arch 1\ncheck 1 == 1", "E0109"),
+    ):
+        assert [d.code for d in found(text)] == [code], text
+
+
+def test_parts_of_the_language_without_kinds_say_so() -> None:
+    for line in ("precision { weights = fp8 }", "optimizer = muon", "hardware h = h100 { gpus = 8 }", "mtp = mtp { depth = 1 }"):
+        problem = only(spec(GQA + FFN + line))
+        assert problem.code == "E0115", line
+
+
+def test_empty_files() -> None:
+    for text in ("", "\n", "arch 1", "arch 1\n", "# nothing"):
+        assert found(text) == ()
