@@ -1,0 +1,80 @@
+"""Cold process times of the commands against bare Python, and the slowest imports: ``python -m bench.start_up``.
+
+Every figure is the median of so many fresh processes, each with its own empty output folder; the parser's cache is warm, as it
+is after the first run on a machine. Times of a loaded machine say little: the line of bare Python tells how loaded it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEC = "llama_3_1_8b"
+# Seconds a command may take in all, where an aim was set
+AIMS = {"cost": 0.3, "build": 0.8}
+COMMANDS = {
+    "bare python": ["-c", "pass"],
+    "--version": ["-m", "archc", "--version"],
+    "check": ["-m", "archc", "check", SPEC],
+    "cost": ["-m", "archc", "cost", SPEC],
+    "build": ["-m", "archc", "build", SPEC],
+}
+
+
+def seconds(argv: list[str], folder: str) -> float:
+    """Wall time of one process. Raises CalledProcessError when it fails."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *argv], cwd=folder, env=environment(), check=True, capture_output=True)
+    return time.perf_counter() - started
+
+
+def environment() -> dict[str, str]:
+    """The process environment with this checkout first on the path."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def slowest_imports(argv: list[str], folder: str, count: int) -> list[tuple[float, str]]:
+    """(milliseconds of its own, top-level package) of the packages that a command spends most on importing."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *argv], cwd=folder, env=environment(), check=True, capture_output=True, text=True
+    )
+    spent: dict[str, float] = {}
+    for line in done.stderr.splitlines():
+        found = re.match(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)$", line)
+        if found:
+            top = found[2].partition(".")[0]
+            spent[top] = spent.get(top, 0.0) + int(found[1]) / 1000
+    return sorted(((ms, name) for name, ms in spent.items()), reverse=True)[:count]
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=7, help="processes per command")
+    runs = parser.parse_args().runs
+    with tempfile.TemporaryDirectory() as folder:
+        for argv in COMMANDS.values():
+            seconds(argv, folder)
+        print(f"median of {runs} processes, {SPEC}\n")
+        print(f"{'command':<14}{'seconds':>9}{'over bare':>11}{'aim':>8}")
+        bare = 0.0
+        for name, argv in COMMANDS.items():
+            median = statistics.median(seconds(argv, folder) for _ in range(runs))
+            bare = bare or median
+            aim = f"{AIMS[name]:.1f}" if name in AIMS else "-"
+            print(f"{name:<14}{median:>9.3f}{median - bare:>11.3f}{aim:>8}")
+        for name in ("cost", "build"):
+            shown = ", ".join(f"{package} {ms:.0f}" for ms, package in slowest_imports(COMMANDS[name], folder, 8))
+            print(f"\nimports of {name}, ms (traced, so slower than they are): {shown}")
+
+
+if __name__ == "__main__":
+    main()
