@@ -32,22 +32,22 @@ WORKLOADS = {
 
 
 def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows and sentences of the README: ``plan`` and ``twin`` are the contents of `plan.json` and `tests/tiny_plan.json`."""
+    """Rows and sentences of the README. ``plan`` and ``twin``: what `plan.json` and `tests/tiny_plan.json` hold."""
     cost = plan["cost"]["decode"]
     params, cache = cost["params"], cost["kv_cache"]
     stored = params["total"] + params["mtp"]
     return {
         "doc": model.doc or f"{model.name}: a language model.",
         "headline": _headline(plan, params),
-        "parameters": [
-            (COMPONENTS[c], f"{n:,}", _share(n / stored)) for c, n in params["by_component"].items() if n
-        ],
+        "parameters": [(COMPONENTS[c], f"{n:,}", _share(n / stored)) for c, n in params["by_component"].items() if n],
         "stored": f"{stored:,}",
         "conventions": _conventions(params),
         "weights": size(2 * stored),
         "flops": [_flops(plan["cost"][mode], label) for mode, label in WORKLOADS.items()],
         "cache": _cache(cache, plan["context"]),
-        "assumptions": [tuple(text.split(": ", 1)) for text in cost["assumptions"] if not text.startswith("weighted_fp8")],
+        "assumptions": [
+            tuple(text.split(": ", 1)) for text in cost["assumptions"] if not text.startswith("weighted_fp8")
+        ],
         "twin": {"layers": twin["layers"], "parameters": f"{twin['cost']['decode']['params']['total']:,}"},
     }
 

@@ -7,10 +7,9 @@ import os
 import shutil
 import sys
 
+import pytest
 import torch
 from torch import Tensor
-
-import pytest
 
 from .tiny_model import Model
 from .twin import allowed, assert_same, randomise, tokens, twin

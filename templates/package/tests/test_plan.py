@@ -1,4 +1,4 @@
-"""The numbers of the plan are those of the module: initial weights, cache bytes, executed FLOPs; and what the code imports."""
+"""The plan's numbers are the module's: initial weights, cache bytes, executed FLOPs; and what the code imports."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-
-import pytest
 
 from .. import Model as FullModel
 from .tiny_model import Model
@@ -98,7 +97,7 @@ def executed(model: Model, mode: str, workload: dict[str, int]) -> int:
         cache.advance(torch.full((batch,), past, device=device), [past] * batch)
     with torch.set_grad_enabled(mode == "train"), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         out = model(ids, cache=cache, labels=ids if mode == "train" else None)
-        if mode == "train" and not device.type == "meta":
+        if mode == "train" and device.type != "meta":
             out.loss.backward()
     return counter.get_total_flops()
 
@@ -112,7 +111,8 @@ def test_executed_flops_are_the_plans(mode: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(
-    any(p["role"] == "experts" for p in FULL["parameters"]), reason="which expert runs depends on data, which meta tensors lack"
+    any(p["role"] == "experts" for p in FULL["parameters"]),
+    reason="which expert runs depends on data, which meta tensors lack",
 )
 @pytest.mark.parametrize("mode", MODES)
 def test_executed_flops_of_the_full_model_are_the_plans(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:

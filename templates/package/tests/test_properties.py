@@ -1,18 +1,17 @@
-"""Laws of a language model with state, on the tiny twin of this package, and the full model's shape on the meta device.
+"""Laws of a language model with state, on the tiny twin of this package; the full model's parameters on meta.
 
-However tokens reach the model (whole, in chunks, one by one, padded, packed, rewound), each must get the logits that one
-forward over its own sequence gives it.
+However tokens reach the model (whole, in chunks, one by one, padded, packed, rewound), each must get the logits that
+one forward over its own sequence gives it.
 """
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-
-import pytest
 
 from .. import Model as FullModel
 from .. import load_weights
@@ -36,7 +35,7 @@ def batches(draw: st.DrawFn, *, rows: int = 3, least: int = 2) -> Tensor:
 
 @st.composite
 def masks(draw: st.DrawFn, rows: int, columns: int) -> Tensor:
-    """True at tokens [rows, columns]: padding on the left, on the right or anywhere, and at least one token in each row."""
+    """True at tokens [rows, columns]: padding on the left, the right or anywhere, but a token in each row."""
     column = torch.arange(columns)
     out = []
     for _ in range(rows):

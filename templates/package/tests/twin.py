@@ -69,8 +69,8 @@ def tokens(rows: int, columns: int, seed: int) -> Tensor:
 def allowed(dtype: torch.dtype) -> float:
     """The largest difference of two logits that are equal but for rounding.
 
-    Measured, for float32: 16 times what computing in float32 instead of float64 changes. A wrong key, position or weight
-    moves logits by thousands of times more.
+    Measured, for float32: 16 times what computing in float32 instead of float64 changes. A wrong key, position or
+    weight moves logits by thousands of times more.
     """
     if dtype == torch.float64:
         return 1e-9
