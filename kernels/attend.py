@@ -118,8 +118,8 @@ def _runs(
 ) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
     """Blocks that follow each other in equal steps, as (count, first of them), so that a band is one batched product.
 
-    Of each pair of a block `copies` elements are stored; those of a run stay under the limit. Without copies, a run has one
-    mask for all its blocks.
+    Of each pair of a block `copies` elements are stored; those of a run stay under the limit. Without copies, a run
+    has one mask for all its blocks.
     """
     at = 0
     while at < len(blocks):
@@ -174,10 +174,16 @@ def _softmax(
     scores = scores.mul_(scale).view(batch, heads, new, -1)
     if seen is not None:
         scores = scores.masked_fill_(~seen, float("-inf"))
-    if sinks is None:
-        weights = scores.softmax(-1)
-    else:
-        sink = sinks.to(scores.dtype).view(1, heads, 1, 1).expand(batch, -1, new, -1)
-        weights = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
-    out = weights.to(values.dtype).view(batch, groups, -1, keys.shape[1]) @ values.transpose(1, 2)
-    return out.view(batch, heads, new, -1).transpose(1, 2)
+    # Weights take the place of the scores and are divided after the product: one tensor of this size, not four. The
+    # shift cancels, so it takes no gradient.
+    top = scores.detach().amax(-1, keepdim=True)
+    sink = None if sinks is None else sinks.to(scores.dtype).view(heads, 1, 1)
+    if sink is not None:
+        top = top.maximum(sink.detach())
+    weights = scores.sub_(top).exp_()
+    mass = weights.sum(-1, keepdim=True)
+    if sink is not None:
+        mass = mass + (sink - top).exp()
+    weights = weights.to(values.dtype).view(batch, groups, -1, keys.shape[1])
+    out = (weights @ values.transpose(1, 2)).view(batch, heads, new, -1)
+    return (out / mass).to(q.dtype).transpose(1, 2)

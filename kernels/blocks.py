@@ -1,4 +1,4 @@
-"""Which queries meet which keys, block by block: pure arithmetic, shared by the kernels and by whoever counts their work.
+"""Which queries meet which keys, block by block: plain arithmetic, shared by kernels and whoever counts their work.
 
 Attention is never run over an S x T square that does not fit: queries are cut into blocks whose mask (or scores, where
 they have to be stored) stays under ``LIMIT`` elements, and each block sees only the keys that causality and the window
@@ -24,7 +24,7 @@ def query_blocks(
     ragged: bool = False,
     limit: int = LIMIT,
 ) -> list[tuple[int, int, int, int]]:
-    """Blocks (query start, query stop, key start, key stop) that cover all visible pairs of `new` queries and `keys` keys.
+    """Blocks (query start, query stop, key start, key stop) that cover what `new` queries see of `keys` keys.
 
     The queries are the last `new` of the `keys` tokens. `window`: how many tokens a query sees, itself included.
     `materialise`: scores of all `heads` are stored (sinks, or value width other than key width), not only a mask.

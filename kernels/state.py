@@ -1,9 +1,9 @@
 """State over time: what a layer keeps of past tokens, in two kinds of store addressed by the token's slot.
 
 Slots number the tokens of a row from 0. `Ring` keeps the last few tokens before the new ones (windows, unfinished
-groups), `Table` keeps one entry for every `every` tokens (keys, latents, compressed entries). `recall` and `append` read
-and update them in one step; without a cache they return what they were given, so training, prefill and decoding share
-one forward pass.
+groups), `Table` keeps one entry for every `every` tokens (keys, latents, compressed entries). `recall` and `append`
+read and update them in one step; without a cache they return what they were given, so training, prefill and decoding
+share one forward pass.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Clock(Protocol):
     """Where the new tokens of each row stand in time, as far as kernels need to know.
 
     Row b holds its new tokens in columns 0 .. count[b] - 1 (padding only after them), and column j stands at slot
-    first[b] + j. `past` is the largest first[b]; `aligned` says that every first[b] is `past`, `full` that every count[b]
-    is `new`: both are known without asking the device.
+    first[b] + j. `past` is the largest first[b]; `aligned` says that every first[b] is `past`, `full` that every
+    count[b] is `new`: both are known without asking the device.
     """
 
     @property

@@ -11,9 +11,10 @@ NAME = "archc_package"
 
 
 def torch_package() -> ModuleType:
-    """A package with the sub-packages ``kernels`` and ``runtime``, importable as ``archc_package.kernels.attend`` and so on.
+    """A package with the sub-packages ``kernels`` and ``runtime``.
 
-    Its parts import torch, so nothing that only checks or costs a model may import them.
+    Their files are importable once this was called, as ``archc_package.kernels.attend`` and the like. They import torch,
+    so nothing that only checks or costs a model may import them.
     """
     package = sys.modules.get(NAME)
     if package is None:

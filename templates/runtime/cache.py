@@ -24,8 +24,8 @@ NO_STATE = NoState()
 class Cache:
     """What the layers of a model keep of `batch` rows of up to `max_tokens` tokens each.
 
-    `keeps` declares the stores of each layer by name; they are read as `cache.layers[i].NAME`. Stores without a dtype of
-    their own are of `dtype`. The last `max_rewind` tokens can be taken back.
+    `keeps` declares the stores of each layer by name; they are read as `cache.layers[i].NAME`. Stores without a dtype
+    of their own are of `dtype`. The last `max_rewind` tokens can be taken back.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Cache:
     def rewind(self, tokens: int | Sequence[int] | Tensor) -> None:
         """Drops the last `tokens` (one number, or one for each row) of every row.
 
-        ValueError where that is more than `max_rewind`, more than a row has, or more than a window still remembers after
-        earlier rewinds; nothing is changed then.
+        ValueError where that is more than `max_rewind`, more than a row has, or more than a window still remembers
+        after earlier rewinds; nothing is changed then.
         """
         dropped = self._per_row(tokens)
         if min(dropped) < 0 or max(dropped) > self.max_rewind:
@@ -75,7 +75,10 @@ class Cache:
         self._shorten([length - k for length, k in zip(self.known, dropped, strict=True)])
 
     def crop(self, max_length: int) -> None:
-        """Drops what every row has beyond its first `max_length` tokens; ValueError where a window has forgotten too much."""
+        """Drops what every row has beyond its first `max_length` tokens.
+
+        ValueError where a window no longer remembers what came before those; nothing is changed then.
+        """
         if max_length < 0:
             raise ValueError(f"cannot crop to {max_length} tokens")
         self._shorten([min(length, max_length) for length in self.known])

@@ -37,10 +37,10 @@ def generate(
 ) -> tuple[Tensor, Generation]:
     """The prompt input_ids [B, S] and what follows it, [B, S + new], and how that went.
 
-    The most likely token is taken at temperature 0; otherwise one is drawn from softmax(logits / temperature), cut to the
-    smallest set of tokens that holds `top_p` of the mass. A row ends with a token of `eos` and is filled up with it while
-    others go on. Prompts of unequal length are padded on either side and told apart by attention_mask [B, S]. `stream` is
-    called with each new column [B] as soon as it is known.
+    The most likely token is taken at temperature 0; otherwise one is drawn from softmax(logits / temperature), cut to
+    the smallest set of tokens that holds `top_p` of the mass. A row ends with a token of `eos` and is filled up with
+    it while others go on. Prompts of unequal length are padded on either side and told apart by attention_mask [B,
+    S]. `stream` is called with each new column [B] as soon as it is known.
     """
     if max_new_tokens < 0 or temperature < 0 or not 0 < top_p <= 1:
         raise ValueError(

@@ -66,9 +66,10 @@ class LanguageModel(nn.Module):
     ) -> Output:
         """Logits of input_ids [B, S], and losses where there are labels [B, S] (-100: not a target).
 
-        attention_mask [B, S] is 1 at tokens and 0 at padding, wherever that is; sequence_ids [B, S] tell packed sequences
-        apart (0: padding). position_ids [B, S] override what rotary embeddings see. With a cache the tokens continue what
-        it holds. Loss is the mean cross entropy of each next token of the same sequence, in at least float32.
+        attention_mask [B, S] is 1 at tokens and 0 at padding, wherever that is; sequence_ids [B, S] tell packed
+        sequences apart (0: padding). position_ids [B, S] override what rotary embeddings see. With a cache the tokens
+        continue what it holds. Loss is the mean cross entropy of each next token of the same sequence, in at least
+        float32.
         """
         rows = _rows(
             input_ids,
@@ -113,7 +114,7 @@ class LanguageModel(nn.Module):
     def new_cache(
         self, batch: int, max_tokens: int, max_rewind: int = 8, layout: Literal["bf16", "fp32"] | None = None
     ) -> Cache:
-        """An empty cache for `batch` rows of up to `max_tokens` tokens, of which the last `max_rewind` can be taken back.
+        """An empty cache for `batch` rows of up to `max_tokens` tokens; the last `max_rewind` can be taken back.
 
         It stores `cache_layout`, or the model's dtype where that is wider; a `layout` given here is taken as it is.
         """

@@ -12,8 +12,8 @@ from torch import Tensor
 class Time:
     """The new tokens of each row, numbered by slot: 0 for the first token a row ever had.
 
-    Row b has its new tokens in columns 0 .. count[b] - 1, contiguous and followed only by padding; column j stands at slot
-    first[b] + j. Padding comes after everything valid, so causality alone hides it.
+    Row b has its new tokens in columns 0 .. count[b] - 1, contiguous and followed only by padding; column j stands at
+    slot first[b] + j. Padding comes after everything valid, so causality alone hides it.
     """
 
     first: Tensor  # [B] slot of the first new token

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -33,7 +32,7 @@ class Loaded:
 
 @torch.no_grad()
 def load_weights(
-    model: LanguageModel, path: str | Path, strict: bool = True, *, device: torch.device | str | None = None
+    model: LanguageModel, path: str | Path, *, strict: bool = True, device: torch.device | str | None = None
 ) -> Loaded:
     """Fills the model from a safetensors file, or a folder that has one or an index of several.
 
@@ -88,10 +87,10 @@ def save_weights(
     names: Literal["transformers"] = "transformers",
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes the weights to the file `path` (*.safetensors), or to the folder `path`: one file, or shards and their index.
+    """Writes the weights to the file `path` (*.safetensors), or to the folder `path`: one file, or shards and an index.
 
-    A shard has at most `shard_bytes` bytes, or one tensor. Names are those of transformers. Files take their places only
-    when all are written.
+    A shard has at most `shard_bytes` bytes, or one tensor. Names are those of transformers. Files take their places
+    only when all are written.
     """
     if names != "transformers":
         raise ValueError(f"names is {names!r}; this package writes the names of transformers")
@@ -107,7 +106,7 @@ def save_weights(
     shards = _shards(tensors, shard_bytes)
     count = len(shards)
     plan = {SINGLE if count == 1 else f"model-{i:05}-of-{count:05}.safetensors": s for i, s in enumerate(shards, 1)}
-    stale = {file for file in path.glob("model-*-of-*.safetensors")} | {path / SINGLE, path / INDEX}
+    stale = set(path.glob("model-*-of-*.safetensors")) | {path / SINGLE, path / INDEX}
     _write(path, plan, tensors)
     if count > 1:
         index = {
@@ -116,7 +115,7 @@ def save_weights(
         }
         temporary = path / f".{INDEX}.tmp"
         temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-        os.replace(temporary, path / INDEX)
+        temporary.replace(path / INDEX)
         stale -= {path / INDEX}
     for file in stale - {path / file for file in plan}:
         file.unlink(missing_ok=True)
@@ -222,7 +221,7 @@ def _write(folder: Path, plan: dict[str, list[str]], tensors: dict[str, Tensor])
             data = {name: tensors[name].detach().to("cpu").contiguous() for name in names}
             save_file(data, folder / f".{file}.tmp", metadata={"format": "pt"})
         for source, target in temporary.items():
-            os.replace(source, target)
+            source.replace(target)
     finally:
         for source in temporary:
             source.unlink(missing_ok=True)

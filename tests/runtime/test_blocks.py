@@ -77,5 +77,6 @@ def test_long_context_is_counted_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["torch", "triton", "numpy"])
 def test_the_block_schedule_imports_nothing_heavy(name: str) -> None:
-    code = f"import runpy, sys; runpy.run_path({str(resources.kernels() / 'blocks.py')!r}); assert {name!r} not in sys.modules"
+    path = str(resources.kernels() / "blocks.py")
+    code = f"import runpy, sys; runpy.run_path({path!r}); assert {name!r} not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.runtime.conftest import llama, randomized
+from tests.runtime.handwritten import llama, randomized
 
 
 @pytest.mark.parametrize("layers", ["full full", "sinks window"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from archc.graph.torch_package import torch_package
-from tests.runtime.conftest import llama, randomized
+from tests.runtime.handwritten import llama, randomized
 
 torch_package()
 from archc_package.runtime.generate import sample  # noqa: E402

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.runtime.conftest import llama, randomized
+from tests.runtime.handwritten import llama, randomized
 
 KINDS = ["full full", "window full", "sinks window"]
 SIZES = st.fixed_dictionaries(
@@ -124,7 +124,7 @@ def test_padding_anywhere_changes_no_row(model: Any, rows: list[list[bool]]) -> 
 def test_ragged_rows_continue_as_if_each_were_alone(model: Any, steps: list[list[list[bool]]]) -> None:
     """Every call has a mask of its own; the cache is just large enough for the longest row."""
     held: list[list[int]] = [[], []]
-    room = max(max(sum(sum(m[b]) for m in steps) for b in range(2)), 1)
+    room = max(1, *(sum(sum(m[b]) for m in steps) for b in range(2)))
     cache = model.new_cache(2, room)
     for i, rows in enumerate(steps):
         mask, ids = torch.tensor(rows), tokens(2, 14, seed=i)
@@ -337,6 +337,6 @@ def test_parameters_are_made_where_and_how_they_are_asked_for() -> None:
         if "norm" in name:
             assert bool((p == 1).all())
         else:  # the spread of n normal numbers is within 5 / sqrt(2 n) of its mean
-            assert abs(float(p.std()) / 0.02 - 1) < 5 / (2 * p.numel()) ** 0.5, name
-            assert abs(float(p.mean())) < 5 * 0.02 / p.numel() ** 0.5, name
+            assert abs(p.std().item() / 0.02 - 1) < 5 / (2 * p.numel()) ** 0.5, name
+            assert abs(p.mean().item()) < 5 * 0.02 / p.numel() ** 0.5, name
     assert model.after_step() is None
