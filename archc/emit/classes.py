@@ -119,7 +119,7 @@ class Classes:
             else:
                 runs.append((i, i + 1, kind))
         made = [text for start, stop, kind in runs for text in self._run(stack.kinds[kind], start, stop)]
-        if len(runs) == 1 and len(made) == 1:
+        if len(made) == 1 and made[0].startswith("*("):
             return [f"        self.{stack.name} = nn.ModuleList({made[0].removeprefix('*(').removesuffix(')')})"]
         return [f"        self.{stack.name} = nn.ModuleList(", "            [", *(f"                {m}," for m in made), "            ]", "        )"]
 
