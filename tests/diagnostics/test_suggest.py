@@ -1,0 +1,57 @@
+"""Did you mean."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archc.diagnostics.suggest import closest, distance
+
+WORDS = ["heads", "kv_heads", "head_dim", "hidden", "eps", "attention", "window", "topk", "rope", "theta"]
+
+
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [
+        ("epz", "eps"),
+        ("atention", "attention"),
+        ("head", "heads"),
+        ("Heads", "heads"),
+        ("heads_kv", "kv_heads"),
+        ("hidden_size", "hidden"),
+        ("tehta", "theta"),
+        ("widnow", "window"),
+        ("top_k", "topk"),
+        ("zebra", None),
+        ("x", None),
+        ("", None),
+    ],
+)
+def test_closest(word, found):
+    assert closest(word, WORDS) == found
+
+
+def test_ties_are_settled_by_name():
+    assert closest("abx", ["abz", "aby"]) == "aby"
+
+
+@pytest.mark.parametrize(("a", "b", "d"), [("", "", 0), ("abc", "acb", 1), ("kitten", "sitting", 3), ("ca", "abc", 3), ("a", "", 1)])
+def test_distance(a, b, d):
+    assert distance(a, b) == d
+
+
+words = st.text("abc", max_size=7)
+
+
+@given(words, words)
+def test_distance_is_symmetric_and_bounded(a, b):
+    d = distance(a, b)
+    assert d == distance(b, a)
+    assert (d == 0) == (a == b)
+    assert abs(len(a) - len(b)) <= d <= max(len(a), len(b))
+
+
+@given(st.text(max_size=200), st.lists(st.text(max_size=20)))
+def test_closest_is_one_of_the_known(word, known):
+    assert closest(word, known) in {None, *known}
