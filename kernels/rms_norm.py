@@ -13,8 +13,9 @@ from .library import FUSED_MULTIPLY_ADD, as_rows, jit, next_power_of_2, on_devic
 if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
 
-# A program keeps whole rows in registers; beyond this they no longer fit.
+# Forward keeps a whole row in registers, backward two and its sums; beyond these widths they would spill.
 WIDEST = 16384
+WIDEST_WHOLE_BACKWARD = 8192
 
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
@@ -111,6 +112,56 @@ def _backward_kernel(
         tl.store(partial + tl.program_id(0) * D + col, tl.sum(share, axis=0), mask=col < D)
 
 
+@jit
+def _wide_backward_kernel(
+    grad,
+    x,
+    weight,
+    rstd,
+    dx,
+    partial,
+    rows,
+    grad_stride,
+    x_stride,
+    D: tl.constexpr,
+    GRAD_PACKED: tl.constexpr,
+    X_PACKED: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """The same for wide rows: each is walked twice in chunks, the second time out of cache; partial starts at zero."""
+    program = tl.program_id(0)
+    x_step = D if X_PACKED else x_stride
+    grad_step = D if GRAD_PACKED else grad_stride
+    for number in range(program, rows, tl.num_programs(0)):
+        row = tl.cast(number, tl.int64)
+        scale = tl.load(rstd + row)
+        products = tl.zeros([BLOCK_D], tl.float32)
+        for start in range(0, D, BLOCK_D):
+            col = start + tl.arange(0, BLOCK_D)
+            mask = (col < D) if D % BLOCK_D != 0 else tl.full([BLOCK_D], True, tl.int1)
+            unit = tl.load(x + row * x_step + col, mask=mask, other=0.0).to(tl.float32) * scale
+            upstream = tl.load(grad + row * grad_step + col, mask=mask, other=0.0).to(tl.float32)
+            gain = 1.0 if weight is None else tl.load(weight + col, mask=mask, other=0.0).to(tl.float32)
+            products += upstream * gain * unit
+        along = tl.sum(products, axis=0) * (1.0 / D)
+        for start in range(0, D, BLOCK_D):
+            col = start + tl.arange(0, BLOCK_D)
+            mask = (col < D) if D % BLOCK_D != 0 else tl.full([BLOCK_D], True, tl.int1)
+            unit = tl.load(x + row * x_step + col, mask=mask, other=0.0).to(tl.float32) * scale
+            upstream = tl.load(grad + row * grad_step + col, mask=mask, other=0.0).to(tl.float32)
+            gain = 1.0 if weight is None else tl.load(weight + col, mask=mask, other=0.0).to(tl.float32)
+            down = scale * (upstream * gain - unit * along)
+            tl.store(dx + row * D + col, down.to(dx.dtype.element_ty), mask=mask)
+            if partial is not None:
+                share = partial + program * D + col
+                tl.store(share, tl.load(share, mask=mask, other=0.0) + upstream * unit, mask=mask)
+        # The next row reads the shares that this one wrote.
+        tl.debug_barrier()
+
+
+WIDE_TILE = {"BLOCK_D": 4096, "num_warps": 8, **FUSED_MULTIPLY_ADD}
+
+
 def tile(width: int) -> dict[str, int]:
     """The tile of a program over rows of this width: whole rows, 16 elements a thread where a row allows it."""
     block = next_power_of_2(width)
@@ -150,14 +201,18 @@ def rms_norm_backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight = torch.zeros(x.shape[-1] if with_weight else 0, dtype=torch.float32, device=x.device)
     if x.numel():
-        width, flat, upstream, block = x.shape[-1], as_rows(x), as_rows(grad), tile(x.shape[-1])
+        width, flat, upstream = x.shape[-1], as_rows(x), as_rows(grad)
         rows, x_stride, grad_stride = flat.shape[0], flat.stride(0), upstream.stride(0)
-        programs = min(-(-rows // block["BLOCK_ROWS"]), 2 * processors(x.device))
-        partial = torch.empty(programs, width, dtype=torch.float32, device=x.device) if with_weight else None
+        if width <= WIDEST_WHOLE_BACKWARD:
+            kernel, block, allocate = _backward_kernel, tile(width), torch.empty
+        else:
+            kernel, block, allocate = _wide_backward_kernel, WIDE_TILE, torch.zeros
+        programs = min(-(-rows // block.get("BLOCK_ROWS", 1)), 2 * processors(x.device))
+        partial = allocate(programs, width, dtype=torch.float32, device=x.device) if with_weight else None
         packed = {"GRAD_PACKED": grad_stride == width, "X_PACKED": x_stride == width}
         weight = None if weight is None else weight.contiguous()
         with on_device(x):
-            _backward_kernel[(programs,)](
+            kernel[(programs,)](
                 upstream, flat, weight, rstd, dx, partial, rows, grad_stride, x_stride, D=width, **packed, **block
             )
         if partial is not None:

@@ -174,58 +174,51 @@ def _run(code: str, at: Path, **environment: str) -> str:
     return done.stdout
 
 
+def _copy_kernels(home: Path) -> Path:
+    shutil.copytree(ROOT / "kernels", home / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    return home / "kernels"
+
+
 def test_copies_in_two_packages_do_not_meet(tmp_path: Path) -> None:
-    """Each copy runs its own kernels: the second one's eps is changed on disk to tell them apart."""
-    for package in ("llama_3_1_8b", "modèle.v2"):
-        home = tmp_path / package.replace(".", "/")
-        shutil.copytree(ROOT / "kernels", home / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    changed = tmp_path / "modèle" / "v2" / "kernels" / "rms_norm.py"
+    """Each copy runs its own kernels (the second one's eps is changed, to tell them apart), and a package rebuilt elsewhere
+    under the same name takes over from the one before it.
+    """
+    _copy_kernels(tmp_path / "llama_3_1_8b")
+    changed = _copy_kernels(tmp_path / "modèle" / "v2") / "rms_norm.py"
     changed.write_text(changed.read_text().replace("(1.0 / D) + eps", "(1.0 / D) + 3.0"))
+    _copy_kernels(tmp_path / "rebuilt" / "llama_3_1_8b")
     printed = _run(
         """
-import importlib, torch
-x = torch.ones(2, 8)
-for package in ("llama_3_1_8b", "modèle.v2"):
+import importlib, sys, torch
+packages = ("llama_3_1_8b", "modèle.v2")
+for package in packages:
     importlib.import_module(package + ".kernels.rms_norm")
-for package in ("llama_3_1_8b", "modèle.v2"):
-    module = importlib.import_module(package + ".kernels.rms_norm")
-    print(module.rms_norm_forward._qualname, module.rms_norm(x, None, eps=0.0)[0, 0].item())
+
+def show():
+    for package in packages:
+        module = importlib.import_module(package + ".kernels.rms_norm")
+        print(module.rms_norm_forward._qualname, module.rms_norm(torch.ones(2, 8), None, eps=0.0)[0, 0].item())
+
+show()
+for name in [name for name in sys.modules if name.split(".")[0] == "llama_3_1_8b"]:
+    del sys.modules[name]
+sys.path.insert(0, "rebuilt")
+show()
+print(sys.modules["llama_3_1_8b.kernels.rms_norm"].__file__)
 """,
         tmp_path,
         ARCHC_KERNELS="triton",
         TRITON_INTERPRET="1",
     )
-    assert printed.splitlines() == [
-        "llama_3_1_8b__kernels::rms_norm_forward 1.0",
-        "modue8le__v2__kernels::rms_norm_forward 0.5",
-    ]
-
-
-def test_a_package_rebuilt_elsewhere_under_the_same_name_can_be_imported(tmp_path: Path) -> None:
-    for place in ("one", "two"):
-        shutil.copytree(
-            ROOT / "kernels", tmp_path / place / "tiny" / "kernels", ignore=shutil.ignore_patterns("__pycache__")
-        )
-    printed = _run(
-        """
-import sys, torch
-for place in ("one", "two"):
-    for name in [n for n in sys.modules if n.split(".")[0] == "tiny"]:
-        del sys.modules[name]
-    sys.path.insert(0, place)
-    from tiny.kernels.rms_norm import rms_norm
-    print(rms_norm(torch.ones(2, 8), None, eps=3.0)[0, 0].item())
-""",
-        tmp_path,
-        ARCHC_KERNELS="triton",
-        TRITON_INTERPRET="1",
-    )
-    assert printed.split() == ["0.5", "0.5"]
+    *shown, file = printed.splitlines()
+    once = ["llama_3_1_8b__kernels::rms_norm_forward 1.0", "modue8le__v2__kernels::rms_norm_forward 0.5"]
+    assert shown == once * 2
+    assert "rebuilt" in file
 
 
 def test_references_work_without_triton(tmp_path: Path) -> None:
     (tmp_path / "triton.py").write_text("raise ImportError('no triton here')")
-    shutil.copytree(ROOT / "kernels", tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    _copy_kernels(tmp_path)
     printed = _run(
         """
 import torch

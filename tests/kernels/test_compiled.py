@@ -1,0 +1,122 @@
+"""What the compilers make of the kernels, on a machine without a GPU: no spills, wide access, registers to spare."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from kernels.rms_norm import rms_norm_backward, rms_norm_forward
+from kernels.rotate import rotate_channels
+from kernels.swiglu import swiglu_backward, swiglu_forward
+
+if TYPE_CHECKING:
+    from tests.kernels.support.compile import Facts
+
+if os.environ.get("TRITON_INTERPRET", "0") != "0":
+    pytest.skip("kernels are interpreted in this process", allow_module_level=True)
+tools: Any = pytest.importorskip("tests.kernels.support.compile")
+
+BF16, FP32 = torch.bfloat16, torch.float32
+OTHER_TARGETS = ("sm_80", "sm_100", "gfx942")
+
+
+def facts(name: str, width: int, dtype: torch.dtype, target: str) -> Facts:
+    """The facts of the only launch of an operator on rows of this width."""
+    x, weight, rstd = torch.zeros(64, width, dtype=dtype), torch.zeros(width, dtype=dtype), torch.zeros(64)
+    heads, angles = torch.zeros(2, 4, 8, width, dtype=dtype), torch.zeros(2, 4, min(width, 64) // 2, 2)
+    calls = {
+        "rms_norm forward": (rms_norm_forward, x, weight, 1e-6),
+        "rms_norm backward": (rms_norm_backward, x, x, weight, rstd, True),
+        "swiglu forward": (swiglu_forward, x, x, None),
+        "swiglu backward": (swiglu_backward, x, x, x, None),
+        "swiglu backward, limit": (swiglu_backward, x, x, x, 7.0),
+        "rotate half": (rotate_channels, heads, angles, "half", "first", False),
+        "rotate interleaved": (rotate_channels, heads, angles, "interleaved", "last", True),
+    }
+    (launch,) = tools.launches(*calls[name])
+    return tools.compiled(launch, target)
+
+
+ROWS = ("rms_norm forward", "rms_norm backward", "swiglu forward", "swiglu backward")
+BACKWARD = ("rms_norm backward", "swiglu backward")
+ROTATIONS = ("rotate half", "rotate interleaved")
+CASES = [
+    *((name, width, BF16, "sm_90") for name in ROWS for width in (4096, 7168, 36)),
+    *((name, 4096, FP32, "sm_90") for name in ROWS),
+    *((name, 16384, dtype, "sm_90") for name in ROWS[:2] for dtype in (BF16, FP32)),
+    ("swiglu backward, limit", 4096, BF16, "sm_90"),
+    *((name, width, BF16, "sm_90") for name in ROTATIONS for width in (64, 128, 512)),
+    ("rotate half", 36, FP32, "sm_90"),
+    *((name, 4096, BF16, target) for target in OTHER_TARGETS for name in BACKWARD),
+    *((name, 36, FP32, target) for target in OTHER_TARGETS for name in BACKWARD),
+    *((name, 7168, BF16, "gfx942") for name in ("rms_norm forward", "swiglu forward")),
+    *(("rotate interleaved", 512, BF16, target) for target in OTHER_TARGETS),
+]
+
+
+@pytest.mark.parametrize(("name", "width", "dtype", "target"), CASES)
+def test_nothing_spills(name: str, width: int, dtype: torch.dtype, target: str) -> None:
+    found = facts(name, width, dtype, target)
+    assert found.spilled == 0
+    assert 0 < found.registers <= 128
+    # A loop or a tile unrolled by mistake shows here first.
+    assert 50 < found.instructions < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "target", "narrow_loads", "narrow_stores"),
+    [
+        # rms_norm stores, and loads again, one float32 a row.
+        ("rms_norm forward", 4096, "sm_90", 0, 1),
+        ("rms_norm backward", 4096, "sm_90", 1, 0),
+        ("rms_norm backward", 16384, "sm_90", 1, 0),
+        ("swiglu forward", 4096, "sm_90", 0, 0),
+        ("swiglu backward", 4096, "sm_90", 0, 0),
+        ("rotate interleaved", 512, "sm_90", 0, 0),
+        ("rms_norm forward", 4096, "gfx942", 0, 1),
+        ("swiglu backward", 4096, "gfx942", 0, 0),
+    ],
+)
+def test_rows_move_in_128_bits(name: str, width: int, target: str, narrow_loads: int, narrow_stores: int) -> None:
+    found = facts(name, width, BF16, target)
+    assert found.loads[128] > 0
+    assert found.stores[128] > 0
+    assert found.loads.total() - found.loads[128] == narrow_loads
+    assert found.stores.total() - found.stores[128] == narrow_stores
+
+
+def test_a_slice_of_a_wider_row_still_moves_in_128_bits() -> None:
+    """The latent of DeepSeek's attention: 512 of 576 channels."""
+    latent = torch.zeros(64, 576, dtype=BF16)[:, :512]
+    (launch,) = tools.launches(rms_norm_forward, latent, torch.zeros(512, dtype=BF16), 1e-6)
+    found = tools.compiled(launch, "sm_90")
+    assert found.spilled == 0 and found.loads[128] >= 2
+    # The weight is spread one or two elements a thread.
+    assert found.loads.total() - found.loads[128] <= 1
+
+
+# ---------------------------------------------------------------------------------------------------- the tools themselves
+def test_spills_are_seen() -> None:
+    x = torch.zeros(64, 4096, dtype=BF16)
+    (launch,) = tools.launches(swiglu_backward, x, x, x, None)
+    starved = dataclasses.replace(launch, kwargs={**launch.kwargs, "maxnreg": 24})
+    assert tools.compiled(starved, "sm_90").spilled > 0
+
+
+def test_narrow_access_is_seen() -> None:
+    odd = torch.zeros(64, 4097, dtype=BF16)[:, :4096]
+    (launch,) = tools.launches(swiglu_forward, odd, odd, None)
+    found = tools.compiled(launch, "sm_90")
+    assert set(found.loads) == {16} and set(found.stores) == {128}
+
+
+def test_launches_are_those_of_the_operator() -> None:
+    x = torch.zeros(100, 36)
+    made = tools.launches(rms_norm_backward, x, x, None, torch.zeros(100), False)
+    assert [launch.kernel.fn.__name__ for launch in made] == ["_backward_kernel"]
+    assert made[0].kwargs["D"] == 36 and made[0].args[6] == 100
+    assert tools.launches(rms_norm_forward, x[:0], None, 1e-6) == []
