@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
-    from archc.graph import Graph, Scope, Stack
+    from archc.graph import Graph, Scope
     from archc.schema import Model
 
 
@@ -52,7 +53,7 @@ def _schedule(model: Model) -> list[dict[str, Any]]:
 
 def _graph(graph: Graph) -> list[dict[str, Any]]:
     """Every scope in order of execution, with its nodes."""
-    from archc.graph import Node
+    from archc.graph import Node, Stack
 
     def rows(scope: Scope, times: int) -> list[dict[str, Any]]:
         nodes = [
@@ -69,18 +70,13 @@ def _graph(graph: Graph) -> list[dict[str, Any]]:
         where = ".".join(scope.path()) or "model"
         found = [{"scope": where, "class": scope.cls, "times": times, "nodes": nodes}] if nodes else []
         for item in scope.items:
-            if isinstance(item, Node):
-                continue
-            found += rows(item, times) if not _is_stack(item) else [r for k, kind in enumerate(item.kinds) for r in rows(kind, times * len(item.indices(k)))]
+            if isinstance(item, Stack):
+                found += [r for k, kind in enumerate(item.kinds) for r in rows(kind, times * len(item.indices(k)))]
+            elif not isinstance(item, Node):
+                found += rows(item, times)
         return found
 
     return [{"scope": "step", "class": "Step", "times": 1, "nodes": rows(graph.steps, 1)[0]["nodes"]}, *rows(graph.root, 1)]
-
-
-def _is_stack(item: Scope | Stack) -> bool:
-    from archc.graph import Stack
-
-    return isinstance(item, Stack)
 
 
 def _kernels(graph: Graph) -> list[dict[str, Any]]:
@@ -89,8 +85,10 @@ def _kernels(graph: Graph) -> list[dict[str, Any]]:
 
     used: dict[str, set[str]] = {}
     for node, _ in graph.walk():
-        for module in node.op.needs.values():
-            if module.startswith("kernels."):
+        form = node.op.code(*(ast.Name(id="_", ctx=ast.Load()) for _ in node.ins))
+        names = {n.id for n in ast.walk(form) if isinstance(n, ast.Name)}
+        for name, module in node.op.needs.items():
+            if module.startswith("kernels.") and name in names:
                 used.setdefault(module.removeprefix("kernels."), set()).add(node.op.kind)
     rows = []
     for name, ops in sorted(used.items()):

@@ -9,7 +9,7 @@ FORMAT_VERSION = 1
 
 Mode = Literal["train", "prefill", "decode"]
 
-COMPONENTS = (
+COMPONENTS: tuple[str, ...] = (
     "embedding",
     "attention",
     "indexer",

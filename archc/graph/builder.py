@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archc.graph.hints import Claim, claim
 from archc.graph.value import Graph, Loss, Node, Scope, Stack, Value
@@ -23,11 +23,17 @@ class BuildError(Exception):
         super().__init__(f"{'.'.join(scope.path()) or 'model'}: {what}")
 
 
-class Builder:
+if TYPE_CHECKING:
+    from archc.graph.vocabulary import Vocabulary  # pyright: ignore[reportMissingModuleSource]
+else:
+    Vocabulary = object
+
+
+class Builder(Vocabulary):
     """Writes a graph.
 
     Ops are methods by their registered name, ``g.linear("q_proj", x, out=4096)``: an optional name first (ops with parameters or
-    a submodule need one), then operands, then the op's fields. See `docs/ops.md` or ``archc drawers --ops`` for all of them.
+    a submodule need one), then operands, then the op's fields. ``archc ops`` shows all of them.
     """
 
     def __init__(self, name: str, std: Callable[[Role, int], float] | None = None) -> None:
@@ -207,7 +213,7 @@ class Builder:
                     scope.hints[arg] = outer.hints[value]
             result = self._run(scope, forward, args)
             got = result if isinstance(result, tuple) else (result,)
-            if [v.type for v in got] != [v.type for v in state]:
+            if [v.shape for v in got] != [v.shape for v in state]:  # dtypes are the islands pass's business
                 raise BuildError(scope, f"layer kind {i} returns {', '.join(str(v.type) for v in got)}, the next needs {', '.join(str(v.type) for v in state)}")
             stack.kinds.append(scope)
         stack.outs = [Value(v.type, outer, self) for v in state]

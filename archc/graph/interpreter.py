@@ -81,7 +81,8 @@ class Interpreter:
         for layer, index in enumerate(stack.schedule):
             kind = stack.kinds[index]
             values.update(zip(kind.args, state, strict=True))
-            self._items(kind, values, f"{prefix}{stack.name}.{layer}.", cache.layers[layer] if cache is not None else None)
+            keeps = cache is not None and layer < len(cache.layers)  # layers after the last with a state have no entry
+            self._items(kind, values, f"{prefix}{stack.name}.{layer}.", cache.layers[layer] if keeps else None)
             state = [values[v] for v in kind.returns]
         values.update(zip(stack.outs, state, strict=True))
 

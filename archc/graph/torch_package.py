@@ -13,8 +13,8 @@ NAME = "archc_package"
 def torch_package() -> ModuleType:
     """A package with the sub-packages ``kernels`` and ``runtime``.
 
-    Their files are importable once this was called, as ``archc_package.kernels.attend`` and the like. They import torch,
-    so nothing that only checks or costs a model may import them.
+    Their files are importable once this was called, as ``archc_package.kernels.attend`` and the like. They import
+    torch, so nothing that only checks or costs a model may import them.
     """
     package = sys.modules.get(NAME)
     if package is None:

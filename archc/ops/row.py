@@ -9,7 +9,10 @@ from archc.ops.base import Op, ParamSpec, Type, expr, need
 
 
 class RowOp(Op, abstract=True):
-    """Base of the family."""
+    """Base of the family: one operand, one result of its shape, unless an op says otherwise."""
+
+    def infer(self, x: Type) -> Type:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return x
 
     def row(self, *ins: Type) -> bool:
         return True

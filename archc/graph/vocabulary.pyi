@@ -1,0 +1,145 @@
+"""Every op as a method of the builder. Generated from `archc/ops/` by `make golden`; do not edit."""
+
+from typing import Literal
+
+from archc.graph.value import Value
+from archc.ops import Role
+
+class Vocabulary:
+    def attend(self, q: Value, keys: Value, values: Value, time: Value, sinks: Value | None = ..., *, scale: float, window: int | None = ...) -> Value:
+        """softmax(q k^T * scale) v over the keys a token may see: q [B, S, H, D], keys [B, T, G, D], values [B, T, G, V] -> [B, S, H, V]."""
+
+    def group_pool(self, kv: Value, score: Value, exists: Value, bias: Value, *, overlap: bool = ...) -> Value:
+        """The mean of each group's values, weighted by softmax(score + bias) over its tokens, channel by channel [B, G, C]."""
+
+    def groups(self, recent: Value, time: Value, *, every: int, overlap: bool = ...) -> tuple[Value, ...]:
+        """The tokens of each group of ``every`` that this call completes [B, G, n, ...], and which of them exist [B, G, n]."""
+
+    def experts(self, name: str | None, x: Value, ids: Value, weights: Value, *, count: int, hidden: int, limit: float | None = ...) -> Value:
+        """Each token through its experts, gated feed-forwards of ``hidden`` channels, weighted and summed [..., D]."""
+
+    def gather(self, x: Value, ids: Value) -> Value:
+        """The elements of the last dim that ids [..., k] name."""
+
+    def group_mask(self, scores: Value, *, groups: int, keep: int, best: int = ...) -> Value:
+        """Scores [..., E] with all but the ``keep`` best of ``groups`` groups at -inf; a group is worth the sum of its ``best`` largest."""
+
+    def lookup(self, table: Value, ids: Value) -> Value:
+        """Rows of a table [V, ...] that is not learned: table[ids] [*ids, ...]."""
+
+    def softmax(self, x: Value) -> Value:
+        """exp(x) over its sum, in the last dim."""
+
+    def sqrt_softplus(self, x: Value) -> Value:
+        """sqrt(log(1 + exp(x))): the affinities of DeepSeek-V4."""
+
+    def topk(self, x: Value, *, k: int) -> Value:
+        """Indices of the k largest of the last dim, largest first, ties to the lower index [..., k]."""
+
+    def einsum(self, *ins: Value | None, spec: str) -> Value:
+        """A sum of products, in einsum notation."""
+
+    def embedding(self, name: str | None, ids: Value, *, rows: int, dim: int) -> Value:
+        """ids [B, S] -> rows of a table [B, S, dim]."""
+
+    def linear(self, name: str | None, x: Value, *, out: int, bias: bool = ..., role: Role = ...) -> Value:
+        """x [..., in] -> x @ weight.T (+ bias) [..., out], with a weight of its own."""
+
+    def project(self, x: Value, weight: Value) -> Value:
+        """x [..., in] -> x @ weight.T [..., out], with a weight [out, in] that something else owns."""
+
+    def ngram_hash(self, recent: Value, time: Value, *, orders: tuple[int, ...], multipliers: tuple[int, ...], primes: tuple[int, ...], pad: int) -> Value:
+        """Rows of a table that each token reads, by the n-grams that end with it [B, S, orders * heads]."""
+
+    def short_conv(self, name: str | None, recent: Value, time: Value, *, taps: int, dilation: int = ...) -> Value:
+        """A causal convolution of ``taps`` over each channel alone, ``dilation`` tokens apart: a `Recall` [B, R, *C] -> [B, S, *C]."""
+
+    def table_lookup(self, name: str | None, ids: Value, *, rows: int, dim: int) -> Value:
+        """Rows of a large learned table [rows, dim] named by ids: [*ids, dim]."""
+
+    def binary(self, a: Value, b: Value | None = ..., *, sign: Literal['+', '-', '*', '/'], number: float | None = ...) -> Value:
+        """Elementwise ``a sign b`` over values, or a value and a number; shapes broadcast from the right."""
+
+    def cast(self, x: Value, like: Value | None = ..., *, to: Literal['fp32', 'act']) -> Value:
+        """x as at least float32 (an island begins), or as the dtype of a model value (it ends)."""
+
+    def clamp(self, x: Value, *, low: float, high: float) -> Value:
+        """x limited to [low, high]."""
+
+    def gelu(self, x: Value, *, tanh: bool = ...) -> Value:
+        """x times the normal distribution function of x, or its tanh approximation."""
+
+    def layer_norm(self, name: str | None, x: Value, *, eps: float, bias: bool = ...) -> Value:
+        """(x - mean) / sqrt(var + eps) over the last dim, times a weight, plus a bias if asked."""
+
+    def relu(self, x: Value) -> Value:
+        """max(x, 0)"""
+
+    def rms_norm(self, name: str | None, x: Value, *, eps: float) -> Value:
+        """x / sqrt(mean(x^2) + eps) over the last dim, times a weight when it is named."""
+
+    def rotate(self, x: Value, angles: Value, *, pairs: Literal['half', 'interleaved'] = ..., end: Literal['first', 'last'] = ..., inverse: bool = ...) -> Value:
+        """x with its channels at one end rotated by the angles of the tokens' positions."""
+
+    def sigmoid(self, x: Value) -> Value:
+        """1 / (1 + exp(-x))"""
+
+    def silu(self, x: Value) -> Value:
+        """x * sigmoid(x)"""
+
+    def swiglu(self, gate: Value, up: Value, *, limit: float | None = ...) -> Value:
+        """silu(gate) * up; with a limit, gate is first clamped above and up on both sides."""
+
+    def index_topk(self, q: Value, keys: Value, weights: Value, time: Value, *, k: int, every: int = ...) -> Value:
+        """Ids of the k entries with the best index scores that a token sees, -1 where there are fewer [B, S, min(k, E)]."""
+
+    def sparse_attention(self, q: Value, recent: Value, sinks: Value, time: Value, entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ...) -> Value:
+        """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B, S, H, D]."""
+
+    def normalize(self, x: Value, *, eps: float) -> Value:
+        """x / (sum of x over the last dim + eps)"""
+
+    def signed_sqrt(self, x: Value, *, floor: float) -> Value:
+        """sign(x) * sqrt(max(|x|, floor))"""
+
+    def sinkhorn(self, x: Value, *, iters: int, eps: float) -> Value:
+        """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on columns."""
+
+    def append(self, x: Value, state: Value, time: Value, *, every: int = ...) -> Value:
+        """Every entry so far, the new ones included [B, T // every, ...]."""
+
+    def recall(self, x: Value, state: Value, time: Value, *, keep: int) -> Value:
+        """The kept past tokens in time order, followed by the new ones [B, keep + S, ...]; the ring then keeps the newest."""
+
+    def rope_angles(self, time: Value, *, dim: int, theta: float, scaling: Literal['linear', 'llama3', 'yarn'] | None = ..., factor: float = ..., original: int = ..., low: float | None = ..., high: float | None = ..., beta_fast: float | None = ..., beta_slow: float | None = ..., truncate: bool = ..., magnitude: float = ..., every: int = ...) -> Value:
+        """cos and sin at token positions, or (every > 1) at the first token of each closing group: [B, S, dim / 2, 2]."""
+
+    def time_of(self) -> Value:
+        """Where the tokens of this call stand (the runtime's `Time`)."""
+
+    def token_ids(self) -> Value:
+        """The ids of the new tokens [B, S]."""
+
+    def cat(self, *xs: Value | None) -> Value:
+        """Values side by side in the last dim."""
+
+    def expand(self, x: Value, *, n: int) -> Value:
+        """[..., d] -> [..., n, d], the same row n times"""
+
+    def flatten(self, x: Value) -> Value:
+        """[..., a, b] -> [..., a * b]"""
+
+    def split(self, x: Value, *, sizes: tuple[int, ...]) -> tuple[Value, ...]:
+        """[..., a + b] -> [..., a], [..., b]"""
+
+    def unbind(self, x: Value) -> tuple[Value, ...]:
+        """[..., n] -> n values [...]"""
+
+    def unflatten(self, x: Value, *, sizes: tuple[int, ...]) -> Value:
+        """[..., a * b] -> [..., a, b]"""
+
+    def unflatten_rows(self, x: Value, *, n: int) -> Value:
+        """[n * r, ...] -> [n, r, ...], of a parameter"""
+
+    def unsqueeze(self, x: Value, *, dim: int) -> Value:
+        """A new dim of size 1 at ``dim`` (counted from the end, -1 is after the last)."""
