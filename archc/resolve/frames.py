@@ -187,6 +187,8 @@ class Frame:
             value = holder._get(info.inherit)
             if value is None and not info.optional:
                 value = _ABSENT
+            if value is _ABSENT and holder.recipe.broken and not info.has_default:
+                return FAILED  # what the holder lacks stood in a statement that did not parse
             if value is not _ABSENT or not info.has_default:
                 return value
         if info.computed:
