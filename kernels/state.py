@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Layouts that a cache may have."""
+
+Kept = Literal["bf16", "fp32", "int"]
+_KEPT = {**DTYPES, "int": torch.int64}
 """What a cache may store, by the names that specifications use."""
 
 
@@ -52,14 +56,14 @@ class Ring:
 
     keep: int
     shape: tuple[int, ...]
-    dtype: Literal["bf16", "fp32"] | None = None
+    dtype: Kept | None = None
 
     def allocate(
         self, batch: int, max_tokens: int, max_rewind: int, dtype: torch.dtype, device: torch.device
     ) -> RingStore:
         """An empty store that still holds `keep` tokens after rewinding by `max_rewind`."""
         rows = min(self.keep + max_rewind, max_tokens)
-        data = torch.zeros(batch, rows, *self.shape, dtype=DTYPES[self.dtype] if self.dtype else dtype, device=device)
+        data = torch.zeros(batch, rows, *self.shape, dtype=_KEPT[self.dtype] if self.dtype else dtype, device=device)
         return RingStore(data=data, keep=self.keep)
 
 
@@ -69,14 +73,14 @@ class Table:
 
     every: int
     shape: tuple[int, ...]
-    dtype: Literal["bf16", "fp32"] | None = None
+    dtype: Kept | None = None
 
     def allocate(
         self, batch: int, max_tokens: int, max_rewind: int, dtype: torch.dtype, device: torch.device
     ) -> TableStore:
         """An empty store for `max_tokens` tokens; rewinding costs a table nothing."""
         rows = max_tokens // self.every
-        data = torch.zeros(batch, rows, *self.shape, dtype=DTYPES[self.dtype] if self.dtype else dtype, device=device)
+        data = torch.zeros(batch, rows, *self.shape, dtype=_KEPT[self.dtype] if self.dtype else dtype, device=device)
         return TableStore(data=data)
 
 

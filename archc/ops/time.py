@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 from typing import Literal
 
-from archc.ops.base import BYTES, TORCH_DTYPES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need
+from archc.ops.base import BYTES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need
 
 
 # --- stores --------------------------------------------------------------------------------------
@@ -47,8 +47,8 @@ class Table:
 Store = Ring | Table
 
 
-def _dtype(dtype: DType) -> ast.expr | None:
-    return None if dtype == "act" else expr(TORCH_DTYPES[dtype])
+def _dtype(dtype: DType) -> str | None:
+    return None if dtype == "act" else dtype
 
 
 def closing(every: int) -> Size:

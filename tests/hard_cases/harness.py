@@ -19,6 +19,7 @@ from archc.graph.torch_package import torch_package
 from archc.graph.verify import verify
 from archc.ops import Workload
 from archc.ops.time import cache_bytes
+from archc.plan.passes import PASSES
 from tests.oracles.rows import Array, Weights
 
 Layer = Callable[..., Any]
@@ -34,21 +35,36 @@ def torch_time() -> Any:
     return import_module(f"{torch_package().__name__}.runtime.time").Time
 
 
-def build(layer: Layer, *, dim: int, vocab: int, finish: Layer | None = None, streams: int | None = None) -> Any:
-    """A graph: an embedding, one layer, and what ``finish`` makes of it. With ``streams`` tokens embed as [B, S, streams, dim]."""
+def build(
+    layer: Layer,
+    *,
+    dim: int,
+    vocab: int,
+    start: Layer | None = None,
+    finish: Layer | None = None,
+    streams: int | None = None,
+) -> Any:
+    """A graph: an embedding, what ``start`` makes of it, one layer, what ``finish`` makes of that.
+
+    With ``streams`` tokens embed as [B, S, streams, dim].
+    """
     g = Builder("case")
 
     def backbone(g: Builder) -> Value:
         x = g.embedding("embed", g.tokens, rows=vocab, dim=dim * (streams or 1))
         if streams:
             x = g.unflatten(x, sizes=(streams, dim))
+        x = start(g, x) if start else x
         (x,) = g.stack("layers", [0], lambda key: layer, x)
         return finish(g, x) if finish else x
 
     x = g.call("model", "Backbone", backbone, doc="A case.")
     g.graph.root.returns = [x]
-    verify(g.graph)
-    return g.graph
+    graph = g.graph
+    for run in PASSES:
+        graph = run(graph)
+    verify(graph)
+    return graph
 
 
 @dataclass

@@ -1,0 +1,105 @@
+"""Hyper-connections around two sub-layers: a window of attention and a gated feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archc.drawers.ffn.swiglu import Swiglu
+from archc.drawers.rope.rope import Rope as PlainRope
+from archc.graph import Builder, Value
+from tests.hard_cases.drawers.attention.compressed import Compressed
+from tests.hard_cases.drawers.residual.mhc import Mhc
+from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
+from tests.oracles import mhc as transcribed
+from tests.oracles.csa import Csa
+from tests.oracles.rope import Rope
+from tests.oracles.rows import Array, rms_norm, swiglu_mlp
+
+VOCAB = 40
+
+
+class Layer:
+    """A graph of one layer between the streams' start and their collapse, and what the transcriptions say of it."""
+
+    def __init__(self, *, streams: int, dim: int, window: int, iters: int, seed: int) -> None:
+        residual = Mhc(count=streams, iters=iters)
+        rope = PlainRope(dim=4, pairs="interleaved", end="last")
+        attention = Compressed(
+            dim=dim, heads=2, head_dim=6, q_rank=5, out_groups=1, out_rank=4, window=window, rope=rope
+        )
+        ffn = Swiglu(dim=dim, hidden=dim + 2)
+
+        def layer(g: Builder, streams: Value) -> Value:
+            h, state = residual.enter(g, (streams,), "attn")
+            h = g.rms_norm("input_layernorm", h, eps=1e-6)
+            state = residual.leave(g, state, g.call("self_attn", "Window", attention.build, h, slot=True))
+            h, state = residual.enter(g, state, "ffn")
+            h = g.rms_norm("post_attention_layernorm", h, eps=1e-6)
+            (streams,) = residual.leave(g, state, g.call("mlp", "Mlp", ffn.build, h, slot=True))
+            return streams
+
+        graph = build(
+            layer,
+            dim=dim,
+            vocab=VOCAB,
+            start=lambda g, x: residual.start(g, x)[0],
+            finish=lambda g, streams: residual.finish(g, (streams,)),
+        )
+        self.case = Case.random(graph, seed)
+        self.weights = self.case.weights("model.layers.0.") | self.case.weights("model.")
+        self.oracle = transcribed.Mhc(streams=streams, iters=iters)
+        self.attention = Csa(heads=2, head_dim=6, window=window, rope=Rope(dim=4), out_groups=1)
+
+    def attend(self, x: Array) -> Array:
+        """The first sub-layer of a row [S, D]."""
+        normed = np.stack([rms_norm(t, self.weights["input_layernorm.weight"], 1e-6) for t in x])
+        return self.attention.forward(self.case.weights("model.layers.0.self_attn."), normed)
+
+    def feed_forward(self, x: Array) -> Array:
+        """The second."""
+        norm = self.weights["post_attention_layernorm.weight"]
+        return np.stack([swiglu_mlp(self.weights, "mlp.", rms_norm(t, norm, 1e-6)) for t in x])
+
+    def expected(self, tokens: Sequence[int], start: int) -> Array:
+        sublayers = [("attn", self.attend), ("ffn", self.feed_forward)]
+        return self.oracle.forward(self.weights, self.case.embedded(tokens), sublayers)[start:]
+
+
+LAYERS = st.builds(
+    Layer,
+    streams=st.integers(2, 5),
+    dim=st.sampled_from([5, 6, 8]),
+    window=st.integers(1, 4),
+    iters=st.sampled_from([1, 3, 20]),
+    seed=st.integers(0, 1 << 30),
+)
+
+
+@given(layer=LAYERS, data=st.data())
+def test_whole(layer: Layer, data: st.DataObject) -> None:
+    play_whole(layer.case, layer.expected, data, VOCAB, most=7)
+
+
+@given(layer=LAYERS, data=st.data())
+def test_chunks_ragged_and_rewound(layer: Layer, data: st.DataObject) -> None:
+    play_cached(layer.case, layer.expected, data, VOCAB, most=10)
+
+
+@given(layer=LAYERS, data=st.data())
+def test_packed(layer: Layer, data: st.DataObject) -> None:
+    play_packed(layer.case, layer.expected, data, VOCAB, most=4)
+
+
+@pytest.mark.parametrize(("past", "new", "cached"), [(0, 9, False), (0, 9, True), (6, 1, True)])
+def test_plan_counts_what_runs(past: int, new: int, cached: bool) -> None:
+    layer = Layer(streams=4, dim=6, window=3, iters=20, seed=0)
+    check_flops(layer.case, VOCAB, batch=3, past=past, new=new, cached=cached)
+
+
+def test_gradient() -> None:
+    check_gradient(Layer(streams=4, dim=6, window=3, iters=20, seed=1).case, VOCAB)
