@@ -66,7 +66,7 @@ def rope(config: Reader, context: int) -> Drawer:
         fields["original"] = Tokens(_original(config, settings, context))
     elif kind == "yarn":
         fields |= _yarn(config, settings, context)
-    elif config.values.get("original_max_position_embeddings") is not None:
+    if kind not in ("llama3", "yarn") and config.values.get("original_max_position_embeddings") is not None:
         config.ignored("original_max_position_embeddings", f"rotary positions of type `{kind}` do not read it")
     config.read.add("original_max_position_embeddings")
     _account(settings, kind)

@@ -1,0 +1,92 @@
+"""Imported models are those of transformers: logits, losses, gradients, hidden states and generated tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.parity.configs import Case, cases
+from tests.parity.pair import CLASSES, FACTOR, TINY, Pair, assert_within_rounding, gap
+
+ALL = [case for family in CLASSES for case in cases(family)]
+
+
+@pytest.fixture(scope="module", params=ALL, ids=str)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    case: Case = request.param
+    return Pair(case, tmp_path_factory.mktemp(str(case)))
+
+
+def test_logits(pair: Pair) -> None:
+    assert_within_rounding(pair.ours32.logits, pair.reference32.logits, pair.reference64.logits, "logits")
+
+
+def test_loss(pair: Pair) -> None:
+    assert_within_rounding(pair.ours32.loss, pair.reference32.loss, pair.reference64.loss, "loss")
+
+
+def test_hidden_states(pair: Pair) -> None:
+    runs = (pair.ours32.hidden, pair.reference32.hidden, pair.reference64.hidden)
+    for i, states in enumerate(zip(*runs, strict=True)):
+        assert_within_rounding(*states, f"hidden state {i}")
+
+
+def test_gradients(pair: Pair) -> None:
+    ours, reference, exact = pair.ours32.gradients, pair.reference32.gradients, pair.reference64.gradients
+    assert ours.keys() == reference.keys() == exact.keys()
+    # Gradients that cancel (those of a query that sees one key are zero) round like the terms they are made of.
+    largest = max(want.norm().item() for want in exact.values())
+    for name, want in exact.items():
+        floor = (reference[name].double() - want).norm().item()
+        apart = (ours[name].double() - reference[name].double()).norm().item()
+        allowed = FACTOR * floor + TINY * largest
+        assert apart <= allowed, f"{name}: {apart:.3g} apart of {want.norm():.3g}, rounding is {floor:.3g}"
+
+
+def test_float64(pair: Pair) -> None:
+    ours, exact = pair.ours64, pair.reference64
+    assert gap(ours.logits, exact.logits) <= 1e-9 * exact.logits.abs().max().item()
+    assert gap(ours.loss, exact.loss) <= 1e-9
+    for name, want in exact.gradients.items():
+        apart = (ours.gradients[name] - want).norm().item()
+        assert apart <= 1e-9 * max(want.norm().item(), 1e-3), name
+
+
+def test_greedy_decoding(pair: Pair) -> None:
+    """A cache of ours and a cache of theirs give the same 16 tokens, wherever rounding cannot turn a choice."""
+    model = pair.ours(torch.float32)
+    # Far above rounding: neither cache may turn a choice by summing in another order.
+    noise = 20 * gap(pair.reference32.logits, pair.reference64.logits)
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        prompt = torch.randint(pair.spec.vocab, (1, 9), generator=generator)
+        want = _generate(pair, prompt)
+        top = pair.reference(want).logits[:, 8:-1].topk(2).values
+        if (top[..., 0] - top[..., 1]).min() > noise:
+            assert model.generate(prompt, max_new_tokens=16).tolist() == want.tolist()
+            return
+    pytest.fail("no prompt has clear choices")
+
+
+@torch.no_grad()
+def _generate(pair: Pair, prompt: torch.Tensor) -> torch.Tensor:
+    # The cache of transformers 5.23 keeps everything where a window is one token wide: it slices the last -1 + 1.
+    cached = getattr(pair.config, "sliding_window", None) != 1
+    mask = torch.ones_like(prompt)
+    return pair.reference.generate(
+        prompt, attention_mask=mask, max_new_tokens=16, do_sample=False, pad_token_id=0, use_cache=cached
+    )
+
+
+def test_left_padding(pair: Pair) -> None:
+    """A padded batch, which the reference has to be told the positions of."""
+    mask = torch.ones_like(pair.ids)
+    mask[0, :13] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        want = pair.reference(pair.ids, attention_mask=mask, position_ids=positions).logits
+        got = pair.ours(torch.float32)(pair.ids, attention_mask=mask).logits
+    with pair.wide() as model, torch.no_grad():
+        exact = model(pair.ids, attention_mask=mask, position_ids=positions).logits
+    at = mask.bool()
+    assert_within_rounding(got[at], want[at], exact[at], "logits")
