@@ -51,4 +51,4 @@ def test_formatting_does_not_move_or_change_what_is_found(path):
 def test_there_are_files_with_and_without_mistakes():
     counts = [len(announced(p.read_text(encoding="utf-8"))) for p in FILES]
     assert min(counts) == 0
-    assert max(counts) >= 10
+    assert max(counts) >= 8
