@@ -61,3 +61,8 @@ class RMSNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+def normal(*shape: int, std: float = 0.02, dtype: torch.dtype | None = None) -> nn.Parameter:
+    """A parameter of `shape` from a normal distribution, for weights that are not those of a linear map."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype).normal_(std=std))

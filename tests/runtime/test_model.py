@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from archc.graph.torch_package import torch_package
 from tests.runtime.handwritten import llama, randomized
+
+torch_package()
+from archc_package.runtime.modules import building, normal  # noqa: E402
 
 KINDS = ["full full", "window full", "sinks window"]
 SIZES = st.fixed_dictionaries(
@@ -340,3 +344,17 @@ def test_parameters_are_made_where_and_how_they_are_asked_for() -> None:
             assert abs(p.std().item() / 0.02 - 1) < 5 / (2 * p.numel()) ** 0.5, name
             assert abs(p.mean().item()) < 5 * 0.02 / p.numel() ** 0.5, name
     assert model.after_step() is None
+
+
+def test_building_covers_parameters_that_no_module_makes() -> None:
+    with building("meta", torch.bfloat16):
+        assert (normal(3, 4).dtype, normal(3, 4).device.type) == (torch.bfloat16, "meta")
+        assert normal(3, dtype=torch.float32).dtype == torch.float32
+    torch.manual_seed(0)
+    weight = normal(200, 300, std=0.5)
+    assert isinstance(weight, torch.nn.Parameter)
+    assert weight.shape == (200, 300)
+    assert abs(weight.std().item() / 0.5 - 1) < 5 / (2 * weight.numel()) ** 0.5
+    with pytest.raises(RuntimeError), building("meta", torch.float64):
+        raise RuntimeError
+    assert torch.get_default_dtype() == torch.float32  # put back even after an error
