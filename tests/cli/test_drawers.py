@@ -61,7 +61,13 @@ def test_a_broken_folder_is_a_usage_error(tmp_path: Path) -> None:
 def test_json() -> None:
     (entry,) = json.loads(run("drawers", "gqa", "--format", "json"))
     assert (entry["slot"], entry["kind"]) == ("attention", "gqa")
-    assert entry["fields"][1] == {"name": "heads", "type": "int", "doc": "query heads", "domain": "> 0", "required": True}
+    assert entry["fields"][1] == {
+        "name": "heads",
+        "type": "int",
+        "doc": "query heads",
+        "domain": "> 0",
+        "required": True,
+    }
 
 
 def test_schema_is_json_schema() -> None:
