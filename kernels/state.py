@@ -110,10 +110,10 @@ def recall(x: Tensor, store: RingStore | None, time: Clock) -> Tensor:
     data, keep = store.data, store.keep
     # New tokens read as the store will return them later, whatever the chunking.
     stored = x.to(data.dtype)
-    kept = _read_ring(data, keep, time)
+    recent = torch.cat([*_read_ring(data, keep, time), stored], 1)
     with torch.no_grad():
-        _write_ring(data, stored.detach(), time)
-    return torch.cat([kept, stored], 1).to(x.dtype)
+        _write_ring(data, stored, time)
+    return recent.to(x.dtype)
 
 
 def append(x: Tensor, store: TableStore | None, time: Clock, *, every: int = 1) -> Tensor:
@@ -125,20 +125,21 @@ def append(x: Tensor, store: TableStore | None, time: Clock, *, every: int = 1) 
     if store is None:
         return x
     with torch.no_grad():
-        _write_table(store.data, x.detach().to(store.data.dtype), every, time)
+        _write_table(store.data, x.to(store.data.dtype), every, time)
     return store.data[:, : (time.past + time.new) // every].to(x.dtype)
 
 
-def _read_ring(data: Tensor, keep: int, time: Clock) -> Tensor:
-    """Copies of the `keep` tokens before the new ones, in order of time."""
+def _read_ring(data: Tensor, keep: int, time: Clock) -> list[Tensor]:
+    """The `keep` tokens before the new ones, in order of time, in pieces along dimension 1."""
     n = data.shape[1]
-    if keep == 0 or n == 0:
-        return data[:, :0].expand(-1, 0, *data.shape[2:])
+    if keep == 0:
+        return []
     if time.aligned and keep <= n:
         start = (time.past - keep) % n
-        return torch.cat([data[:, start : start + keep], data[:, : max(0, start + keep - n)]], 1)
+        head = data[:, start : start + keep]
+        return [head] if start + keep <= n else [head, data[:, : start + keep - n]]
     slots = time.first[:, None] + torch.arange(-keep, 0, device=data.device)
-    return _rows(data, slots % n)
+    return [_rows(data, slots % n)]
 
 
 def _write_ring(data: Tensor, x: Tensor, time: Clock) -> None:
