@@ -2,14 +2,14 @@
 
 The environment variable ``ARCHC_KERNELS`` decides:
 
-=========== ==========================================================================================================
-auto        Triton for tensors on an NVIDIA or AMD GPU where triton can be imported, the reference elsewhere (the default)
+=========== ====================================================================================================
+auto        (the default) Triton for tensors on an NVIDIA or AMD GPU where triton can be imported, else the reference
 triton      Triton, or an error where it cannot run; on CPU tensors it needs the interpreter (``TRITON_INTERPRET=1``)
 reference   the reference everywhere
-=========== ==========================================================================================================
+=========== ====================================================================================================
 
-The kernels compute in float32, so float64 always takes the reference, which computes in float64. Under ``torch.compile``
-the variable is read once, when a graph is traced.
+The kernels compute in float32, so float64 always takes the reference, which computes in float64. Under
+``torch.compile`` the variable is read once, when a graph is traced.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What every kernel file shares where it meets Triton and ``torch.library``.
 
-Triton is optional: without it ``triton`` and ``tl`` are None, ``jit`` returns its function unchanged, and only references run.
+Triton is optional: without it ``triton`` and ``tl`` are None, ``jit`` returns its function unchanged, and only
+references run.
 """
 
 from __future__ import annotations

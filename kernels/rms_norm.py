@@ -196,7 +196,8 @@ def rms_norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """dx, and dweight if it is asked for (else an empty tensor).
 
-    dweight is summed in a fixed order: over each program's rows, then over programs. Equal inputs on equal GPUs give equal bits.
+    dweight is summed in a fixed order, over each program's rows, then over programs: equal inputs on equal GPUs give
+    equal bits.
     """
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dweight = torch.zeros(x.shape[-1] if with_weight else 0, dtype=torch.float32, device=x.device)

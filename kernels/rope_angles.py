@@ -26,18 +26,18 @@ def rope_angles(
     truncate: bool = True,
     magnitude: float = 1.0,
 ) -> Tensor:
-    """cos and sin of positions [B, S] times each of the dim / 2 frequencies, times magnitude: float32 [B, S, dim / 2, 2].
+    """cos and sin, times magnitude, of positions [B, S] times dim / 2 frequencies: float32 [B, S, dim / 2, 2].
 
     Frequency i is theta^(-2i / dim) (Su et al. 2021, arXiv:2104.09864), then scaled:
 
     - ``linear``: divided by factor (Chen et al. 2023, arXiv:2306.15595);
-    - ``llama3``: divided by factor below ``low`` rotations over the ``original`` context, kept above ``high``, blended between
-      (Llama 3.1, arXiv:2407.21783);
-    - ``yarn``: divided by factor below ``beta_slow`` rotations, kept above ``beta_fast``, blended along a ramp over channels
-      between, whose ends ``truncate`` rounds to whole channels (Peng et al. 2023, arXiv:2309.00071).
+    - ``llama3``: divided by factor below ``low`` rotations over the ``original`` context, kept above ``high``, blended
+      between (Llama 3.1, arXiv:2407.21783);
+    - ``yarn``: divided by factor below ``beta_slow`` rotations, kept above ``beta_fast``, between them blended along a
+      ramp over channels, whose ends ``truncate`` rounds to whole channels (Peng et al. 2023, arXiv:2309.00071).
 
-    Positions become float32, and every step is taken in float32 in the order of transformers' ``modeling_rope_utils``; float64
-    positions give everything in float64.
+    Positions become float32, and every step is one in float32, in the order of transformers' ``modeling_rope_utils``;
+    float64 positions give everything in float64.
     """
     like = positions if positions.dtype == torch.float64 else positions.to(torch.float32)
     if scaling is None:

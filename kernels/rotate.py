@@ -18,8 +18,8 @@ def rotate(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "firs
     """x [B, S, H, D] or [B, S, D] with R of its channels rotated, the others passed through: the shape and dtype of x.
 
     angles [B or 1, S, R / 2, 2] holds the cosine and sine of each pair; they get no gradient. ``pairs``: channels
-    (i, i + R / 2) of the rotated ones ("half", as Llama) or (2i, 2i + 1) ("interleaved", as DeepSeek), each in its place.
-    ``end`` says which R of the D channels are rotated; ``inverse`` rotates back. Computed in at least float32.
+    (i, i + R / 2) of the rotated ones ("half", as Llama) or (2i, 2i + 1) ("interleaved", as DeepSeek), each in its
+    place. ``end`` says which R of the D channels are rotated; ``inverse`` rotates back. Computed in at least float32.
     """
     _check(x, angles, pairs, end)
     if use_triton(x):
@@ -125,7 +125,7 @@ def _kernel(
 
 
 def tile(width: int, rotated: int) -> dict[str, int]:
-    """The tile of a program over heads of this width: whole rows, 2048 channels or 1024 rotated ones, as many as is more."""
+    """The tile of a program over heads of this width: whole rows, enough for 2048 channels and for 1024 rotated ones."""
     block, block_rotated = next_power_of_2(width), max(2, next_power_of_2(rotated))
     return {
         "BLOCK_ROWS": max(1, 2048 // block, min(16, 1024 // block_rotated)),

@@ -18,7 +18,7 @@ from .library import FUSED_MULTIPLY_ADD, as_rows, jit, largest_power_of_2_in, ne
 def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None) -> Tensor:
     """silu(gate) * up, both [..., I] of one dtype: the same shape and dtype, computed in at least float32.
 
-    With a limit, gate is first cut to at most limit and up to [-limit, limit]; no gradient passes where a value was cut.
+    With a limit, gate is first cut to at most limit and up to [-limit, limit]; no gradient passes a cut value.
     """
     if gate.shape != up.shape or gate.dtype != up.dtype:
         raise ValueError(

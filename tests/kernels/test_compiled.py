@@ -99,7 +99,7 @@ def test_a_slice_of_a_wider_row_still_moves_in_128_bits() -> None:
     assert found.loads.total() - found.loads[128] <= 1
 
 
-# ---------------------------------------------------------------------------------------------------- the tools themselves
+# ---------------------------------------------------------------------------------------------------- the tools
 def test_spills_are_seen() -> None:
     x = torch.zeros(64, 4096, dtype=BF16)
     (launch,) = tools.launches(swiglu_backward, x, x, x, None)

@@ -180,8 +180,9 @@ def _copy_kernels(home: Path) -> Path:
 
 
 def test_copies_in_two_packages_do_not_meet(tmp_path: Path) -> None:
-    """Each copy runs its own kernels (the second one's eps is changed, to tell them apart), and a package rebuilt elsewhere
-    under the same name takes over from the one before it.
+    """Each copy runs its own kernels (the second one's eps is changed, to tell them apart).
+
+    A package rebuilt elsewhere under the same name takes over from the one before it.
     """
     _copy_kernels(tmp_path / "llama_3_1_8b")
     changed = _copy_kernels(tmp_path / "modèle" / "v2") / "rms_norm.py"

@@ -126,6 +126,17 @@ def test_angles_have_the_batch_of_the_positions_and_are_float32() -> None:
     assert rope_angles(torch.zeros(2, 3, device="meta"), dim=8, theta=100.0).device.type == "meta"
 
 
+@pytest.mark.parametrize("scaling", [None, "linear", "llama3", "yarn"])
+def test_float64_positions_give_float64(scaling: Any) -> None:
+    at, settings = torch.tensor([[3, 1000]]), {"dim": 64, "theta": 10_000.0, "factor": 8.0, "original": 4096}
+    wide = rope_angles(at.double(), scaling=scaling, **settings)
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(rope_angles(at, scaling=scaling, **settings).double(), wide, rtol=0, atol=2e-4)
+    if scaling is None:
+        turn = 1000 * 10_000 ** (-2 * 5 / 64)
+        assert wide[0, 1, 5].tolist() == pytest.approx([math.cos(turn), math.sin(turn)], abs=1e-12)
+
+
 def test_unknown_scalings_are_refused() -> None:
     with pytest.raises(ValueError, match="'ntk'"):
         rope_angles(torch.zeros(1, 1), dim=8, theta=100.0, scaling="ntk")  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def oracle(x: Tensor, angles: Tensor, *, pairs: Pairs, end: End, inverse: bool) 
 def check(
     got: list[Tensor | None], x: Tensor, angles: Tensor, upstream: Tensor, pairs: Pairs, end: End, inverse: bool
 ) -> None:
-    """The output is near the oracle, and the gradient near the upstream one rotated back; kept channels are untouched."""
+    """The output is near the oracle, the gradient near the upstream one rotated back; kept channels are untouched."""
     out, dx = got[0], got[1]
     assert out is not None and dx is not None and out.dtype == dx.dtype == x.dtype
     rotated, width = 2 * angles.shape[-2], x.shape[-1]

@@ -10,14 +10,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# Float32 steps between the operands and the result, in units of rounding: sums of thousands, exp and rsqrt to a few ulp.
+# Float32 steps between operands and result, in units of rounding: sums of thousands, exp and rsqrt to a few ulp.
 STEPS = 16
 
 
 def value_and_gradients(
     op: Callable[..., Tensor], operands: Sequence[Tensor | None], upstream: Tensor, **settings: Any
 ) -> list[Tensor | None]:
-    """op(*operands, **settings), then its gradient for each operand (None for absent ones), given that of the result."""
+    """op(*operands, **settings), then its gradient for each operand (None for absent ones), given the result's."""
     leaves = [None if operand is None else operand.detach().requires_grad_() for operand in operands]
     out = op(*leaves, **settings)
     wanted = [leaf for leaf in leaves if leaf is not None]

@@ -1,8 +1,8 @@
 """Ahead-of-time compilation of kernels, on any machine: registers, spills, and how wide memory is accessed.
 
-``launches`` records what an operator would launch; each launch is compiled with the specialisation that Triton would give it on
-a GPU (divisibility of addresses and numbers by 16, constants), by the compilers that come with Triton. These are facts about code,
-not about speed.
+``launches`` records what an operator would launch; each launch is compiled with the specialisation that Triton would
+give it on a GPU (divisibility of addresses and numbers by 16, constants), by the compilers that come with Triton. These
+are facts about code, not about speed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a compiled kernel is made of; loads and stores count instructions on global memory by their width in bits."""
+    """What a kernel compiles to; loads and stores count instructions on global memory by their width in bits.
+
+    ``spilled`` is zero if no register was kept in memory: instructions that do so, plus bytes of stack.
+    """
 
     kernel: str
     registers: int

@@ -1,8 +1,9 @@
 """Repairs to the interpreter of Triton (``TRITON_INTERPRET=1``), without which a kernel in bfloat16 tests nothing.
 
-As shipped (Triton 3.9) the interpreter keeps bfloat16 and fp8 as the integers of their bit patterns, and computes on those:
-sums, products, comparisons and dots of bfloat16 are silently wrong (triton-lang/triton issues 10945, 11584, 11604). Call
-``repair()`` once, before a kernel runs, in a process that imported Triton with ``TRITON_INTERPRET=1``. Afterwards:
+As shipped (Triton 3.9) the interpreter keeps bfloat16 and fp8 as the integers of their bit patterns, and computes on
+those: sums, products, comparisons and dots of bfloat16 are silently wrong (triton-lang/triton issues 10945, 11584,
+11604). Call ``repair()`` once, before a kernel runs, in a process that imported Triton with ``TRITON_INTERPRET=1``.
+Afterwards:
 
 =========== ==========================================================================================================
 bf16, fp8   are numpy arrays of ``ml_dtypes``: arithmetic, comparisons and reductions work on values

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for the tensors that ops meet: shapes, ragged counts, odd widths, strides of a larger tensor."""
+"""Hypothesis strategies for the tensors that ops meet: ragged counts, odd widths, strides of a larger tensor."""
 
 from __future__ import annotations
 

@@ -111,11 +111,7 @@ def bitcast(x: Tensor, dtype: torch.dtype) -> Tensor:
 @jit
 def _masked_kernel(x, out, count, N: tl.constexpr, OTHER: tl.constexpr):
     at = tl.arange(0, N)
-    if OTHER is None:
-        values = tl.load(x + at, mask=at < count)
-    else:
-        values = tl.load(x + at, mask=at < count, other=OTHER)
-    tl.store(out + at, values, mask=at < count + 1)
+    tl.store(out + at, tl.load(x + at, mask=at < count, other=OTHER), mask=at < count + 1)
 
 
 def masked(x: Tensor, count: int, other: float | None) -> Tensor:

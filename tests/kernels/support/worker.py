@@ -1,7 +1,8 @@
 """A second process in which Triton interprets kernels.
 
-Triton decides at import whether kernels are interpreted, its own library functions included. So the process of the tests
-keeps a compiling Triton (and everything else it would be without these tests), and hands calls to one that interprets.
+Triton decides at import whether kernels are interpreted, its own library functions included. So the process of the
+tests keeps a compiling Triton (and everything else as it would be without these tests), and hands calls to one that
+interprets.
 """
 
 from __future__ import annotations
