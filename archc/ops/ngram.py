@@ -121,7 +121,7 @@ class ShortConv(Op):
     def params(self, name: str | None, recent: Type, time: Type) -> tuple[ParamSpec, ...]:
         need(name is not None, "a convolution needs a name")
         channels = tuple(int(d) for d in recent.shape[2:])  # type: ignore[arg-type]
-        return (ParamSpec(name=f"{name}.weight", shape=(*channels, self.taps), role="scale", init="zeros"),)
+        return (ParamSpec(name=name or "", shape=(*channels, self.taps), role="scale", init="zeros"),)
 
     def infer(self, recent: Type, time: Type, weight: Type) -> Type:
         return Type((B, S, *recent.shape[2:]), recent.dtype)

@@ -59,7 +59,7 @@ class Layer:
             "key_norm.weight": own["k_weight"],
             "query_norm.weight": own["q_weight"],
             "conv.norm.weight": own["conv_norm"],
-            "conv.weight": own["conv.weight"],
+            "conv.weight": own["conv_weight"],
         } | {f"key_projs.{b}.weight": keys[b] for b in range(streams)}
 
     def expected(self, tokens: Sequence[int], start: int) -> Array:

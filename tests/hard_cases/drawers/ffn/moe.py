@@ -23,9 +23,9 @@ class Moe(FeedForward):
 
     def build(self, g: Builder, x: Value) -> Value:
         with g.component("router"):
-            ids, weights = g.call("gate", "Router", self.route, x)
+            ids, weights = g.call("gate", "Router", self.route, x, doc=type(self.router).__doc__)
         with g.component("experts"):
-            y = g.call("experts", "Experts", self.routed, x, ids, weights)
+            y = g.call("experts", "Experts", self.routed, x, ids, weights, doc="Each token through its experts.")
         if self.shared:
             with g.component("shared_experts"):
                 shared = Swiglu(dim=self.dim, hidden=self.shared * self.hidden)

@@ -44,7 +44,7 @@ class Engram(Memory):
         normed = g.rms_norm(None, gated, eps=self.conv_eps) * g.param("conv_norm", (count, dim), role="norm", init="ones")
         keep = (self.taps - 1) * max(self.orders)
         recent = g.recall(normed, g.state("values", Ring(keep=keep, shape=(count, dim))), g.time, keep=keep)
-        mixed = g.silu(g.short_conv("conv", recent, g.time, taps=self.taps, dilation=max(self.orders)))
+        mixed = g.silu(g.short_conv("conv_weight", recent, g.time, taps=self.taps, dilation=max(self.orders)))
         return streams + gated + mixed
 
     def recall(self, g: Builder) -> Value:

@@ -29,12 +29,12 @@ class Mhc(Residual):
 
     def leave(self, g: Builder, state: tuple[Value, ...], y: Value) -> tuple[Value, ...]:
         streams, post, comb = state
-        mixed = g.einsum(comb, streams, spec="bsjk,bsjd->bskd")
-        streams = g.unsqueeze(post, dim=-1) * g.unsqueeze(y, dim=-2) + mixed
+        mixed = g.einsum(comb, g.cast(streams, to="fp32"), spec="bsjk,bsjd->bskd")
+        streams = g.cast(g.unsqueeze(post, dim=-1) * g.unsqueeze(y, dim=-2) + mixed, streams, to="act")
         return (streams,)
 
     def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
-        x = g.call("hc_head", "HyperHead", self.head, *state)
+        x = g.call("hc_head", "HyperHead", self.head, *state, doc="The streams collapsed at the end of the model.")
         return x
 
     def streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
@@ -44,14 +44,15 @@ class Mhc(Residual):
         return (streams,)
 
     def mixes(self, g: Builder, streams: Value, prefix: str, out: int) -> Value:
-        """The linear part of the coefficients [B, S, out]: one norm over all streams of a token, without weight."""
+        """The linear part of the coefficients [B, S, out], in float32: one norm over all streams of a token, without weight."""
         flat = g.rms_norm(None, g.flatten(streams), eps=self.norm_eps)
         return g.project(flat, g.param(f"{prefix}fn", (out, flat.type.last), dtype="fp32"))
 
     def coefficients(self, g: Builder, streams: Value) -> tuple[Value, Value, Value]:
         """The collapsed input of a sub-layer, how its output is spread (post), and how the streams are mixed (comb)."""
         n = self.count
-        pre, post, comb = g.split(self.mixes(g, streams, "", n * (n + 2)), sizes=(n, n, n * n))
+        wide = g.cast(streams, to="fp32")
+        pre, post, comb = g.split(self.mixes(g, wide, "", n * (n + 2)), sizes=(n, n, n * n))
         base = g.param("base", (n * (n + 2),), role="bias", init="zeros", dtype="fp32")
         pre_base, post_base, comb_base = g.split(base, sizes=(n, n, n * n))
         pre_scale, post_scale, comb_scale = g.unbind(g.param("scale", (3,), role="scale", init="ones", dtype="fp32"))
@@ -59,13 +60,14 @@ class Mhc(Residual):
         post = g.sigmoid(post * post_scale + post_base) * 2
         comb = g.unflatten(comb * comb_scale + comb_base, sizes=(n, n))
         comb = g.sinkhorn(comb, iters=self.iters, eps=self.eps)
-        x = g.einsum(pre, streams, spec="bsn,bsnd->bsd")
+        x = g.cast(g.einsum(pre, wide, spec="bsn,bsnd->bsd"), streams, to="act")
         return x, post, comb
 
     def head(self, g: Builder, streams: Value) -> Value:
         """The streams collapsed at the end of the model."""
-        mixes = self.mixes(g, streams, "hc_", self.count)
+        wide = g.cast(streams, to="fp32")
+        mixes = self.mixes(g, wide, "hc_", self.count)
         scale = g.param("hc_scale", (1,), role="scale", init="ones", dtype="fp32")
         base = g.param("hc_base", (self.count,), role="bias", init="zeros", dtype="fp32")
         pre = g.sigmoid(mixes * scale + base) + self.eps
-        return g.einsum(pre, streams, spec="bsn,bsnd->bsd")
+        return g.cast(g.einsum(pre, wide, spec="bsn,bsnd->bsd"), streams, to="act")

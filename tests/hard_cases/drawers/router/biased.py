@@ -22,7 +22,7 @@ class Biased(Router):
 
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         """Ids and weights of each token's experts: [B, S, active] each."""
-        logits = g.project(x, g.param("weight", (experts, x.type.last)))
+        logits = g.project(g.cast(x, to="fp32"), g.cast(g.param("weight", (experts, x.type.last)), to="fp32"))
         scores = g.sigmoid(logits) if self.scoring == "sigmoid" else g.sqrt_softplus(logits)
         choice = scores + g.param("e_score_correction_bias", (experts,), role="bias", init="zeros", dtype="fp32", buffer=True)
         if self.groups > 1:
