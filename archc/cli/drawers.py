@@ -78,7 +78,9 @@ def _fields(entry: Entry) -> Any:
 
     from archc.drawers.catalog import default_text
 
-    table = Table(box=None, header_style="bold", pad_edge=False, title=f"{entry.name}: {_plain(entry.doc)}", title_justify="left")
+    table = Table(
+        box=None, header_style="bold", pad_edge=False, title=f"{entry.name}: {_plain(entry.doc)}", title_justify="left"
+    )
     for title in ("field", "type", "unit", "default", "limits", "what it is"):
         table.add_column(title, no_wrap=title in ("field", "unit"))
     for info in entry.fields:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from archc.cli.options import drawers_option, format_option
+from archc.cli.options import drawers_option
 
 
 @click.command()
 @drawers_option
-@format_option("json")
-def command(drawers: tuple[Path, ...], format: str) -> None:
+@click.option("--format", type=click.Choice(("json",)), default="json", expose_value=False, help="JSON Schema is JSON.")
+def command(drawers: tuple[Path, ...]) -> None:
     """Print the JSON Schema of the language: every slot, kind and field, with units, limits and defaults."""
     from archc.drawers import DrawerError
     from archc.drawers.catalog import json_schema

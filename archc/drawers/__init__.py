@@ -1,8 +1,9 @@
 """The registry of drawers: a listing of folders, nothing else. A new drawer is one file; no list names it.
 
-Kinds come from `archc/drawers/<slot>/<kind>.py`, then from the folders given with `--drawers DIR` (`DIR/<slot>/<kind>.py`, or a single file `DIR/<kind>.py`
-whose class tells the slot), then from installed packages under the entry point group `archc.drawers` (looked up only for a name that nothing else knows:
-reading the metadata of every installed package is slow). A file is imported when its kind is first used.
+Kinds come from `archc/drawers/<slot>/<kind>.py`, then from the folders given with `--drawers DIR`
+(`DIR/<slot>/<kind>.py`, or a single file `DIR/<kind>.py` whose class tells the slot), then from installed packages
+under the entry point group `archc.drawers` (looked up only for a name that nothing else knows: reading the metadata of
+every installed package is slow). A file is imported when its kind is first used.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class DrawerError(Exception):
 
 
 def kinds(slot: str, folders: tuple[Path, ...] = (), *, installed: bool = False) -> tuple[str, ...]:
-    """The kinds of a slot, sorted; with ``installed`` those of installed packages too. Raises `DrawerError` for a single file that cannot be loaded."""
+    """The kinds of a slot, sorted; with ``installed`` those of installed packages too. Raises `DrawerError` for a
+    single file that cannot be loaded.
+    """
     found = set(_builtin(slot))
     for place in (*folders, *(_entry_folders() if installed else ())):
         found.update(kind for kind, _ in _in_folder(place, slot))
@@ -41,7 +44,9 @@ def kinds(slot: str, folders: tuple[Path, ...] = (), *, installed: bool = False)
 
 
 def drawer_class(slot: str, kind: str, folders: tuple[Path, ...] = ()) -> type[Drawer]:
-    """The class of a kind, with its ``slot`` and ``kind`` set. Raises KeyError for an unknown kind, `DrawerError` for a file that cannot be used."""
+    """The class of a kind, with its ``slot`` and ``kind`` set. Raises KeyError for an unknown kind, `DrawerError` for a
+    file that cannot be used.
+    """
     if kind in _builtin(slot):
         return _builtin_class(slot, kind)
     for place in folders:
@@ -100,7 +105,7 @@ def _slot_of_file(path: Path) -> str | None:
         raise DrawerError(path, _reason(error)) from error
     if not any(isinstance(node, ast.ClassDef) for node in tree.body):
         return None
-    found = _drawers_of(_load(path), path)
+    found = _drawers_of(_load(path))
     return found[0].slot if found else None
 
 
@@ -117,7 +122,9 @@ def _load(path: Path) -> ModuleType:
 
 @lru_cache(maxsize=256)
 def _load_version(path: Path, version: int) -> ModuleType:
-    """The module of a file; loaded again when the file has changed (``version`` is its time stamp), so that an editor sees the change."""
+    """The module of a file; loaded again when the file has changed (``version`` is its time stamp), so that an editor
+    sees the change.
+    """
     name = f"archc_drawer_{abs(hash((str(path), version))):x}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -133,7 +140,7 @@ def _load_version(path: Path, version: int) -> ModuleType:
     return module
 
 
-def _drawers_of(module: ModuleType, path: Path) -> list[type[Drawer]]:
+def _drawers_of(module: ModuleType) -> list[type[Drawer]]:
     """The public drawer classes that a file itself defines."""
     return [
         value
@@ -146,7 +153,7 @@ def _drawers_of(module: ModuleType, path: Path) -> list[type[Drawer]]:
 
 
 def _only_class(module: ModuleType, path: Path, slot: str, kind: str) -> type[Drawer]:
-    found = _drawers_of(module, path)
+    found = _drawers_of(module)
     if len(found) != 1:
         names = ", ".join(cls.__name__ for cls in found) or "none"
         raise DrawerError(

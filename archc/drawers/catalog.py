@@ -39,7 +39,9 @@ def slots() -> dict[str, str]:
 
 
 def entries(folders: tuple[Path, ...] = (), *, slot: str | None = None) -> tuple[Entry, ...]:
-    """Every kind of every slot (or of one). Imports all drawer files; raises `archc.drawers.DrawerError` for one that cannot be used."""
+    """Every kind of every slot (or of one). Imports all drawer files; raises `archc.drawers.DrawerError` for one that
+    cannot be used.
+    """
     found: list[Entry] = []
     for name in slots() if slot is None else (slot,):
         for kind in kinds(name, folders, installed=True):
@@ -62,7 +64,9 @@ def field_dict(info: FieldInfo) -> dict[str, Any]:
 
 
 def default_text(info: FieldInfo) -> str:
-    """What fills a field that a spec leaves out: a value, `= dim` for one it inherits, "computed", "" when it must be given."""
+    """What fills a field that a spec leaves out: a value, `= dim` for one it inherits, "computed", "" when it must be
+    given.
+    """
     if info.inherit:
         return f"= {info.inherit}"
     if info.kind:
@@ -75,11 +79,16 @@ def default_text(info: FieldInfo) -> str:
 
 
 def json_schema(folders: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The language as JSON Schema (2020-12): a model is an object of its fields, a drawer an object with its ``kind`` and fields."""
+    """The language as JSON Schema (2020-12): a model is an object of its fields, a drawer an object with its ``kind``
+    and fields.
+    """
     found = entries(folders)
     definitions: dict[str, Any] = {e.name: _object(e) for e in found}
     for name, doc in slots().items():
-        definitions[name] = {"description": doc, "oneOf": [{"$ref": f"#/$defs/{_pointer(e.name)}"} for e in found if e.slot == name]}
+        definitions[name] = {
+            "description": doc,
+            "oneOf": [{"$ref": f"#/$defs/{_pointer(e.name)}"} for e in found if e.slot == name],
+        }
         if not definitions[name]["oneOf"]:
             # nothing fills a slot without kinds
             definitions[name] = {"description": doc, "not": {}}
@@ -97,7 +106,13 @@ def _object(entry: Entry) -> dict[str, Any]:
     if entry.kind:
         properties = {"kind": {"const": entry.kind}, **properties}
         required = ["kind", *required]
-    return {"type": "object", "description": entry.doc, "properties": properties, "required": required, "additionalProperties": False}
+    return {
+        "type": "object",
+        "description": entry.doc,
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
 
 
 def _property(info: FieldInfo) -> dict[str, Any]:
@@ -119,8 +134,16 @@ def _shape(info: FieldInfo) -> dict[str, Any]:
         return {"type": "array", "items": _property(info.item)}
     if info.shape == "slot":
         return {"$ref": f"#/$defs/{_pointer(info.slot)}"}
-    data: dict[str, Any] = {"type": {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}[info.shape]}
-    limits = {"exclusiveMinimum": info.gt, "minimum": info.ge, "exclusiveMaximum": info.lt, "maximum": info.le, "multipleOf": info.multiple_of}
+    data: dict[str, Any] = {
+        "type": {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}[info.shape]
+    }
+    limits = {
+        "exclusiveMinimum": info.gt,
+        "minimum": info.ge,
+        "exclusiveMaximum": info.lt,
+        "maximum": info.le,
+        "multipleOf": info.multiple_of,
+    }
     return data | {key: limit for key, limit in limits.items() if limit is not None}
 
 

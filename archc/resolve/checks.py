@@ -1,4 +1,4 @@
-"""`check` statements: those that ask for no cost hold or fail when a spec is loaded, the others once costs are known."""
+"""`check` statements: those without costs are run when a spec is loaded, the others once costs are known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ WORKLOAD = {
 MODES = ("train", "prefill", "decode")
 
 CostOf = Callable[[str, dict[str, Any]], Any]
-"""The value under a key of the cost report for a workload. Raises KeyError with the known keys among its arguments, ValueError for a bad workload."""
+"""The value under a key of the cost report for a workload. Raises KeyError with the known keys among its arguments,
+ValueError for a bad workload.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +117,9 @@ def _side(expr: tree.Expr) -> str:
 
 
 class _Costs:
-    """Evaluates `cost.` references. Without a report (at load) their values fail in silence, so that only names and workloads are checked."""
+    """Evaluates `cost.` references. Without a report (at load) their values fail in silence, so that only names and
+    workloads are checked.
+    """
 
     def __init__(self, r: Resolution, scope: Scope, cost: CostOf | None) -> None:
         self.r, self.scope, self.cost = r, scope, cost

@@ -77,7 +77,7 @@ def converted(value: Any, info: FieldInfo, span: Span) -> Any:
 
 
 class Word:
-    """A bare name that stands for itself: the value of a `param` over words (`param place = host in [host, device]`)."""
+    """A bare name that stands for itself: a `param` over words (`param place = host in [host, device]`)."""
 
     __slots__ = ("text",)
 

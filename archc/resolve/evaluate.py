@@ -53,7 +53,9 @@ class Evaluator:
         """Every comparison made, with the values of its sides and its outcome (for failing checks)."""
 
     def value(self, expr: tree.Expr, scope: Scope, info: FieldInfo | None = None) -> Any:
-        """The value of ``expr``, or FAILED when an error has been reported. ``info`` is the field it is for: its words are looked up first."""
+        """The value of ``expr``, or FAILED when an error has been reported. ``info`` is the field it is for: its words
+        are looked up first.
+        """
         match expr:
             case tree.Number():
                 return expr.value

@@ -40,12 +40,14 @@ def resolved(
 
 
 def loose_names(sink: Sink, unit: Unit, folders: tuple[Path, ...]) -> Resolution:
-    """A resolution in which what a file declares outside its models has been evaluated, as far as it does not depend on a model."""
+    """A resolution in which what a file declares outside its models has been evaluated, as far as it does not depend on
+    a model.
+    """
     r = Resolution(sink, unit, folders)
     for name in unit.names:
         named = r.in_file(unit, name)
         assert named is not None
-        if named.what != "drawer" and _plain(named, r):
+        if named.what != "drawer" and _plain(named):
             r.value_of(named)
     return r
 
@@ -69,7 +71,7 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
     _build_drawers(r)
     schedule = _layers(columns)
     for named in r.names.values():
-        if named.what == "let" and not named.used and _plain(named, r):
+        if named.what == "let" and not named.used and _plain(named):
             r.value_of(named)
             named.used = False
     checks = tuple(Check(statement, scope, r) for statement, scope in r.checks)
@@ -89,8 +91,7 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
         params=tuple((n.text, in_words(r.param_value(n))) for n in _params(r)),
     )
     model.placed(r.frame.recipe.label, fields.origin)
-    model._checks, model._sweeps, model._spec_hash = checks, found, spec_hash(model)
-    return model
+    return model.completed(checks=checks, sweeps=found, spec_hash=spec_hash(model))
 
 
 def _params(r: Resolution) -> list[Named]:
@@ -101,7 +102,7 @@ def _params(r: Resolution) -> list[Named]:
 
 
 def _file_sweeps(r: Resolution) -> list[tuple[tree.Section, Scope]]:
-    """The sweeps of the file that are about this model: all of a file with one model, else those whose params it has."""
+    """The sweeps of the file that are about this model: all if it is the only one, else those whose params it has."""
     scope = Scope(r.unit)
 
     def about(section: tree.Section) -> bool:
@@ -112,7 +113,7 @@ def _file_sweeps(r: Resolution) -> list[tuple[tree.Section, Scope]]:
     return [(s, scope) for s in r.unit.sweeps if alone or about(s)]
 
 
-def _plain(named: Named, r: Resolution) -> bool:
+def _plain(named: Named) -> bool:
     """Whether a name holds a value for certain (a bare name or an amendment may be a drawer or a word)."""
     base = named.definition.base
     return base is not None and isinstance(
@@ -165,7 +166,9 @@ def _layers(columns: Mapping[str, Column]) -> tuple[LayerSlots, ...] | None:
 
 
 def spec_hash(model: Model) -> str:
-    """The first 16 hex digits of the SHA-256 of a model's name and resolved values: comments, order and spelling of the spec do not count."""
+    """The first 16 hex digits of the SHA-256 of a model's name and resolved values: comments, order and spelling of the
+    spec do not count.
+    """
     # layers of equal drawers share one object: each is written once
     distinct = list({id(layer): layer for layer in model.schedule}.values())
     place = {id(layer): i for i, layer in enumerate(distinct)}

@@ -1,4 +1,6 @@
-"""From recipes to drawers: a frame gives every field its value, from the spec, from the enclosing drawers, or from its default."""
+"""From recipes to drawers: a frame gives every field its value, from the spec, from the enclosing drawers, or from its
+default.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from archc.diagnostics import Diagnostic, Related, Span
-from archc.resolve.convert import shown
+from archc.diagnostics import Span
+from archc.resolve import faults
 from archc.resolve.lints import decimal_in
 from archc.resolve.recipes import Expanded
 from archc.resolve.scope import FAILED, Definition, Failed, Recipe
-from archc.resolve.suggest import did_you_mean, listed
+from archc.resolve.suggest import did_you_mean
 from archc.schema import Drawer, Origin
 from archc.schema.describe import FieldInfo, describe
 from archc.syntax import tree
@@ -25,7 +27,9 @@ _ABSENT = object()
 
 
 class Frame:
-    """A recipe in its place: ``outer`` is the frame of the drawer (or model) around it. Values are made once, when first asked for."""
+    """A recipe in its place: ``outer`` is the frame of the drawer (or model) around it. Values are made once, when
+    first asked for.
+    """
 
     __slots__ = ("_built", "_parts", "_values", "infos", "lacking", "outer", "r", "recipe")
 
@@ -40,18 +44,13 @@ class Frame:
         self._parts: dict[str, Frame | list[Frame | None] | Failed | None] = {}
         self._built: Drawer | Failed | None = None
 
-    @property
-    def title(self) -> str:
-        """What messages call it."""
-        return self.recipe.cls.kind or self.recipe.label
-
     def given(self, name: str) -> bool:
         """Whether a spec says something about a field."""
         return name in self.recipe.fields
 
     def get(self, name: str) -> Any:
         """The value of a field, FAILED when it has none (reported here or by `build`)."""
-        value = self._get(name)
+        value = self.value(name)
         return FAILED if value is _ABSENT else value
 
     def info(self, name: tree.Name) -> FieldInfo | None:
@@ -59,7 +58,7 @@ class Frame:
         found = self.infos.get(name.text)
         if found is None:
             help = did_you_mean(name.text, self.infos)
-            self.r.error("E0203", f"`{self.title}` has no field `{name.text}`", name.span, help)
+            self.r.error("E0203", f"`{self.recipe.title}` has no field `{name.text}`", name.span, help)
         return found
 
     def part(self, name: tree.Name) -> Frame | Failed:
@@ -149,7 +148,8 @@ class Frame:
             frame = frame.outer
         return None
 
-    def _get(self, name: str) -> Any:
+    def value(self, name: str) -> Any:
+        """The value of a field, `_ABSENT` when nothing gives it one."""
         if name not in self._values:
             info = self.infos[name]
             if info.slot or (info.item is not None and info.item.slot):
@@ -184,13 +184,13 @@ class Frame:
         if definition is not None and definition.base is not None:
             return self.r.converted(definition.base, info)
         if info.inherit and (holder := self._holder(info.inherit)) is not None:
-            value = holder._get(info.inherit)
-            if value is None and not info.optional:
-                value = _ABSENT
-            if value is _ABSENT and holder.recipe.broken and not info.has_default:
-                return FAILED  # what the holder lacks stood in a statement that did not parse
-            if value is not _ABSENT or not info.has_default:
+            value = holder.value(info.inherit)
+            if value is _ABSENT and not info.has_default:
+                return FAILED  # the holder reports that it lacks the field
+            if value is not _ABSENT and (value is not None or info.optional):
                 return value
+            if not info.has_default:
+                return _ABSENT
         if info.computed:
             return self._computed(info)
         return info.default if info.has_default else _ABSENT
@@ -201,14 +201,16 @@ class Frame:
             return field.get_default(call_default_factory=True, validated_data=_Earlier(self))  # type: ignore[arg-type]
         except _Lacking:
             return FAILED
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a drawer's own code may raise anything
             return self._no_default(info.name, error)
 
     def _no_default(self, name: str, error: Exception) -> Failed:
         reason = "division by zero" if isinstance(error, ZeroDivisionError) else f"{type(error).__name__}: {error}"
         which = f"the default of `{name}`" if name else "a default"
         help = f"write `{name} = ...`" if name else "set the fields it follows from, or the field itself"
-        return self.r.error("E0215", f"{which} of `{self.title}` cannot be computed: {reason}", self.recipe.at, help)
+        return self.r.error(
+            "E0215", f"{which} of `{self.recipe.title}` cannot be computed: {reason}", self.recipe.at, help
+        )
 
     def build(self) -> Any:
         """The drawer, or FAILED: every field's error and every limit is reported."""
@@ -225,7 +227,7 @@ class Frame:
             if name not in self.recipe.cls.model_fields:
                 continue
             value = (
-                self._get(name) if self.given(name) or info.inherit or info.kind or not info.has_default else _ABSENT
+                self.value(name) if self.given(name) or info.inherit or info.kind or not info.has_default else _ABSENT
             )
             if value is FAILED:
                 failed.add(name)
@@ -234,13 +236,13 @@ class Frame:
             elif not info.has_default:
                 missing.append(name)
                 failed.add(name)
-        self._report_missing([*missing, *self.lacking])
+        faults.missing(self.r, self.recipe, self.infos, [*missing, *self.lacking])
         try:
             drawer = self.recipe.cls(**values)
         except ValidationError as error:
-            self._report(error, failed)
+            faults.limits(self.r, self.recipe, error, failed)
             return FAILED
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a drawer's own code may raise anything
             return self._no_default("", error)
         if failed:
             return FAILED
@@ -249,56 +251,10 @@ class Frame:
             fields={n: d.history for n, d in self.recipe.fields.items() if d.history},
         )
         drawer.placed(self.recipe.label or self.recipe.cls.kind, origin)
-        return drawer if self._rules_hold(drawer) else FAILED
-
-    def _rules_hold(self, drawer: Drawer) -> bool:
-        try:
-            problems = list(drawer.problems())
-        except Exception as error:
-            self.r.error(
-                "E0116",
-                f"the rules of `{self.title}` cannot be evaluated: {type(error).__name__}: {error}",
-                self.recipe.at,
-            )
-            return False
-        for problem in problems:
-            places = [span for name in problem.fields if (span := self._given_at(name)) is not None]
-            self.r.sink.add(
-                Diagnostic(
-                    code="E0210",
-                    message=problem.message,
-                    span=places[0] if places else self.recipe.at,
-                    help=problem.help,
-                    context=self.recipe.statement,
-                    related=tuple(Related(span=span, message="and here") for span in places[1:]),
-                )
-            )
-        return not problems
-
-    def _report_missing(self, missing: list[str]) -> None:
-        lacking = [name for name in missing if name not in self.recipe.excused]
-        if lacking and not self.recipe.broken:
-            docs = "; ".join(f"{n}: {self.infos[n].doc}" for n in lacking if self.infos[n].doc)
-            self.r.error("E0201", f"`{self.title}` needs {listed(lacking)}", self.recipe.at, docs or None)
-
-    def _report(self, error: ValidationError, failed: set[str]) -> None:
-        for detail in error.errors(include_url=False):
-            name = str(detail["loc"][0]) if detail["loc"] else ""
-            if name in failed or detail["type"] in ("default_factory_not_called", "missing"):
-                continue
-            given = self._given_at(name)
-            message = _limit(name, detail)
-            help = None
-            if given is None:
-                help = f"`{name}` was not given: {shown(detail.get('input'))} follows from other fields; write `{name} = ...`"
-            self.r.error("E0204", message, given or self.recipe.at, help)
-
-    def _given_at(self, name: str) -> Span | None:
-        definition = self.recipe.fields.get(name)
-        return definition.history[0] if definition is not None and definition.history else None
+        return drawer if faults.rules_hold(self.r, self.recipe, drawer) else FAILED
 
     def _span(self, name: str) -> Span | None:
-        return self._given_at(name) or self.recipe.at
+        return self.recipe.given_at(name) or self.recipe.at
 
 
 class _Lacking(Exception):
@@ -324,27 +280,6 @@ class _Earlier(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._frame.infos)
-
-
-_LIMITS = {
-    "greater_than": ("greater than", "gt"),
-    "greater_than_equal": ("at least", "ge"),
-    "less_than": ("less than", "lt"),
-    "less_than_equal": ("at most", "le"),
-    "multiple_of": ("a multiple of", "multiple_of"),
-}
-
-
-def _limit(name: str, detail: Any) -> str:
-    """One sentence for what pydantic found."""
-    where = f"`{name}`" if len(detail["loc"]) < 2 else f"item {detail['loc'][1]} of `{name}`"
-    got = shown(detail.get("input"))
-    if detail["type"] in _LIMITS:
-        words, key = _LIMITS[detail["type"]]
-        return f"{where} must be {words} {shown(detail['ctx'][key])}, got {got}"
-    if detail["type"] in ("value_error", "assertion_error"):
-        return f"{where}: {detail['ctx']['error']}"
-    return f"{where} cannot be {got}"
 
 
 def _reference(kind: str, span: Span | None) -> tree.Ref:

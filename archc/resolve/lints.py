@@ -46,14 +46,13 @@ def _decimal(sink: Sink, definition: Definition) -> None:
     expr = definition.base.expr if definition.base is not None else None
     if isinstance(expr, tree.Number) and expr.unit in ("K", "M") and not isinstance(expr.value, float):
         digits = expr.span.text[: -len(expr.unit)]
+        binary = expr.value // 10 ** (3 if expr.unit == "K" else 6) << (10 if expr.unit == "K" else 20)
         sink.add(
             Diagnostic(
                 code="W0004",
                 severity="warning",
                 message=f"{expr.span.text} is {expr.value:_} tokens; contexts are usually counted in powers of two",
                 span=expr.span,
-                help=f"`{digits}{expr.unit}i` is {int(digits.replace('_', '')) * (1024 if expr.unit == 'K' else 1 << 20):_}"
-                if digits.replace("_", "").isdigit()
-                else None,
+                help=f"`{digits}{expr.unit}i` is {binary:_}",
             )
         )

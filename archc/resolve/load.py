@@ -28,8 +28,9 @@ def load(
 ) -> Model:
     """The resolved model of a spec: a path, or the name of a spec in the library.
 
-    Of several models the first is taken unless ``model`` names one. ``params`` are `-P`, ``set`` is `--set`, ``drawers`` are folders of further drawers.
-    Diagnostics (warnings too) are also put into ``sink``. Raises `ArchError` with all of them when there is an error.
+    Of several models the first is taken unless ``model`` names one. ``params`` are `-P`, ``set`` is `--set`,
+    ``drawers`` are folders of further drawers. Diagnostics (warnings too) are also put into ``sink``. Raises
+    `ArchError` with all of them when there is an error.
     """
     sink = Sink() if sink is None else sink
     before = len(sink.errors)

@@ -17,7 +17,9 @@ UNFILLED = ("precision", "optimizer", "hardware", "quantization")
 
 
 def chain(r: Resolution, unit: Unit, section: tree.Section) -> list[tuple[Unit, tree.Section]]:
-    """The model and those it extends, the most basic first. A base that cannot be found is reported and marks the model as broken."""
+    """The model and those it extends, the most basic first. A base that cannot be found is reported and marks the model
+    as broken.
+    """
     found: list[tuple[Unit, tree.Section]] = []
     step: tuple[Unit, tree.Section] | None = (unit, section)
     while step is not None:

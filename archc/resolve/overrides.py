@@ -1,4 +1,6 @@
-"""Values from the command line: `-P name=value` sets a declared param, `--set path=value` replaces anything. Both are parsed and checked like source."""
+"""Values from the command line: `-P name=value` sets a declared param, `--set path=value` replaces anything. Both are
+parsed and checked like source.
+"""
 
 from __future__ import annotations
 

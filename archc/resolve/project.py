@@ -152,7 +152,7 @@ class Project:
         span = statement.path.span
         if not written or "\0" in written:
             return self._error("E0102", "an import needs the path of a file", span)
-        if os.path.isabs(written):
+        if Path(written).is_absolute():
             return self._error(
                 "E0102", "an import is a relative path", span, "so that the spec means the same on every machine"
             )
@@ -190,9 +190,7 @@ class Project:
             text = read(path)
         except ValueError as error:
             return self._error("E0102", f"cannot read `{written}`: {error}", span)
-        return self._unit(
-            path, Source(os.path.normpath(os.path.join(os.path.dirname(unit.source.name), written)), text)
-        )
+        return self._unit(path, Source(os.path.normpath(Path(unit.source.name).parent / written), text))
 
     def _error(self, code: str, message: str, span: Span, help: str | None = None) -> None:
         self.sink.add(Diagnostic(code=code, message=message, span=span, help=help))
@@ -218,7 +216,9 @@ def read(path: Path) -> str:
 
 
 def locate(spec: str | os.PathLike[str]) -> tuple[Path, str] | None:
-    """The path of a spec and how messages call it: a path, else the name of a spec in the library; None when there is neither."""
+    """The path of a spec and how messages call it: a path, else the name of a spec in the library; None when there is
+    neither.
+    """
     path = Path(spec)
     try:
         if path.exists():

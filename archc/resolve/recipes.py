@@ -21,7 +21,9 @@ Expanded = Recipe | Failed | None
 
 
 class Recipes:
-    """Expands drawer expressions within one resolution. Recipes of named drawers are made once and copied by what derives from them."""
+    """Expands drawer expressions within one resolution. Recipes of named drawers are made once and copied by what
+    derives from them.
+    """
 
     __slots__ = ("_known", "r")
 
@@ -175,7 +177,9 @@ class Recipes:
         return found.copy(ref.span) if isinstance(found, Recipe) else found
 
     def _value(self, name: str, slot: str, scope: Scope, ref: tree.Ref) -> Expanded:
-        """A `let`, `param` or model field that holds a drawer of this slot; else a kind of an installed package; else an error."""
+        """A `let`, `param` or model field that holds a drawer of this slot; else a kind of an installed package; else
+        an error.
+        """
         named = self.r.find(name, scope)
         if named is not None and named.what != "drawer":
             return self.named(named, slot)

@@ -85,7 +85,9 @@ class Resolution:
 
     # --- names -----------------------------------------------------------------------------------
     def find(self, name: str, scope: Scope) -> Named | None:
-        """The drawer, `let` or `param` that ``name`` means in a scope: the innermost body first, then the model, then the file."""
+        """The drawer, `let` or `param` that ``name`` means in a scope: the innermost body first, then the model, then
+        the file.
+        """
         for names in reversed(scope.locals):
             found = names.get(name)
             if found is not None and found.key not in scope.hidden:
@@ -279,7 +281,9 @@ class Resolution:
         return frame.get(info.name)
 
     def start(self, ref: tree.Ref, scope: Scope) -> Frame | Failed:
-        """The frame that the first part of a dotted name means: a drawer of the model, or the drawer in one of its slots."""
+        """The frame that the first part of a dotted name means: a drawer of the model, or the drawer in one of its
+        slots.
+        """
         head = ref.parts[0]
         named = self.find(head.text, scope)
         if named is not None and named.what == "drawer":

@@ -106,7 +106,7 @@ class Schedules:
             if size == 0 or left % size:
                 return self._error(
                     "E0308",
-                    f"{left} layers are left for `rest`, which is not a multiple of the {size} in `{_brief(_repeated(rests[0]))}`",
+                    f"{left} layers are left for `rest`, no multiple of the {size} in `{_brief(_repeated(rests[0]))}`",
                     rests[0].span,
                 )
             times = left // size
@@ -303,7 +303,7 @@ def _runs(indices: list[int]) -> list[tuple[int, int]]:
 
 
 def _layers(indices: list[int]) -> str:
-    """ "layer 3", "layers 3 to 5 and 9"."""
+    """The layers as a person lists them: `layer 3`, `layers 3 to 5 and 9`."""
     runs = [str(a) if a == b else f"{a} to {b}" for a, b in _runs(indices)]
     text = ", ".join(runs[:-1]) + " and " + runs[-1] if len(runs) > 1 else runs[0]
     return f"layer {text}" if len(indices) == 1 else f"layers {text}"

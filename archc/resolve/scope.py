@@ -1,7 +1,8 @@
-"""What resolve knows about a name: which expression sets it, what has been amended since, and where its names are looked up.
+"""What resolve knows about a name: which expression sets it, what has been amended since, and where its names are
+looked up.
 
-Nothing here is evaluated. Values are late-bound: an expression is kept with its scope and evaluated in the finished model, so that
-a child's `dim` reaches a parent's `hidden = 4 * dim`.
+Nothing here is evaluated. Values are late-bound: an expression is kept with its scope and evaluated in the finished
+model, so that a child's `dim` reaches a parent's `hidden = 4 * dim`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scope:
-    """Where the names of an expression are looked up: `let`s of the bodies around it (innermost last), then the model, then the file.
+    """Where the names of an expression are looked up: `let`s of the bodies around it (innermost last), then the model,
+    then the file.
 
-    ``hidden`` are the definitions that the expression itself is part of: a name never means itself, so that `ffn moe = moe { }` names the kind.
+    ``hidden`` are the definitions that the expression itself is part of: a name never means itself, so that `ffn moe =
+    moe { }` names the kind.
     """
 
     unit: Unit
@@ -61,7 +64,9 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Amendment:
-    """A change to something that exists: at ``path`` below the thing, ``change`` amends (a body) or replaces (an expression)."""
+    """A change to something that exists: at ``path`` below the thing, ``change`` amends (a body) or replaces (an
+    expression).
+    """
 
     path: tuple[Name, ...]
     change: Body | Expr
@@ -73,8 +78,8 @@ class Amendment:
 class Definition:
     """All that the specs say about one field, drawer, `let` or `param`.
 
-    ``base`` is the last expression that replaced it (None: still its default), ``amendments`` came after it, ``history`` holds the spans of all
-    expressions that ever set it, the one in force first.
+    ``base`` is the last expression that replaced it (None: still its default), ``amendments`` came after it,
+    ``history`` holds the spans of all expressions that ever set it, the one in force first.
     """
 
     base: Bound | None = None
@@ -125,6 +130,16 @@ class Recipe:
     """Fields that a misspelt statement was probably meant to set: not reported as missing."""
     broken: bool = False
     """A statement in one of its bodies did not parse: nothing is reported as missing."""
+
+    @property
+    def title(self) -> str:
+        """What messages call it: its kind; the name of a model."""
+        return self.cls.kind or self.label
+
+    def given_at(self, name: str) -> Span | None:
+        """Where a field was last set, None when no spec sets it."""
+        definition = self.fields.get(name)
+        return definition.history[0] if definition is not None and definition.history else None
 
     def copy(self, at: Span | None) -> Recipe:
         """A recipe to change, made from this one by the reference at ``at``."""

@@ -24,5 +24,5 @@ def listed(names: Iterable[str], *, word: str = "and", limit: int = 12) -> str:
 
 
 def article(word: str) -> str:
-    """ "a" or "an", as the word wants it."""
+    """The article that the word wants: `a` or `an`."""
     return "an" if word[:1] in "aeiou" else "a"

@@ -14,7 +14,9 @@ from archc.syntax import tree
 
 
 def sweeps(r: Resolution, sections: list[tuple[tree.Section, Scope]]) -> tuple[Sweep, ...]:
-    """The sweeps among ``sections``, with every value checked against its param's domain. Those of a base model come first."""
+    """The sweeps among ``sections``, with every value checked against its param's domain. Those of a base model come
+    first.
+    """
     found: dict[str, tuple[Sweep, Span]] = {}
     for section, scope in sections:
         name = section.labels[0] if section.labels else None

@@ -1,10 +1,12 @@
-"""What the fields of a drawer are, read from its pydantic schema: the one source for resolve, `archc drawers` and `archc schema`."""
+"""What the fields of a drawer are, read from its pydantic schema: the one source for resolve, `archc drawers` and
+`archc schema`.
+"""
 
 from __future__ import annotations
 
 import types
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -35,8 +37,9 @@ class SchemaError(TypeError):
 class FieldInfo:
     """One field of a drawer, as a spec sees it.
 
-    ``words`` are the names that the field itself understands (a `Literal` annotation); they may stand beside a scalar type. ``default`` is meaningful when
-    ``has_default``; ``computed`` says that the default follows from the fields before it. ``gt`` .. ``multiple_of`` are the limits of a number.
+    ``words`` are the names that the field itself understands (a `Literal` annotation); they may stand beside a scalar
+    type. ``default`` is meaningful when ``has_default``; ``computed`` says that the default follows from the fields
+    before it. ``gt`` .. ``multiple_of`` are the limits of a number.
     """
 
     name: str
@@ -96,7 +99,9 @@ class FieldInfo:
 
 @cache
 def describe(cls: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of a drawer class by name, in the order of its schema. Raises `SchemaError` for a type the language cannot express."""
+    """The fields of a drawer class by name, in the order of its schema. Raises `SchemaError` for a type the language
+    cannot express.
+    """
     return {name: _describe(cls, name, info) for name, info in cls.model_fields.items()}
 
 

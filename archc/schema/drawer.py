@@ -1,4 +1,4 @@
-"""What a drawer is: a frozen pydantic schema of its fields; concrete drawers add one method that writes their forward."""
+"""What a drawer is: a frozen pydantic schema of its fields; concrete ones add the method that writes their forward."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def field(
 ) -> Any:
     """A field of a drawer.
 
-    ``doc`` is one line without a full stop; ``unit`` names what a number counts ("channels", "tokens"). ``inherit`` names a
-    field that fills this one when the spec does not: looked up in the enclosing drawers outward, then in the model
-    (``dim``, ``norm``). ``kind`` names the drawer kind that fills a slot when the spec leaves it out. ``default_factory`` may take the dict of the fields before it (pydantic's own form).
+    ``doc`` is one line without a full stop; ``unit`` names what a number counts ("channels", "tokens"). ``inherit``
+    names a field that fills this one when the spec does not: looked up in the enclosing drawers outward, then in the
+    model (``dim``, ``norm``). ``kind`` names the drawer kind that fills a slot when the spec leaves it out.
+    ``default_factory`` may take the dict of the fields before it (pydantic's own form).
     """
     extra = {"unit": unit, "inherit": inherit, "kind": kind}
-    limits = dict(gt=gt, ge=ge, lt=lt, le=le, multiple_of=multiple_of)
+    limits = {"gt": gt, "ge": ge, "lt": lt, "le": le, "multiple_of": multiple_of}
     given: dict[str, Any] = {k: v for k, v in limits.items() if v is not None}
     if default_factory is not None:
         given["default_factory"] = default_factory
@@ -54,8 +55,8 @@ class Problem:
 class Origin:
     """Where a drawer and its fields came from in the specs.
 
-    ``fields`` maps a field to the chain of spans that gave it its value, the one that decided first: override, base spec,
-    default expression. A field left at its default has no entry.
+    ``fields`` maps a field to the chain of spans that gave it its value, the one that decided first: override, base
+    spec, default expression. A field left at its default has no entry.
     """
 
     span: Span | None = None

@@ -53,8 +53,8 @@ class ModelFields(Drawer):
 class Model(ModelFields):
     """A resolved model: every value final, every layer's drawers known. Frozen.
 
-    ``schedule[i]`` holds the drawers of layer i. ``name`` and ``doc`` come from the `model` statement, ``params`` from `param`
-    statements with the values in force.
+    ``schedule[i]`` holds the drawers of layer i. ``name`` and ``doc`` come from the `model` statement, ``params`` from
+    `param` statements with the values in force.
     """
 
     name: str
@@ -65,6 +65,11 @@ class Model(ModelFields):
     _checks: tuple[Any, ...] = PrivateAttr(default=())
     _sweeps: tuple[Sweep, ...] = PrivateAttr(default=())
     _spec_hash: str = PrivateAttr(default="")
+
+    def completed(self, *, checks: tuple[Any, ...], sweeps: tuple[Sweep, ...], spec_hash: str) -> Model:
+        """Itself, with what resolve knows beyond its values (called once)."""
+        self._checks, self._sweeps, self._spec_hash = checks, sweeps, spec_hash
+        return self
 
     @property
     def spec_hash(self) -> str:

@@ -1,7 +1,8 @@
 """The slots a model is made of, and what each asks of the drawers that fill it.
 
-A field whose annotation is one of these classes is a slot: the spec may put any kind of that slot there. `build` methods run
-inside a scope of the graph (see `archc.graph.builder`); shapes are those of the values, B rows and S new tokens.
+A field whose annotation is one of these classes is a slot: the spec may put any kind of that slot there. `build`
+methods run inside a scope of the graph (see `archc.graph.builder`); shapes are those of the values, B rows and S new
+tokens.
 """
 
 from __future__ import annotations
@@ -127,7 +128,9 @@ class Init(Drawer):
     slot = "init"
 
     def scale_of(self, role: str, fan_in: int, depth: int) -> float:
-        """Standard deviation of a weight by role ("embedding", "matrix", "output", "head"), its input width and the number of layers."""
+        """Standard deviation of a weight by role ("embedding", "matrix", "output", "head"), its input width and the
+        number of layers.
+        """
         raise NotImplementedError
 
 

@@ -84,7 +84,11 @@ def test_none_switches_a_part_off() -> None:
 
 def test_amending_what_is_switched_off_is_an_error() -> None:
     problem = only(child("swa.compress.ratio = 2"))
-    assert (problem.code, problem.message, problem.span.text) == ("E0117", "there is no `compress` to amend", "swa.compress.ratio = 2")
+    assert (problem.code, problem.message, problem.span.text) == (
+        "E0117",
+        "there is no `compress` to amend",
+        "swa.compress.ratio = 2",
+    )
 
 
 def test_a_let_that_holds_a_drawer_may_be_amended() -> None:
@@ -113,7 +117,12 @@ def test_the_default_drawer_of_a_slot_may_be_amended() -> None:
 
 
 def test_an_inherited_drawer_is_shared_until_it_is_amended() -> None:
-    model = one(spec("norm = rms { eps = 1e-3 }\nattention = sparse { heads = 4, window = 2, compress = pool { ratio = 2, norm.eps = 0.5 } }\n" + FFN))
+    model = one(
+        spec(
+            "norm = rms { eps = 1e-3 }\n"
+            "attention = sparse { heads = 4, window = 2, compress = pool { ratio = 2, norm.eps = 0.5 } }\n" + FFN
+        )
+    )
     attention = model.schedule[0].attention
     assert attention.norm is model.norm
     assert (attention.compress.norm.eps, model.norm.eps) == (0.5, 1e-3)
@@ -147,7 +156,10 @@ def test_later_amendments_win() -> None:
 
 def test_a_name_of_another_slot_cannot_be_taken_over() -> None:
     problem = only(child("ffn csa = swiglu { hidden = 3 }"))
-    assert (problem.code, problem.related[0].span.line) == ("E0108", HOUSE[: HOUSE.index("attention csa")].count("\n") + 1)
+    assert (problem.code, problem.related[0].span.line) == (
+        "E0108",
+        HOUSE[: HOUSE.index("attention csa")].count("\n") + 1,
+    )
 
 
 def test_the_spans_of_a_value_run_from_the_override_to_the_base() -> None:

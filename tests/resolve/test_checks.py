@@ -10,7 +10,12 @@ from archc.diagnostics import Diagnostic
 from archc.resolve import run_checks
 from tests.resolve.support import FFN, GQA, found, one, only, spec
 
-COSTS: dict[str, Any] = {"params.total": 671_026_419_712, "kv_cache.bytes_per_token": 5000, "kv_cache.layout": "bf16", "time.mfu": None}
+COSTS: dict[str, Any] = {
+    "params.total": 671_026_419_712,
+    "kv_cache.bytes_per_token": 5000,
+    "kv_cache.layout": "bf16",
+    "time.mfu": None,
+}
 
 
 def cost(key: str, workload: dict[str, Any]) -> Any:
@@ -38,7 +43,15 @@ def test_a_check_without_costs_runs_at_load() -> None:
 
 @pytest.mark.parametrize(
     "check",
-    ["dim == 64", "attention.heads * attention.head_dim == dim", "not (dim < 64)", "dim > 3 and layers == 6", "false or true", 'norm_placement == "pre"', "attention.window == none"],
+    [
+        "dim == 64",
+        "attention.heads * attention.head_dim == dim",
+        "not (dim < 64)",
+        "dim > 3 and layers == 6",
+        "false or true",
+        'norm_placement == "pre"',
+        "attention.window == none",
+    ],
 )
 def test_checks_that_hold(check: str) -> None:
     assert found(spec(GQA + FFN + f"check {check}")) == ()

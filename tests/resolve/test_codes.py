@@ -1,4 +1,6 @@
-"""Every code that resolve reports: its failing example gives exactly it, its fixed example nothing, and none is reported without a table entry."""
+"""Every code that resolve reports: its failing example gives exactly it, its fixed example nothing, and none is
+reported without a table entry.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,14 @@ def test_llama_has_its_published_sizes(name: str) -> None:
     assert model.context == 131_072
     assert model.norm.eps == 1e-5
     rope = attention.rope
-    assert (rope.kind, rope.theta, rope.factor, rope.low, rope.high, rope.original) == ("llama3", 5e5, 8.0, 1.0, 4.0, 8192)
+    assert (rope.kind, rope.theta, rope.factor, rope.low, rope.high, rope.original) == (
+        "llama3",
+        5e5,
+        8.0,
+        1.0,
+        4.0,
+        8192,
+    )
     assert len(model.schedule) == model.layers
     assert all(layer is model.schedule[0] for layer in model.schedule)
     assert model.schedule[0].memory is None

@@ -1,4 +1,6 @@
-"""How a name on the right is looked up: the field's words, drawers and kinds of the slot, then `let`, `param` and model fields outward."""
+"""How a name on the right is looked up: the field's words, drawers and kinds of the slot, then `let`, `param` and model
+fields outward.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,17 @@ def test_a_word_of_the_field_comes_before_a_let() -> None:
 
 
 def test_a_let_may_hold_a_word() -> None:
-    assert one(spec(GQA + FFN + "memory t = table { rows = 1, place = spot }\nlet spot = host")).schedule[0].memory.place == "host"
+    assert (
+        one(spec(GQA + FFN + "memory t = table { rows = 1, place = spot }\nlet spot = host")).schedule[0].memory.place
+        == "host"
+    )
 
 
 def test_a_word_may_stand_beside_a_type() -> None:
-    depths = [one(spec(GQA + FFN + f"memory t = table {{ rows = 1, depth = {d} }}")).schedule[0].memory.depth for d in ("auto", "3")]
+    depths = [
+        one(spec(GQA + FFN + f"memory t = table {{ rows = 1, depth = {d} }}")).schedule[0].memory.depth
+        for d in ("auto", "3")
+    ]
     assert depths == ["auto", 3]
 
 
@@ -28,7 +36,12 @@ def test_a_drawer_named_like_a_kind_is_made_from_the_kind() -> None:
 
 
 def test_a_drawer_comes_before_a_kind_of_its_name() -> None:
-    model = one(spec("attention gqa = gqa { heads = 4, window = 3 }\nattention b = gqa { heads = 8 }\nschedule { attention = [gqa, b * rest] }" + "\n" + FFN))
+    model = one(
+        spec(
+            "attention gqa = gqa { heads = 4, window = 3 }\nattention b = gqa { heads = 8 }\n"
+            "schedule { attention = [gqa, b * rest] }" + "\n" + FFN
+        )
+    )
     assert model.schedule[1].attention.window == 3
 
 
@@ -38,7 +51,9 @@ def test_the_slot_decides_which_of_two_things_a_name_means() -> None:
 
 
 def test_a_drawer_of_another_slot_does_not_fit() -> None:
-    problem = only(spec("attention a = sparse { heads = 4, window = 2, compress = c }\nindexer c = lightning { topk = 1 }\n" + FFN))
+    problem = only(
+        spec("attention a = sparse { heads = 4, window = 2, compress = c }\nindexer c = lightning { topk = 1 }\n" + FFN)
+    )
     assert (problem.code, problem.message) == ("E0114", "`c` is an indexer drawer; a compress drawer is needed here")
 
 
@@ -55,7 +70,8 @@ def test_a_let_may_be_a_drawer_of_whatever_slot_asks() -> None:
 
 
 def test_a_part_of_another_drawer() -> None:
-    body = "attention a = gqa { heads = 4, rope = rope { theta = 77 } }\nattention b = gqa { heads = a.heads * 2, rope = a.rope { dim = 4 } }\n"
+    body = "attention a = gqa { heads = 4, rope = rope { theta = 77 } }\n"
+    body += "attention b = gqa { heads = a.heads * 2, rope = a.rope { dim = 4 } }\n"
     model = one(spec(body + FFN + "schedule { attention = [a, b * rest] }"))
     b = model.schedule[1].attention
     assert (b.heads, b.rope.theta, b.rope.dim) == (8, 77.0, 4)
@@ -67,11 +83,15 @@ def test_a_sibling_field_is_never_read() -> None:
 
 
 def test_a_field_reads_the_param_of_its_own_name() -> None:
-    assert one(spec("param heads = 8 in [4, 8]\nattention = gqa { heads = heads }\n" + FFN)).schedule[0].attention.heads == 8
+    assert (
+        one(spec("param heads = 8 in [4, 8]\nattention = gqa { heads = heads }\n" + FFN)).schedule[0].attention.heads
+        == 8
+    )
 
 
 def test_model_fields_may_be_read_in_the_model_and_its_drawers() -> None:
-    text = f"arch 1\nmodel m {{ vocab = 10 * dim, dim = 64, layers = 2, context = 8\n {GQA} ffn = swiglu {{ hidden = dim * 4 }} }}"
+    fields = "vocab = 10 * dim, dim = 64, layers = 2, context = 8"
+    text = f"arch 1\nmodel m {{ {fields}\n {GQA} ffn = swiglu {{ hidden = dim * 4 }} }}"
     model = one(text)
     assert (model.vocab, model.schedule[0].ffn.hidden) == (640, 256)
 
@@ -88,7 +108,12 @@ def test_a_circle_names_its_steps() -> None:
 
 
 def test_drawers_in_a_circle() -> None:
-    problem = only(spec("attention a = b { heads = 2 }\nattention b = a { heads = 3 }\nschedule { attention = [a, b * rest] }\n" + FFN))
+    problem = only(
+        spec(
+            "attention a = b { heads = 2 }\nattention b = a { heads = 3 }\nschedule { attention = [a, b * rest] }\n"
+            + FFN
+        )
+    )
     assert problem.code == "E0119"
 
 
@@ -121,7 +146,8 @@ def test_inherited_fields_come_from_the_nearest_drawer() -> None:
 
 
 def test_lists_of_drawers() -> None:
-    body = "attention = sparse { heads = 2, window = 2, stages = [pool { ratio = 2 }, p] }\ncompress p = pool { ratio = 3 }\n"
+    body = "attention = sparse { heads = 2, window = 2, stages = [pool { ratio = 2 }, p] }\n"
+    body += "compress p = pool { ratio = 3 }\n"
     stages = one(spec(body + FFN)).schedule[0].attention.stages
     assert [(s.ratio, s.label, s.heads) for s in stages] == [(2, "pool", 2), (3, "p", 2)]
 
@@ -137,18 +163,28 @@ def test_a_kind_is_not_a_number() -> None:
 
 
 def test_all_errors_of_a_run_are_reported() -> None:
-    body = "attention = gqa { heads = 4.5, windo = 3, rope = rop { } }\nffn = swiglu { hidden = -1, activation = sulu }\nnorm = rms { eps = x }"
+    body = "attention = gqa { heads = 4.5, windo = 3, rope = rop { } }\n"
+    body += "ffn = swiglu { hidden = -1, activation = sulu }\nnorm = rms { eps = x }"
     codes = [d.code for d in found(spec(body))]
     assert sorted(codes) == ["E0114", "E0118", "E0202", "E0203", "E0204", "E0205"]
 
 
 def test_one_mistake_is_one_error_however_often_it_is_used() -> None:
-    body = "let width = 3 / 0\nattention a = gqa { heads = width }\nattention b = a { window = width }\nschedule { attention = [a, b * rest] }\n" + FFN
+    body = (
+        "let width = 3 / 0\nattention a = gqa { heads = width }\nattention b = a { window = width }\n"
+        "schedule { attention = [a, b * rest] }\n" + FFN
+    )
     assert only(spec(body)).code == "E0208"
 
 
 def test_labels() -> None:
-    model = one(spec("attention local = gqa { heads = 4 }\nattention far = local\n" + FFN + "schedule { attention = [local, far, local { heads = 2 }, gqa { heads = 1 } * rest] }"))
+    model = one(
+        spec(
+            "attention local = gqa { heads = 4 }\nattention far = local\n"
+            + FFN
+            + "schedule { attention = [local, far, local { heads = 2 }, gqa { heads = 1 } * rest] }"
+        )
+    )
     assert [layer.attention.label for layer in model.schedule[:4]] == ["local", "far", "gqa", "gqa"]
     assert model.schedule[3] is model.schedule[5]
 

@@ -11,8 +11,9 @@ import re
 import time
 
 from archc import resources
-from archc.diagnostics import ArchError
+from archc.diagnostics import ArchError, Diagnostic
 from archc.resolve import load_text
+from archc.schema import Model
 from tests.resolve.support import TOYS
 from tests.resolve.test_amending import HOUSE
 from tests.resolve.test_params import TEXT
@@ -21,21 +22,82 @@ MUTANTS = int(os.environ.get("ARCHC_MUTANTS", "2000"))
 SEED = 20_261_122
 
 _TOKEN = re.compile(r'"[^"\n]*"|#[^\n]*|\d[\w.]*|[A-Za-z_]\w*|\.\.|[=<>!]=|//|\s+|\S')
-_NUMBERS = ("0", "1", "2", "3", "4", "8", "16", "64", "96", "128", "1Ki", "4K", "-1", "1e-6", "0.5", "1e300", "1T", "true", "none", "[2]", "dim", "layers", "2 * 3", "7 // 2", "1 / 0")
-_WORDS = ("a", "dim", "heads", "gqa", "swa", "csa", "rope", "rest", "cost", "none", "model", "let", "param", "schedule", "attention", "window", "in", "at", "by")
+_NUMBERS = (
+    "0",
+    "1",
+    "2",
+    "3",
+    "4",
+    "8",
+    "16",
+    "64",
+    "96",
+    "128",
+    "1Ki",
+    "4K",
+    "-1",
+    "1e-6",
+    "0.5",
+    "1e300",
+    "1T",
+    "true",
+    "none",
+    "[2]",
+    "dim",
+    "layers",
+    "2 * 3",
+    "7 // 2",
+    "1 / 0",
+)
+_WORDS = (
+    "a",
+    "dim",
+    "heads",
+    "gqa",
+    "swa",
+    "csa",
+    "rope",
+    "rest",
+    "cost",
+    "none",
+    "model",
+    "let",
+    "param",
+    "schedule",
+    "attention",
+    "window",
+    "in",
+    "at",
+    "by",
+)
 _MARKS = ("{", "}", "[", "]", "(", ")", "=", ",", "\n", ".", "*", "..", "==", "-", "/", "@", '"')
 
 
 def seeds() -> list[str]:
     """The specs that are mutated: the library's, and those of the tests of amending and params."""
-    return [(resources.specs() / "llama_3_1_8b.arch").read_text(), (resources.specs() / "llama_3_1_405b.arch").read_text(), HOUSE, TEXT]
+    return [
+        (resources.specs() / "llama_3_1_8b.arch").read_text(),
+        (resources.specs() / "llama_3_1_405b.arch").read_text(),
+        HOUSE,
+        TEXT,
+    ]
 
 
 def value(rng: random.Random, old: str) -> str:
     """What may stand in place of a number: mostly one of its size, sometimes anything."""
     if rng.random() < 0.3:
         return rng.choice((*_NUMBERS, str(rng.randrange(1, 200))))
-    return rng.choice((f"{old} * 2", f"{old} + {old}", f"4 * {old}", f"({old})", str(2 ** rng.randrange(1, 16)), f"{old} * 4 / 4", f"{old}.0"))
+    return rng.choice(
+        (
+            f"{old} * 2",
+            f"{old} + {old}",
+            f"4 * {old}",
+            f"({old})",
+            str(2 ** rng.randrange(1, 16)),
+            f"{old} * 4 / 4",
+            f"{old}.0",
+        )
+    )
 
 
 def mutant(rng: random.Random, text: str) -> str:
@@ -68,23 +130,36 @@ def test_mutated_specs_give_models_or_diagnostics() -> None:
     for number in range(MUTANTS):
         text = mutant(rng, rng.choice(texts))
         start = time.perf_counter()
-        try:
-            models = load_text(text, drawers=[TOYS])
-        except ArchError as error:
-            assert error.diagnostics, f"mutant {number}: {text}"
-            for d in error.diagnostics:
-                _presentable(d.message, number)
-                _presentable(d.help or "", number)
-        except Exception as error:
-            raise AssertionError(f"mutant {number}: {type(error).__name__}: {error}\n{text}") from error
-        else:
-            resolved += bool(models) and all(len(m.schedule) == m.layers for m in models)
+        models, diagnostics = outcome(text, number)
+        assert models or diagnostics, f"mutant {number}: {text}"
+        for d in diagnostics:
+            _presentable(d.message, number)
+            _presentable(d.help or "", number)
+        resolved += bool(models) and all(len(m.schedule) == m.layers for m in models)
         slowest = max(slowest, time.perf_counter() - start)
     assert resolved >= 0.4 * MUTANTS, f"{resolved} of {MUTANTS} mutants reach a model"
     assert slowest < 5
 
 
+def outcome(text: str, number: int) -> tuple[tuple[Model, ...], tuple[Diagnostic, ...]]:
+    """The models of a text or its diagnostics; anything else that is raised names the mutant."""
+    try:
+        return load_text(text, drawers=[TOYS]), ()
+    except ArchError as error:
+        return (), error.diagnostics
+    except Exception as error:
+        raise AssertionError(f"mutant {number}: {type(error).__name__}: {error}\n{text}") from error
+
+
 def _presentable(text: str, number: int) -> None:
     """Fails on text that is not ours: pydantic's phrases, or the insides of the compiler."""
-    for foreign in ("Input should", "validation error", "pydantic", "FAILED", "object at 0x", "Traceback", "archc.resolve"):
+    for foreign in (
+        "Input should",
+        "validation error",
+        "pydantic",
+        "FAILED",
+        "object at 0x",
+        "Traceback",
+        "archc.resolve",
+    ):
         assert foreign not in text, f"mutant {number}: {text}"

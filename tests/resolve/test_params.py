@@ -85,7 +85,16 @@ def test_what_is_not_a_value_is_a_diagnostic(path: Path) -> None:
 
 
 def test_set_amends_anything(path: Path) -> None:
-    m = model(path, set={"dim": 128, "attention.window": "4Ki", "norm.eps": 1e-3, "t.orders": [4, 5], "schedule.memory": "t at [0, 2]"})
+    m = model(
+        path,
+        set={
+            "dim": 128,
+            "attention.window": "4Ki",
+            "norm.eps": 1e-3,
+            "t.orders": [4, 5],
+            "schedule.memory": "t at [0, 2]",
+        },
+    )
     assert (m.dim, m.schedule[0].attention.window, m.norm.eps, m.schedule[0].memory.orders) == (128, 4096, 1e-3, [4, 5])
     assert [layer.memory is not None for layer in m.schedule] == [True, False, True, False, False, False]
 

@@ -34,13 +34,16 @@ def test_a_broken_drawer_is_not_missing_too(broken: str) -> None:
     ["let h = ", "param h = 4 in [1,", "ffn h == swiglu { hidden = 3 }"],
 )
 def test_a_name_whose_definition_did_not_parse_is_not_unknown_too(broken: str) -> None:
-    uses = "attention = gqa { heads = h }\nffn = h\nattention other = h { window = 3 }\nschedule { memory = h }\nh.window = 3\ncheck h == 4"
+    uses = "attention = gqa { heads = h }\nffn = h\nattention other = h { window = 3 }\n"
+    uses += "schedule { memory = h }\nh.window = 3\ncheck h == 4"
     problems = found(spec(uses + "\n" + broken))
     assert [d.code[:3] for d in problems] == ["E00"], problems
 
 
 def test_a_broken_schedule_leaves_no_unused_drawers() -> None:
-    text = spec("attention a = gqa { heads = 4 }\nattention b = a { window = 2 }\nschedule { attention = [a * 2, b *\n}\n" + FFN)
+    text = spec(
+        "attention a = gqa { heads = 4 }\nattention b = a { window = 2 }\nschedule { attention = [a * 2, b *\n}\n" + FFN
+    )
     assert resolved_codes(text) == []
 
 
@@ -56,18 +59,28 @@ def test_a_missing_field_is_still_missed_in_a_sound_model() -> None:
 
 def test_a_misspelt_field_is_not_missing_too_but_others_are() -> None:
     problems = found(spec("attention = sparse { hads = 4 }\n" + FFN))
-    assert [(d.code, d.message) for d in problems] == [("E0201", "`sparse` needs `window`"), ("E0203", "`sparse` has no field `hads`")]
+    assert [(d.code, d.message) for d in problems] == [
+        ("E0201", "`sparse` needs `window`"),
+        ("E0203", "`sparse` has no field `hads`"),
+    ]
 
 
 def test_a_model_whose_base_is_missing_says_nothing_else() -> None:
-    for body in ("csa.window = 3", "layers = 3", "h = 8", "attention = csa", "schedule { ffn = [moe * rest] }", "layers = 2 * h"):
+    for body in (
+        "csa.window = 3",
+        "layers = 3",
+        "h = 8",
+        "attention = csa",
+        "schedule { ffn = [moe * rest] }",
+        "layers = 2 * h",
+    ):
         assert only(f"arch 1\nmodel m extends nope {{ {body} }}").code == "E0106"
 
 
 def test_statements_in_the_wrong_place() -> None:
     for text, code in (
         (f"arch 1\nmodel m {{ {FIELDS} {GQA} {FFN} model n {{ }} }}", "E0109"),
-        (f"arch 1\nmodel m {{ {FIELDS} {GQA} {FFN}\n import \"x.arch\" as x }}", "E0109"),
+        (f'arch 1\nmodel m {{ {FIELDS} {GQA} {FFN}\n import "x.arch" as x }}', "E0109"),
         (f"arch 1\nmodel m {{ {FIELDS} {FFN} attention = gqa {{ heads = 4, check heads == 4 }} }}", "E0109"),
         (f"arch 1\nmodel m {{ {FIELDS} {FFN} attention = gqa {{ heads = 4, rope x = rope }} }}", "E0109"),
         (f"arch 1\nmodel m {{ {FIELDS} {FFN} attention = gqa {{ heads = 4, rope rope {{ }} }} }}", "E0110"),
@@ -82,7 +95,12 @@ def test_statements_in_the_wrong_place() -> None:
 
 
 def test_parts_of_the_language_without_kinds_say_so() -> None:
-    for line in ("precision { weights = fp8 }", "optimizer = muon", "hardware h = h100 { gpus = 8 }", "mtp = mtp { depth = 1 }"):
+    for line in (
+        "precision { weights = fp8 }",
+        "optimizer = muon",
+        "hardware h = h100 { gpus = 8 }",
+        "mtp = mtp { depth = 1 }",
+    ):
         problem = only(spec(GQA + FFN + line))
         assert problem.code == "E0115", line
 
@@ -90,3 +108,8 @@ def test_parts_of_the_language_without_kinds_say_so() -> None:
 def test_empty_files() -> None:
     for text in ("", "\n", "arch 1", "arch 1\n", "# nothing"):
         assert found(text) == ()
+
+
+def test_what_a_model_lacks_is_not_missed_by_its_drawers_too() -> None:
+    problem = only(f"arch 1\nmodel m {{ vocab = 8, layers = 2, context = 8\n{GQA}{FFN} }}")
+    assert (problem.code, problem.message) == ("E0201", "`m` needs `dim`")

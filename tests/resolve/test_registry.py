@@ -88,8 +88,14 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         ("def broken(:", "SyntaxError"),
         ("raise ValueError('at import')", "ValueError: at import"),
         ("x = 3", "exactly one public drawer class, this one defines 0 (none)"),
-        (TOY + TOY.replace("class Toy", "class Other"), "exactly one public drawer class, this one defines 2 (Toy, Other)"),
-        (TOY.replace("Attention", "FeedForward"), "Toy is a drawer of slot `ffn`, but stands where `attention` drawers are"),
+        (
+            TOY + TOY.replace("class Toy", "class Other"),
+            "exactly one public drawer class, this one defines 2 (Toy, Other)",
+        ),
+        (
+            TOY.replace("Attention", "FeedForward"),
+            "Toy is a drawer of slot `ffn`, but stands where `attention` drawers are",
+        ),
         (TOY.replace("size: int", "size: dict[str, int]"), "the language has no values of type dict[str, int]"),
     ],
 )
@@ -140,15 +146,25 @@ def test_resolving_imports_neither_torch_nor_networkx() -> None:
 
     code = (
         "import sys; from archc.resolve import load; load('llama_3_1_70b');"
-        "print([m for m in ('torch', 'triton', 'transformers', 'networkx', 'jinja2', 'rich', 'numpy') if m in sys.modules])"
+        "heavy = ('torch', 'triton', 'transformers', 'networkx', 'jinja2', 'rich', 'numpy');"
+        "print([m for m in heavy if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_defaults_as_text() -> None:
     yarn, gqa = describe(drawer_class("rope", "yarn")), describe(drawer_class("attention", "gqa"))
-    assert [default_text(yarn[n]) for n in ("beta_slow", "theta", "truncate", "mscale", "factor", "pairs")] == ["1", "10000", "true", "none", "", "half"]
+    assert [default_text(yarn[n]) for n in ("beta_slow", "theta", "truncate", "mscale", "factor", "pairs")] == [
+        "1",
+        "10000",
+        "true",
+        "none",
+        "",
+        "half",
+    ]
     assert [default_text(gqa[n]) for n in ("dim", "kv_heads", "bias")] == ["= dim", "computed", "false"]
 
 

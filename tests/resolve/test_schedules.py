@@ -77,13 +77,23 @@ def test_a_gap_in_an_optional_slot_means_none() -> None:
         ("[a * 1T]", "E0301", "attention covers 1_000_000_000_000 layers, but the model has 6", "[a * 1T]"),
         ("[]", "E0301", "attention covers 0 of 6 layers", "[]"),
         ("[a * 8, b * rest]", "E0301", "attention covers 8 layers, but the model has 6", "[a * 8, b * rest]"),
-        ("[a, (b, c) * rest]", "E0308", "5 layers are left for `rest`, which is not a multiple of the 2 in `(b, c)`", "(b, c) * rest"),
+        (
+            "[a, (b, c) * rest]",
+            "E0308",
+            "5 layers are left for `rest`, no multiple of the 2 in `(b, c)`",
+            "(b, c) * rest",
+        ),
         ("[a * rest, b * rest]", "E0308", "a schedule has one `rest`", "b * rest"),
         ("[(a * rest, b) * 2]", "E0308", "`rest` stands directly in the list of a schedule", "rest"),
         ("[a at 0..2, b * 3]", "E0302", "a schedule is a sequence or placements (`at`), not both", "b * 3"),
         ("[a at 0..2, b at 2..]", "E0303", "layer 2 of attention is placed twice", "2.."),
         ("[a at 0..1, b at 4..]", "E0304", "no attention drawer is placed at layers 2 to 3", "[a at 0..1, b at 4..]"),
-        ("[a at [0, 2, 3], b at 5]", "E0304", "no attention drawer is placed at layers 1 and 4", "[a at [0, 2, 3], b at 5]"),
+        (
+            "[a at [0, 2, 3], b at 5]",
+            "E0304",
+            "no attention drawer is placed at layers 1 and 4",
+            "[a at [0, 2, 3], b at 5]",
+        ),
         ("[a at 0..6]", "E0305", "there is no layer 6: the model has 6, 0 to 5", "0..6"),
         ("[a at 0..5, b at -1]", "E0305", "there is no layer -1: the model has 6, 0 to 5", "-1"),
         ("[a at 0..1T]", "E0305", "there is no layer 1000000000000: the model has 6, 0 to 5", "0..1T"),
@@ -129,7 +139,9 @@ def test_a_child_may_fill_what_its_parent_schedules_and_the_other_way_round() ->
     base = text("[a * 2, b * rest]")
     filled = one(base + "model c2 extends m { attention = c }")
     assert {layer.attention.label for layer in filled.schedule} == {"c"}
-    again = one(base + "model c2 extends m { attention = c }\nmodel c3 extends c2 { schedule { attention = [a, b * rest] } }")
+    again = one(
+        base + "model c2 extends m { attention = c }\nmodel c3 extends c2 { schedule { attention = [a, b * rest] } }"
+    )
     assert again.schedule[0].attention.label == "a"
 
 
@@ -139,7 +151,16 @@ def test_layers_that_no_longer_fit_point_at_the_parents_schedule() -> None:
 
 
 def test_one_named_drawer_fills_every_layer() -> None:
-    assert one("arch 1\nmodel m { vocab = 8, dim = 64, layers = 3, context = 8\nattention x = gqa { heads = 4 }\n" + FFN + "}").schedule[2].attention.label == "x"
+    assert (
+        one(
+            "arch 1\nmodel m { vocab = 8, dim = 64, layers = 3, context = 8\nattention x = gqa { heads = 4 }\n"
+            + FFN
+            + "}"
+        )
+        .schedule[2]
+        .attention.label
+        == "x"
+    )
 
 
 def test_a_slot_that_does_not_differ_by_layer() -> None:
@@ -151,7 +172,9 @@ _ITEMS = st.recursive(
     st.sampled_from("abc").map(lambda n: (n, n)),
     lambda inner: st.one_of(
         st.tuples(inner, st.integers(0, 3)).map(lambda t: (f"({t[0][0]}) * {t[1]}", t[0][1] * t[1])),
-        st.lists(inner, min_size=2, max_size=3).map(lambda ts: ("(" + ", ".join(t[0] for t in ts) + ")", "".join(t[1] for t in ts))),
+        st.lists(inner, min_size=2, max_size=3).map(
+            lambda ts: ("(" + ", ".join(t[0] for t in ts) + ")", "".join(t[1] for t in ts))
+        ),
     ),
     max_leaves=6,
 )

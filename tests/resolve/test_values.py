@@ -65,19 +65,27 @@ def test_division_by_zero(text: str, code: str) -> None:
     assert only(heads(text)).code == code
 
 
-@pytest.mark.parametrize("text", ["1e308 * 1e10", "10000T * 10000T * 10000T", "1e308 + 1e308", "9_999_999_999_999_999_999_999"])
+@pytest.mark.parametrize(
+    "text", ["1e308 * 1e10", "10000T * 10000T * 10000T", "1e308 + 1e308", "9_999_999_999_999_999_999_999"]
+)
 def test_overflow(text: str) -> None:
     assert only(heads(text)).code == "E0209"
 
 
-@pytest.mark.parametrize("text", ["4 + true", '"a" + "b"', "not 3", "-true", "none * 2", "true < false", '1 == "a"', "4 and true"])
+@pytest.mark.parametrize(
+    "text", ["4 + true", '"a" + "b"', "not 3", "-true", "none * 2", "true < false", '1 == "a"', "4 and true"]
+)
 def test_operands_that_do_not_fit(text: str) -> None:
     assert only(heads(text)).code == "E0207"
 
 
 def test_limits_are_stated_in_our_words() -> None:
     problem = only(heads("-3"))
-    assert (problem.code, problem.message, problem.span.text) == ("E0204", "`heads` must be greater than 0, got -3", "-3")
+    assert (problem.code, problem.message, problem.span.text) == (
+        "E0204",
+        "`heads` must be greater than 0, got -3",
+        "-3",
+    )
     problem = only(spec("attention = gqa { heads = 4, rope = rope { dim = 7 } }\n" + FFN))
     assert (problem.message, problem.span.text) == ("`dim` must be a multiple of 2, got 7", "7")
 
@@ -118,7 +126,11 @@ def test_words() -> None:
 
 def test_missing_fields_are_listed_together_at_the_kind() -> None:
     problem = only(spec("attention = sparse\n" + FFN))
-    assert (problem.code, problem.message, problem.span.text) == ("E0201", "`sparse` needs `heads` and `window`", "sparse")
+    assert (problem.code, problem.message, problem.span.text) == (
+        "E0201",
+        "`sparse` needs `heads` and `window`",
+        "sparse",
+    )
     assert problem.help == "heads: query heads; window: raw tokens seen"
 
 
@@ -179,4 +191,7 @@ def test_origins_of_fields_and_model() -> None:
 
 
 def test_docs_reach_the_model() -> None:
-    assert one("arch 1\n## A small one.\n## For tests.\n" + spec(GQA + FFN).removeprefix("arch 1\n\n")).doc == "A small one.\nFor tests."
+    assert (
+        one("arch 1\n## A small one.\n## For tests.\n" + spec(GQA + FFN).removeprefix("arch 1\n\n")).doc
+        == "A small one.\nFor tests."
+    )

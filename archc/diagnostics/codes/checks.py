@@ -8,7 +8,8 @@ from archc.diagnostics.registry import Code
 def _model(check: str) -> str:
     """A small spec with a check."""
     fields = "  vocab = 1000, dim = 64, layers = 2, context = 1Ki\n"
-    return f"arch 1\nmodel tiny {{\n{fields}  attention = gqa {{ heads = 4 }}\n  ffn = swiglu {{ hidden = 256 }}\n  {check}\n}}\n"
+    drawers = "  attention = gqa { heads = 4 }\n  ffn = swiglu { hidden = 256 }\n"
+    return f"arch 1\nmodel tiny {{\n{fields}{drawers}  {check}\n}}\n"
 
 
 CODES: tuple[Code, ...] = (
@@ -16,8 +17,8 @@ CODES: tuple[Code, ...] = (
         id="E0501",
         title="check that does not hold",
         explanation="""\
-`check condition else "why"` must hold for the model. The message shows the sides of the comparison that failed. Checks that ask for
-costs run in `archc check` and `archc cost`, the others whenever the spec is read.""",
+`check condition else "why"` must hold for the model. The message shows the sides of the comparison that failed.
+Checks that ask for costs run in `archc check` and `archc cost`, the others whenever the spec is read.""",
         failing=_model('check dim % 128 == 0 else "FP8 blocks are 128 wide"'),
         fixed=_model('check dim % 64 == 0 else "blocks are 64 wide"'),
     ),
@@ -33,7 +34,8 @@ The condition of a check is `true` or `false`: a comparison, or several with `an
         id="E0503",
         title="unknown cost",
         explanation="""\
-`cost.` is followed by a key of `archc cost --format json`, for example `cost.params.total` or `cost.kv_cache.bytes_per_token`.""",
+`cost.` is followed by a key of `archc cost --format json`, for example `cost.params.total` or
+`cost.kv_cache.bytes_per_token`.""",
         failing=_model("check cost <= 1B"),
         fixed=_model("check cost.params.total <= 1B"),
     ),
@@ -49,8 +51,8 @@ Costs follow from the finished model, so no value of the model can depend on the
         id="E0505",
         title="bad workload",
         explanation="""\
-A cost in a check takes the keywords `mode` (train, prefill or decode), `batch`, `seq` and `context`; those left out are decode,
-batch 1, and the context of the model.""",
+A cost in a check takes the keywords `mode` (train, prefill or decode), `batch`, `seq` and `context`; those left out
+are decode, batch 1, and the context of the model.""",
         failing=_model("check cost.kv_cache.bytes_total(contxt = 1Ki) <= 1GiB"),
         fixed=_model("check cost.kv_cache.bytes_total(context = 1Ki) <= 1GiB"),
     ),

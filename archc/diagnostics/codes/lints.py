@@ -8,7 +8,8 @@ from archc.diagnostics.registry import Code
 def _model(rest: str, *, context: str = "1Ki") -> str:
     """A small spec with some more statements."""
     fields = f"  vocab = 1000, dim = 64, layers = 2, context = {context}\n"
-    return f"arch 1\nmodel tiny {{\n{fields}  attention full = gqa {{ heads = 4 }}\n  ffn = swiglu {{ hidden = 256 }}\n{rest}}}\n"
+    drawers = "  attention full = gqa { heads = 4 }\n  ffn = swiglu { hidden = 256 }\n"
+    return f"arch 1\nmodel tiny {{\n{fields}{drawers}{rest}}}\n"
 
 
 CODES: tuple[Code, ...] = (

@@ -8,7 +8,8 @@ from archc.diagnostics.registry import Code
 def _model(schedule: str, *, rest: str = "", layers: int = 6) -> str:
     """A small spec with two attention drawers and a schedule."""
     fields = f"  vocab = 1000, dim = 64, layers = {layers}, context = 1Ki\n"
-    drawers = "  attention full = gqa { heads = 4 }\n  attention local = full { window = 16 }\n  ffn = swiglu { hidden = 256 }\n"
+    drawers = "  attention full = gqa { heads = 4 }\n  attention local = full { window = 16 }\n"
+    fields += "  ffn = swiglu { hidden = 256 }\n"
     block = f"  schedule {{ {schedule} }}\n" if schedule else ""
     return f"arch 1\nmodel tiny {{\n{fields}{drawers}{rest}{block}}}\n"
 
@@ -26,7 +27,8 @@ A sequence covers exactly the layers of the model. `NAME * rest` fills whatever 
         id="E0302",
         title="sequence and placements mixed",
         explanation="""\
-A schedule lists drawers in order, `[local * 2, full]`, or places them, `[local at 0..1, full at 2..]`; not both in one list.""",
+A schedule lists drawers in order, `[local * 2, full]`, or places them, `[local at 0..1, full at 2..]`; not both in
+one list.""",
         failing=_model("attention = [local at 0..1, full * 4]"),
         fixed=_model("attention = [local at 0..1, full at 2..]"),
     ),
@@ -42,8 +44,8 @@ Two placements of one slot name the same layer. Ranges include both ends.""",
         id="E0304",
         title="layer without a drawer",
         explanation="""\
-Placements of `attention` and `ffn` cover every layer; `none at 3` says that a layer has none on purpose. In optional slots
-(memory) a gap means none.""",
+Placements of `attention` and `ffn` cover every layer; `none at 3` says that a layer has none on purpose. In optional
+slots (memory) a gap means none.""",
         failing=_model("attention = [local at 0..2, full at 4..]"),
         fixed=_model("attention = [local at 0..2, full at 3..]"),
     ),
@@ -59,8 +61,8 @@ Layers are counted from 0; the last is `layers - 1`. An open range (`3..`) ends 
         id="E0306",
         title="filled and scheduled",
         explanation="""\
-`SLOT = KIND { ... }` fills a slot in every layer, a schedule says which named drawer each layer uses. A model does one or the
-other for a slot.""",
+`SLOT = KIND { ... }` fills a slot in every layer, a schedule says which named drawer each layer uses. A model does
+one or the other for a slot.""",
         failing=_model("attention = [local * 2, full * rest]", rest="  attention = local\n"),
         fixed=_model("attention = [local * 2, full * rest]"),
     ),
@@ -68,7 +70,8 @@ other for a slot.""",
         id="E0307",
         title="malformed schedule item",
         explanation="""\
-An item is a drawer, `NAME * COUNT`, a group `(a, b)`, or a group repeated: `(a, b) * 3`. A computed count stands in parentheses.""",
+An item is a drawer, `NAME * COUNT`, a group `(a, b)`, or a group repeated: `(a, b) * 3`. A computed count stands in
+parentheses.""",
         failing=_model("attention = [2 * local, full * rest]"),
         fixed=_model("attention = [local * 2, full * rest]"),
     ),
@@ -76,8 +79,8 @@ An item is a drawer, `NAME * COUNT`, a group `(a, b)`, or a group repeated: `(a,
         id="E0308",
         title="`rest` that does not fit",
         explanation="""\
-`rest` stands once, directly in the list: `[local * 2, (local, full) * rest]`. What the other items leave must be a multiple of the
-group.""",
+`rest` stands once, directly in the list: `[local * 2, (local, full) * rest]`. What the other items leave must be a
+multiple of the group.""",
         failing=_model("attention = [local, (local, full) * rest]"),
         fixed=_model("attention = [local * 2, (local, full) * rest]"),
     ),

@@ -16,8 +16,8 @@ CODES: tuple[Code, ...] = (
         id="E0201",
         title="missing field",
         explanation="""\
-A drawer has fields without a default; each must be set in its body, or in the drawer that it amends. A model needs `attention` and
-`ffn`; `none` says that a layer has none on purpose.""",
+A drawer has fields without a default; each must be set in its body, or in the drawer that it amends. A model needs
+`attention` and `ffn`; `none` says that a layer has none on purpose.""",
         failing=_model("gqa"),
         fixed=_model(),
     ),
@@ -25,8 +25,8 @@ A drawer has fields without a default; each must be set in its body, or in the d
         id="E0202",
         title="wrong kind of value",
         explanation="""\
-A field takes values of one type: whole numbers (`4096`, `4Ki`, also `10e3`), numbers, `true` or `false`, strings, lists, or drawers
-of a slot. `archc drawers KIND` lists the fields of a drawer and their types.""",
+A field takes values of one type: whole numbers (`4096`, `4Ki`, also `10e3`), numbers, `true` or `false`, strings,
+lists, or drawers of a slot. `archc drawers KIND` lists the fields of a drawer and their types.""",
         failing=_model("gqa { heads = 4.5 }"),
         fixed=_model(),
     ),
@@ -42,8 +42,8 @@ A drawer has the fields of its kind, no others; `archc drawers KIND` lists them.
         id="E0204",
         title="value out of its limits",
         explanation="""\
-Fields have limits: a width is positive, a rotated width is even. A value that follows from other fields (a default) must respect
-them too.""",
+Fields have limits: a width is positive, a rotated width is even. A value that follows from other fields (a default)
+must respect them too.""",
         failing=_model("gqa { heads = -4 }"),
         fixed=_model(),
     ),
@@ -59,8 +59,8 @@ Some fields take one of a few words, written bare: `norm_placement = post`.""",
         id="E0206",
         title="param out of its domain",
         explanation="""\
-`param name = value in domain` lists the values that the param may take; its own value, `-P name=value` and the values of sweeps
-are checked against it.""",
+`param name = value in domain` lists the values that the param may take; its own value, `-P name=value` and the values
+of sweeps are checked against it.""",
         failing=_model("gqa { heads = h }", rest="  param h = 6 in [2, 4, 8]\n"),
         fixed=_model("gqa { heads = h }", rest="  param h = 4 in [2, 4, 8]\n"),
     ),
@@ -84,8 +84,8 @@ The right side of `/`, `//` or `%` is 0.""",
         id="E0209",
         title="too large",
         explanation="""\
-A field holds whole numbers up to 2^63 - 1, an expression numbers up to 1e308 (whole ones up to 1e30), a list at most 10,000
-values of a range.""",
+A field holds whole numbers up to 2^63 - 1, an expression numbers up to 1e308 (whole ones up to 1e30), a list at most
+10,000 values of a range.""",
         failing=_model("gqa { heads = 4, scale = 1e300 * 1e300 }"),
         fixed=_model("gqa { heads = 4, scale = 1e-3 * 1e2 }"),
     ),
@@ -93,8 +93,8 @@ values of a range.""",
         id="E0210",
         title="fields that do not fit each other",
         explanation="""\
-A drawer has rules between its fields, for example that the key-value heads divide the query heads. The message states the rule
-with its numbers.""",
+A drawer has rules between its fields, for example that the key-value heads divide the query heads. The message states
+the rule with its numbers.""",
         failing=_model("gqa { heads = 4, kv_heads = 3 }"),
         fixed=_model("gqa { heads = 4, kv_heads = 2 }"),
     ),
@@ -102,7 +102,8 @@ with its numbers.""",
         id="E0211",
         title="amending a value",
         explanation="""\
-`name { ... }` and `name.part = ...` change parts of a drawer. A number, word or list has no parts: it is replaced whole.""",
+`name { ... }` and `name.part = ...` change parts of a drawer. A number, word or list has no parts: it is replaced
+whole.""",
         failing=_model(rest="  dim { size = 128 }\n"),
         fixed=_model(rest="  norm { eps = 1e-5 }\n"),
     ),
@@ -110,7 +111,8 @@ with its numbers.""",
         id="E0212",
         title="unknown function",
         explanation="""\
-The language has no functions; only costs inside a `check` take arguments, as in `cost.kv_cache.bytes_total(context = 1Mi)`.""",
+The language has no functions; only costs inside a `check` take arguments, as in `cost.kv_cache.bytes_total(context =
+1Mi)`.""",
         failing=_model("gqa { heads = min(4, 8) }"),
         fixed=_model(),
     ),
@@ -118,8 +120,9 @@ The language has no functions; only costs inside a `check` take arguments, as in
         id="E0215",
         title="default that cannot be computed",
         explanation="""\
-The default of a field follows from others by a formula of its drawer, which has no result for these values. Set the field.""",
-        failing="archc check my.arch --drawers drawers/     # a drawer with default_factory=lambda f: f['dim'] // f['groups'], groups = 0",
+The default of a field follows from others by a formula of its drawer, which has no result for these values. Set the
+field.""",
+        failing="archc check my.arch --drawers drawers/     # its default divides by groups, groups = 0",
         fixed="archc check my.arch --drawers drawers/     # groups = 4",
         example="shell",
     ),

@@ -21,4 +21,6 @@ class Sparse(Attention):
 
     def problems(self) -> Iterator[Problem]:
         if self.head_dim % 2:
-            yield Problem(fields=("head_dim", "heads"), message=f"head_dim = {self.head_dim} is odd", help="use an even width")
+            yield Problem(
+                fields=("head_dim", "heads"), message=f"head_dim = {self.head_dim} is odd", help="use an even width"
+            )
