@@ -137,8 +137,8 @@ class Reader:
         self._add("E0603", key, f"`{self.where}{key}` is not a key of this type of model", help)
 
     def _dropout(self, key: str) -> None:
-        rate = self.number(key)
-        if rate != 0:
+        rate = self._checked(key, "a number or null", lambda v: v is None or _is_number(v), None)
+        if rate:
             message = f"`{key} = {shown(rate)}` is not imported: the model drops nothing in training"
             self._add("W0602", key, message, severity="warning")
 

@@ -11,7 +11,7 @@ WIDTH = 100
 
 _INDENT = "  "
 _RESERVED = frozenset(
-    "and arch as at by check else extends false import in let model none not or param rest schedule sweep true".split()
+    "and arch as at by check else extends false import in let none not or param rest schedule sweep true".split()
 )
 """Words of the language that cannot name a model."""
 
