@@ -21,7 +21,11 @@ def command(code: str | None, format: str) -> None:
     known = codes()
     if code is None:
         chosen = list(known.values())
-        click.echo(json.dumps([_as_dict(c) for c in chosen], indent=2, ensure_ascii=False) if format == "json" else _listing(chosen))
+        click.echo(
+            json.dumps([_as_dict(c) for c in chosen], indent=2, ensure_ascii=False)
+            if format == "json"
+            else _listing(chosen)
+        )
         return
     found = known.get(code.upper())
     if found is None:
@@ -47,4 +51,5 @@ def _listing(chosen: list[Code]) -> str:
 def _page(code: Code) -> str:
     """All that is known of one code."""
     fails, works = (textwrap.indent(example.rstrip("\n"), "    ") for example in (code.failing, code.fixed))
-    return f"{code.severity}[{code.id}]: {code.title}\n\n{code.explanation.strip()}\n\nThis fails:\n\n{fails}\n\nThis does not:\n\n{works}"
+    title = f"{code.severity}[{code.id}]: {code.title}"
+    return f"{title}\n\n{code.explanation.strip()}\n\nThis fails:\n\n{fails}\n\nThis does not:\n\n{works}"

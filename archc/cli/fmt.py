@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -22,8 +21,8 @@ from archc.diagnostics.render import Format
 def command(paths: tuple[str, ...], check: bool, format: Format) -> None:
     """Format specs in place.
 
-    PATHS are files, or folders searched for .arch files; by default the current folder. `-` reads standard input and writes
-    standard output. Files with syntax errors are reported and left as they are.
+    PATHS are files, or folders searched for .arch files; by default the current folder. `-` reads standard input and
+    writes standard output. Files with syntax errors are reported and left as they are.
     """
     if "-" in paths:
         if len(paths) > 1:
@@ -75,7 +74,11 @@ def _formatted(text: str, name: str, found: list[Diagnostic]) -> str:
 def _files(paths: tuple[str, ...]) -> Iterator[Path]:
     for path in map(Path, paths):
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*.arch") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+            yield from sorted(
+                p
+                for p in path.rglob("*.arch")
+                if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            )
         else:
             yield path
 
@@ -101,7 +104,8 @@ def _write(path: Path, text: str) -> None:
     try:
         with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             file.write(text.encode())
-        os.chmod(file.name, target.stat().st_mode)
-        os.replace(file.name, target)
+        written = Path(file.name)
+        written.chmod(target.stat().st_mode)
+        written.replace(target)
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from error

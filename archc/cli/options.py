@@ -43,10 +43,14 @@ specs_argument = click.argument("specs", metavar="SPEC...", nargs=-1, required=T
 model_option = click.option("-m", "--model", metavar="NAME", help="The model of the file; by default its first.")
 """Passed as ``model``: str or None."""
 
-param_option = click.option("-P", "--param", "params", metavar="NAME=VALUE", multiple=True, callback=_pairs, help="Set a declared param.")
+param_option = click.option(
+    "-P", "--param", "params", metavar="NAME=VALUE", multiple=True, callback=_pairs, help="Set a declared param."
+)
 """Passed as ``params``: dict of strings, read as source by `archc.resolve.load`."""
 
-set_option = click.option("--set", "sets", metavar="PATH=VALUE", multiple=True, callback=_pairs, help="Amend any value of the spec.")
+set_option = click.option(
+    "--set", "sets", metavar="PATH=VALUE", multiple=True, callback=_pairs, help="Amend any value of the spec."
+)
 """Passed as ``sets``: dict of strings, read as source by `archc.resolve.load`."""
 
 drawers_option = click.option(
@@ -64,10 +68,16 @@ strict_option = click.option("--strict", is_flag=True, help="Warnings count as e
 
 
 def format_option(*formats: str) -> Decorator[Any]:
-    """`--format`, one of ``formats``, the first by default; passed as ``format``. `json` and `text` are what most commands offer."""
+    """`--format`, one of ``formats`` (by default those of diagnostics), the first unless set; passed as ``format``."""
     choices = formats or FORMATS
     return click.option(
-        "--format", "format", type=click.Choice(choices), default=choices[0], show_default=True, callback=_note_format, help="How to write the result."
+        "--format",
+        "format",
+        type=click.Choice(choices),
+        default=choices[0],
+        show_default=True,
+        callback=_note_format,
+        help="How to write the result.",
     )
 
 
@@ -92,7 +102,9 @@ def show(diagnostics: Sequence[Diagnostic], format: Format = "text") -> None:
         width = max(shutil.get_terminal_size().columns, 60)
     text = render(diagnostics, format, colour=colour(), width=width)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    click.echo(text.encode(encoding, "backslashreplace").decode(encoding), nl=False, color=None if format == "text" else False)
+    click.echo(
+        text.encode(encoding, "backslashreplace").decode(encoding), nl=False, color=None if format == "text" else False
+    )
 
 
 def failed(diagnostics: Sequence[Diagnostic], *, strict: bool = False) -> bool:

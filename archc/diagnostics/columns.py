@@ -21,7 +21,10 @@ def width(character: str) -> int:
 
 def printable(text: str) -> str:
     """The text with tabs as spaces and control characters as `�`, of the same width."""
-    return "".join(" " * TAB if c == "\t" else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+    return "".join(
+        " " * TAB if c == "\t" else "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c
+        for c in text
+    )
 
 
 def columns(text: str) -> int:
@@ -47,7 +50,7 @@ def window(line: str, start: int, end: int, room: int) -> Window:
     end = min(max(end, start), len(line))
     left, right = 0, len(line)
     if columns(line) > room:
-        # What follows the mark gets two thirds of the room at least, and what that leaves goes to what stands before it.
+        # What follows the mark gets two thirds of the room at least, what that leaves goes to what stands before it.
         tail = columns(line[start : start + room])
         left, spare = start, room - 2 - min(tail, 2 * room // 3)
         while left > 0 and width(line[left - 1]) <= spare:

@@ -63,7 +63,12 @@ class Sink:
         """All diagnostics by file, line and column; those without a place last."""
 
         def key(d: Diagnostic) -> tuple[bool, str, int, int]:
-            return (d.span is None, d.span.source.name if d.span else "", d.span.line if d.span else 0, d.span.column if d.span else 0)
+            return (
+                d.span is None,
+                d.span.source.name if d.span else "",
+                d.span.line if d.span else 0,
+                d.span.column if d.span else 0,
+            )
 
         return tuple(sorted(self.items, key=key))
 

@@ -26,9 +26,9 @@ AREAS = {
 class Code:
     """What `archc explain` says about one code.
 
-    Both examples are whole `.arch` files unless ``example`` says otherwise, and tests compile them: ``failing`` gives this code
-    and no other, ``fixed`` gives nothing. ``json`` examples are `config.json` files, ``shell`` ones are command lines; those are
-    tested where the code is raised.
+    Both examples are whole `.arch` files unless ``example`` says otherwise, and tests compile them: ``failing`` gives
+    this code and no other, ``fixed`` gives nothing. ``json`` examples are `config.json` files, ``shell`` ones are
+    command lines; those are tested where the code is raised.
     """
 
     id: str

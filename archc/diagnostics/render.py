@@ -11,8 +11,13 @@ Format = Literal["text", "json", "sarif", "github"]
 FORMATS: tuple[Format, ...] = ("text", "json", "sarif", "github")
 
 
-def render(diagnostics: Sequence[Diagnostic], format: Format = "text", *, colour: bool = False, width: int | None = None) -> str:
-    """The diagnostics in a format, ending with a newline ("" for none in text and github). ``colour`` and ``width`` are for text."""
+def render(
+    diagnostics: Sequence[Diagnostic], format: Format = "text", *, colour: bool = False, width: int | None = None
+) -> str:
+    """The diagnostics in a format, ending with a newline ("" for none in text and github).
+
+    ``colour`` and ``width`` are for text.
+    """
     if format == "json":
         from archc.diagnostics.render_json import render_json
 

@@ -13,11 +13,18 @@ FORMAT_VERSION = 1
 
 
 def render_json(diagnostics: Sequence[Diagnostic]) -> str:
-    """One object: `format_version` and `diagnostics`, each with its code, severity, message, span, help and related spans.
+    """One object: `format_version` and `diagnostics`, each with code, severity, message, span, help and related spans.
 
     Lines and columns count from 1, in characters; `end_column` is one past the last.
     """
-    return json.dumps({"format_version": FORMAT_VERSION, "diagnostics": [as_dict(d) for d in diagnostics]}, indent=2, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(
+            {"format_version": FORMAT_VERSION, "diagnostics": [as_dict(d) for d in diagnostics]},
+            indent=2,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
 
 
 def as_dict(d: Diagnostic) -> dict[str, Any]:
@@ -36,4 +43,10 @@ def as_dict(d: Diagnostic) -> dict[str, Any]:
 def _span(span: Span | None) -> dict[str, Any] | None:
     if span is None:
         return None
-    return {"file": span.source.name, "line": span.line, "column": span.column, "end_line": span.end_line, "end_column": span.end_column}
+    return {
+        "file": span.source.name,
+        "line": span.line,
+        "column": span.column,
+        "end_line": span.end_line,
+        "end_column": span.end_column,
+    }

@@ -28,7 +28,11 @@ def _rule(code: str) -> dict[str, Any]:
     known = codes().get(code)
     if known is None:
         return {"id": code}
-    return {"id": code, "shortDescription": {"text": known.title}, "fullDescription": {"text": known.explanation.strip()}}
+    return {
+        "id": code,
+        "shortDescription": {"text": known.title},
+        "fullDescription": {"text": known.explanation.strip()},
+    }
 
 
 def _result(d: Diagnostic, rule: int) -> dict[str, Any]:
@@ -38,11 +42,17 @@ def _result(d: Diagnostic, rule: int) -> dict[str, Any]:
         result["locations"] = [{"physicalLocation": _place(d.span)}]
     if d.related:
         result["relatedLocations"] = [
-            {"id": i, "message": {"text": r.message}, "physicalLocation": _place(r.span)} for i, r in enumerate(d.related, 1)
+            {"id": i, "message": {"text": r.message}, "physicalLocation": _place(r.span)}
+            for i, r in enumerate(d.related, 1)
         ]
     return result
 
 
 def _place(span: Span) -> dict[str, Any]:
-    region = {"startLine": span.line, "startColumn": span.column, "endLine": span.end_line, "endColumn": span.end_column}
+    region = {
+        "startLine": span.line,
+        "startColumn": span.column,
+        "endLine": span.end_line,
+        "endColumn": span.end_column,
+    }
     return {"artifactLocation": {"uri": quote(PurePath(span.source.name).as_posix())}, "region": region}

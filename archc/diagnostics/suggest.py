@@ -26,8 +26,8 @@ def distance(a: str, b: str) -> int:
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that ``word`` most likely stands for, or None when nothing is near.
 
-    A third of the letters may differ; case does not count; the same parts in another order (`heads_kv`) are near, and so is a
-    word that a known one starts with (`hidden_size` for `hidden`).
+    A third of the letters may differ; case does not count; the same parts in another order (`heads_kv`) are near, and
+    so is a word that a known one starts with (`hidden_size` for `hidden`).
     """
     word = word[:80]
     low = word.lower()

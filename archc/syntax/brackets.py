@@ -1,8 +1,8 @@
 """Brackets put in balance before parsing, so that a forgotten one spoils its own statement and no other.
 
-A missing closer is put in where its line or its indentation says that it was forgotten; a closer that closes nothing is taken
-out. Each of these is one diagnostic at the bracket. Text whose brackets balance is never touched, so layout carries no meaning
-in it.
+A missing closer is put in where its line or its indentation says that it was forgotten; a closer that closes nothing is
+taken out. Each of these is one diagnostic at the bracket. Text whose brackets balance is never touched, so layout
+carries no meaning in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 from lark import Token
 
-from archc.diagnostics import Diagnostic, Related, Sink, Source, Span
+from archc.diagnostics import Diagnostic, Related, Sink, Source
 from archc.syntax.tokens import after, span_of, starts_section, starts_statement
 
 CLOSER = {"LBRACE": "RBRACE", "LSQB": "RSQB", "LPAR": "RPAR"}
@@ -41,7 +41,14 @@ def balance(tokens: list[Token], source: Source, sink: Sink) -> Balanced:
         matching = _match(tokens, "stray")
     spoiled: set[int] = set()
     for i in matching.stray:
-        sink.add(Diagnostic(code="E0003", message=f"this `{tokens[i]}` closes nothing", span=span_of(tokens[i], source), help="remove it"))
+        sink.add(
+            Diagnostic(
+                code="E0003",
+                message=f"this `{tokens[i]}` closes nothing",
+                span=span_of(tokens[i], source),
+                help="remove it",
+            )
+        )
     for i, j in matching.mistyped.items():
         _report_mistyped(tokens[i], tokens[j], source, sink, spoiled)
         tokens[j] = Token.new_borrow_pos(CLOSER[tokens[i].type], _SHOWN[CLOSER[tokens[i].type]], tokens[j])
@@ -77,7 +84,11 @@ def _match(tokens: list[Token], doubt: _Doubt) -> _Matching:
                 open_.braces.append(len(open_.stack))
             open_.stack.append(i)
         elif token.type in CLOSERS:
-            at = _brace_closed(tokens, open_, i, doubt, indents) if token.type == "RBRACE" else _bracket_closed(tokens, open_, i)
+            at = (
+                _brace_closed(tokens, open_, i, doubt, indents)
+                if token.type == "RBRACE"
+                else _bracket_closed(tokens, open_, i)
+            )
             if at is None:
                 found.stray.append(i)
                 continue
@@ -151,7 +162,9 @@ def _indents(tokens: list[Token]) -> list[int]:
     return columns
 
 
-def _close(tokens: list[Token], matching: _Matching, source: Source, sink: Sink, spoiled: set[int]) -> dict[int, list[Token]]:
+def _close(
+    tokens: list[Token], matching: _Matching, source: Source, sink: Sink, spoiled: set[int]
+) -> dict[int, list[Token]]:
     """The closers to put in, by the index of the token they go before."""
     indents = _indents(tokens)
     stray, ends = set(matching.stray), dict(matching.pairs)
@@ -182,7 +195,11 @@ def _close(tokens: list[Token], matching: _Matching, source: Source, sink: Sink,
         spoiled.update(tokens[i].start_pos or 0 for i in openers if tokens[i].type != "LBRACE")
         missing = "".join(put_in[end])
         help = f"`{missing}` {'seems' if len(missing) == 1 else 'seem'} to be missing {_place(tokens, end)}"
-        sink.add(Diagnostic(code="E0003", message=f"this `{token}` is never closed", span=span_of(token, source), help=help[:200]))
+        sink.add(
+            Diagnostic(
+                code="E0003", message=f"this `{token}` is never closed", span=span_of(token, source), help=help[:200]
+            )
+        )
     return put_in
 
 

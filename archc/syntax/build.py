@@ -23,7 +23,7 @@ _ESCAPES = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 
 
 class Builder:
-    """Builds one file. A statement around a token that had to be reported is left out, so that nobody reports it again."""
+    """Builds one file. A statement around a token that was reported is left out, so that nobody reports it again."""
 
     def __init__(self, source: Source, sink: Sink, docs: dict[int, str], spoiled: set[int]) -> None:
         self.source, self.sink, self.docs = source, sink, docs
@@ -41,17 +41,24 @@ class Builder:
         lines = self.source.lines
         span = Span(self.source, 1, 1, len(lines), len(lines[-1]) + 1)
         statements = self.statements(body) if body is not None else ()
-        return tree.File(span=span, source=self.source, edition=edition, body=tree.Body(span=span, statements=statements))
+        return tree.File(
+            span=span, source=self.source, edition=edition, body=tree.Body(span=span, statements=statements)
+        )
 
     def edition(self, parsed: Parsed[Token]) -> tree.Number | None:
         """The number of `arch 1`, None if it was reported. Reports E0010."""
-        token = cast(Token, parsed.children[1])
+        token = cast("Token", parsed.children[1])
         number = self.number_token(token)
         if token.start_pos in self.spoiled:
             return None
         if number.value not in EDITIONS or number.unit or not isinstance(number.value, int):
             known = " and ".join(map(str, EDITIONS))
-            self.report("E0010", f"this archc knows edition {known} of the language, not {token}", number.span, help=f"write `arch {EDITIONS[-1]}`")
+            self.report(
+                "E0010",
+                f"this archc knows edition {known} of the language, not {token}",
+                number.span,
+                help=f"write `arch {EDITIONS[-1]}`",
+            )
         return number
 
     # --- statements ------------------------------------------------------------------------------
@@ -73,7 +80,9 @@ class Builder:
 
     def on_import(self, parsed: Parsed[Token]) -> tree.Import:
         c = cast("list[Token]", parsed.children)
-        return tree.Import(**self.head(parsed), path=self.string_token(c[1]), alias=self.name(c[3]) if len(c) > 2 else None)
+        return tree.Import(
+            **self.head(parsed), path=self.string_token(c[1]), alias=self.name(c[3]) if len(c) > 2 else None
+        )
 
     def on_let(self, parsed: Parsed[Token]) -> tree.Let:
         c = parsed.children
@@ -86,7 +95,7 @@ class Builder:
 
     def on_check(self, parsed: Parsed[Token]) -> tree.Check:
         c = parsed.children
-        why = self.string_token(cast(Token, c[3])) if len(c) > 2 else None
+        why = self.string_token(cast("Token", c[3])) if len(c) > 2 else None
         return tree.Check(**self.head(parsed), condition=self.expr(c[1]), why=why)
 
     def on_assign(self, parsed: Parsed[Token]) -> tree.Assign:
@@ -105,7 +114,7 @@ class Builder:
             if child.data == "extends":
                 extends = self.path(child.children[1])
             else:
-                labels.append(self.label(cast(Token, child.children[0])))
+                labels.append(self.label(cast("Token", child.children[0])))
         body = self.block(cast("Parsed[Token]", c[-1]))
         return tree.Section(**self.head(parsed), head=self.name(c[0]), labels=tuple(labels), extends=extends, body=body)
 
@@ -133,13 +142,15 @@ class Builder:
         return cast("Callable[[Parsed[Token]], tree.Expr]", getattr(self, "on_" + parsed.data))(parsed)
 
     def on_number(self, parsed: Parsed[Token]) -> tree.Number:
-        return self.number_token(cast(Token, parsed.children[0]))
+        return self.number_token(cast("Token", parsed.children[0]))
 
     def on_string(self, parsed: Parsed[Token]) -> tree.String:
-        return self.string_token(cast(Token, parsed.children[0]))
+        return self.string_token(cast("Token", parsed.children[0]))
 
     def on_constant(self, parsed: Parsed[Token]) -> tree.Constant:
-        return tree.Constant(span=self.span(parsed), value={"true": True, "false": False, "none": None}[str(parsed.children[0])])
+        return tree.Constant(
+            span=self.span(parsed), value={"true": True, "false": False, "none": None}[str(parsed.children[0])]
+        )
 
     def on_ref(self, parsed: Parsed[Token]) -> tree.Ref:
         return self.path(parsed)
@@ -158,7 +169,9 @@ class Builder:
                 keywords.append(tree.Keyword(span=self.span(child), name=self.name(name), value=self.expr(value)))
             else:
                 args.append(self.expr(child))
-        return tree.Call(span=self.span(parsed), ref=self.path(parsed.children[0]), args=tuple(args), keywords=tuple(keywords))
+        return tree.Call(
+            span=self.span(parsed), ref=self.path(parsed.children[0]), args=tuple(args), keywords=tuple(keywords)
+        )
 
     def on_list(self, parsed: Parsed[Token]) -> tree.List:
         return tree.List(span=self.span(parsed), items=self.items(parsed))
@@ -171,11 +184,12 @@ class Builder:
 
     def on_unary(self, parsed: Parsed[Token]) -> tree.Unary:
         op, operand = parsed.children
-        return tree.Unary(span=self.span(parsed), op=cast(Any, str(op)), operand=self.expr(operand))
+        return tree.Unary(span=self.span(parsed), op=cast("Any", str(op)), operand=self.expr(operand))
 
     def on_binary(self, parsed: Parsed[Token]) -> tree.Binary:
         left, op, right = parsed.children
-        return tree.Binary(span=self.span(parsed), op=cast(Any, str(op)), left=self.expr(left), right=self.expr(right))
+        a, b = self.expr(left), self.expr(right)
+        return tree.Binary(span=self.span(parsed), op=cast("Any", str(op)), left=a, right=b)
 
     def on_interval(self, parsed: Parsed[Token]) -> tree.Range:
         rest = list(parsed.children[2:])
@@ -203,7 +217,12 @@ class Builder:
         span = span_of(token, self.source)
         if not token.isascii():
             odd = next(c for c in token if not c.isascii())
-            self.report("E0009", f"`{token}` is no name: names are made of a-z, A-Z, 0-9 and _, and `{odd}` is none of them", span, token=token)
+            self.report(
+                "E0009",
+                f"`{token}` is no name: names are made of a-z, A-Z, 0-9 and _, and `{odd}` is none of them",
+                span,
+                token=token,
+            )
         return tree.Name(span=span, text=str(token))
 
     def number_token(self, token: Token) -> tree.Number:
@@ -214,7 +233,11 @@ class Builder:
             value, unit = parse_number(token)
         except UnknownUnit as error:
             near = closest(error.unit, (u for u in UNITS if u))
-            help = f"did you mean `{token[: error.start]}{near}`?" if near else "units are K M B T, Ki Mi Gi Ti, KB MB GB TB and KiB MiB GiB TiB"
+            help = (
+                f"did you mean `{token[: error.start]}{near}`?"
+                if near
+                else "units are K M B T, Ki Mi Gi Ti, KB MB GB TB and KiB MiB GiB TiB"
+            )
             tight = dataclasses.replace(span, column=span.column + error.start)
             self.report("E0006", f"unknown unit `{error.unit}`", tight, token=token, help=help)
         except OverflowError:
@@ -242,7 +265,9 @@ class Builder:
         m = parsed.meta
         return Span(self.source, m.line, m.column, m.end_line, m.end_column)
 
-    def report(self, code: str, message: str, span: Span, *, token: Token | None = None, help: str | None = None) -> None:
+    def report(
+        self, code: str, message: str, span: Span, *, token: Token | None = None, help: str | None = None
+    ) -> None:
         """Adds an error; with ``token`` the statement around it is left out."""
         self.sink.add(Diagnostic(code=code, message=message, span=span, help=help))
         if token is not None:

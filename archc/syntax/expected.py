@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import unicodedata
-from collections.abc import Set
+from collections.abc import Set as AbstractSet
 
 from lark import Token
 
@@ -45,24 +45,32 @@ _FOUND_HELP = {
 }
 
 
-def explain(tokens: list[Token], i: int, start: int, accepted: Set[str], source: Source) -> Diagnostic:
-    """The diagnostic of token ``i``, met in the statement that starts at ``start`` where only ``accepted`` can stand."""
+def explain(tokens: list[Token], i: int, start: int, accepted: AbstractSet[str], source: Source) -> Diagnostic:
+    """The diagnostic of token ``i`` of the statement that starts at ``start``, where only ``accepted`` can stand."""
     token = tokens[i]
     previous = tokens[i - 1] if i > start else None
     line_end = token.type == "_NL"
     if line_end and previous is not None:
-        at = dataclasses.replace(span_of(previous, source), line=previous.end_line or 1, column=previous.end_column or 1)
+        at = dataclasses.replace(
+            span_of(previous, source), line=previous.end_line or 1, column=previous.end_column or 1
+        )
     else:
         at = span_of(token, source)
     context = span_of(tokens[start], source).to(at) if i > start else None
     if token.type == "UNCLOSED":
         single = token.startswith("'")
         message = "strings take double quotes" if single else "this string is never closed"
-        help = f'write "{token.strip(chr(39))}"' if single else 'put `"` where it ends, on the same line; a quote inside a string is written \\"'
+        help = (
+            f'write "{token.strip(chr(39))}"'
+            if single
+            else 'put `"` where it ends, on the same line; a quote inside a string is written \\"'
+        )
         return Diagnostic(code="E0008", message=message, span=at, context=context, help=help)
     wanted = _wanted(set(accepted))
     if token.type == "STRAY":
-        return Diagnostic(code="E0002", message=_stray(token, wanted), span=at, context=context, help=_stray_help(token))
+        return Diagnostic(
+            code="E0002", message=_stray(token, wanted), span=at, context=context, help=_stray_help(token)
+        )
     found = "the line ends" if line_end else f"found `{token}`"
     help = _help(token, previous, accepted)
     return Diagnostic(code="E0001", message=f"expected {wanted}, {found}", span=at, context=context, help=help)
@@ -96,15 +104,29 @@ def _stray_help(token: Token) -> str | None:
     if unicodedata.category(token) in ("Zs", "Cf", "Cc"):
         return "it looks like a space or like nothing; replace it by a space"
     plain = unicodedata.normalize("NFKC", token)
-    look_alike = {"–": "-", "—": "-", "−": "-", "“": '"', "”": '"', "„": '"', "×": "*", "·": "*", "≤": "<=", "≥": ">=", "≠": "!=", "…": ".."}.get(token)
+    look_alike = {
+        "–": "-",
+        "—": "-",
+        "−": "-",
+        "“": '"',
+        "”": '"',
+        "„": '"',
+        "×": "*",
+        "·": "*",
+        "≤": "<=",
+        "≥": ">=",
+        "≠": "!=",
+        "…": "..",
+    }.get(token)
     if look_alike or (plain != token and plain.isascii()):
         return f"write `{look_alike or plain}`"
     return _FOUND_HELP.get(token)
 
 
-def _help(token: Token, previous: Token | None, accepted: Set[str]) -> str | None:
+def _help(token: Token, previous: Token | None, accepted: AbstractSet[str]) -> str | None:
     before = previous.type if previous is not None else ""
-    if token.type == "COMPARE" and token == "==" and "EQUAL" in accepted:
+    text = str(token)
+    if text == "==" and "EQUAL" in accepted:
         return "one `=` sets a field, `==` compares"
     if token.type == "EQUAL" and "COMPARE" in accepted:
         return "`==` compares, `=` sets a field"
@@ -112,12 +134,12 @@ def _help(token: Token, previous: Token | None, accepted: Set[str]) -> str | Non
         return "`arch 1` is the first line of a file and stands nowhere else"
     if before == "ARCH":
         return "write `arch 1`"
-    if str(token) in KEYWORDS and ("NAME" in accepted):
+    if text in KEYWORDS and "NAME" in accepted:
         return f"`{token}` is a reserved word and names nothing else"
-    if before == "TIMES" and token == "*":
+    if before == "TIMES" and text == "*":
         return _FOUND_HELP["^"]
     if previous is None and token.type == "TIMES":
-        return "comments start with `#`" if token == "//" else None
+        return "comments start with `#`" if text == "//" else None
     if previous is not None and before == token.type == "NUMBER":
         return f"digits are grouped with `_`: `{previous}_{token}`"
     if token.type == "DOT" and accepted >= _VALUE:

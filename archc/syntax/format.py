@@ -1,7 +1,8 @@
 """The formatter: works on tokens and can only change the white space between them, so it cannot lose a comment.
 
-Kept as written: line breaks, single blank lines, line endings (CRLF or LF), comments. Decided here: indentation by two, spaces
-around operators, `=` in one column over neighbouring fields of one line, trailing comments in one column, one newline at the end.
+Kept as written: line breaks, single blank lines, line endings (CRLF or LF), comments. Decided here: indentation by two,
+spaces around operators, `=` in one column over neighbouring fields of one line, trailing comments in one column, one
+newline at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From raw tokens to those the grammar speaks of: comments set aside, brackets balanced, only the newlines that end statements."""
+"""From raw tokens to those of the grammar: no comments, balanced brackets, only the newlines that end statements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from archc.syntax.brackets import CLOSERS, OPENERS, balance
 from archc.syntax.tokens import after, span_of, starts_statement
 
 MAX_DEPTH = 100
-"""How deep brackets and operators may nest: more than any spec needs, and little enough to walk the tree by recursion."""
+"""How deep brackets and operators may nest: more than any spec needs, little enough to walk the tree by recursion."""
 
 _OPERATORS = frozenset({"SIGN", "TIMES", "COMPARE", "AND", "OR", "NOT"})
 _LINE = "_NL"
@@ -56,9 +56,10 @@ def _set_comments_aside(raw: list[Token]) -> tuple[list[Token], dict[int, str]]:
 
 
 def _drop_newlines(tokens: list[Token]) -> list[Token]:
-    """The tokens without newlines that end no statement: in `[ ]` and `( )`, in runs, after an opener, a comma or an operator.
+    """The tokens without newlines that end no statement.
 
-    A line that can only be a new statement is never a continuation, so an operator left hanging is an error of its own line.
+    Those are the ones in `[ ]` and `( )`, in runs, and after an opener, a comma or an operator. A line that can only be
+    a new statement is never a continuation, so an operator left hanging is an error of its own line.
     """
     kept: list[Token] = []
     stack: list[str] = []
@@ -92,7 +93,7 @@ def _continues(tokens: list[Token], line: int) -> bool:
 
 @dataclass(slots=True)
 class _Level:
-    """Depths inside one open bracket: of the current item (operators, deepest bracket), and of the deepest item so far."""
+    """Depths inside one open bracket: of the current item (operators, deepest bracket) and of the deepest so far."""
 
     opener: Token | None = None
     start: int = 0
@@ -113,12 +114,16 @@ class _Level:
 
 
 def _cut_deep(tokens: list[Token], source: Source, sink: Sink, spoiled: set[int]) -> list[Token]:
-    """The tokens without what lies more than `MAX_DEPTH` deep. Chained operators count too: `a + b + c` is a tree two deep."""
+    """The tokens without what lies more than `MAX_DEPTH` deep. Chained operators count: `a + b + c` is two deep."""
 
     def report(token: Token) -> None:
         message = f"nested too deeply: more than {MAX_DEPTH} brackets and operators within each other"
         spoiled.add(token.start_pos or 0)
-        sink.add(Diagnostic(code="E0004", message=message, span=span_of(token, source), help="give the inner parts names with `let`"))
+        sink.add(
+            Diagnostic(
+                code="E0004", message=message, span=span_of(token, source), help="give the inner parts names with `let`"
+            )
+        )
 
     kept: list[Token] = []
     levels = [_Level()]

@@ -12,12 +12,14 @@ UNITS: dict[str, int] = {
     **{f"{letter}B": 1000 ** (i + 1) for i, letter in enumerate("KMGT")},
     **{f"{letter}iB": 1024 ** (i + 1) for i, letter in enumerate("KMGT")},
 }
-"""What a suffix multiplies by. `B` alone is a billion, after a letter it is bytes; any of them may be followed by `/s`."""
+"""What a suffix multiplies by. `B` alone is a billion, after a letter it is bytes; `/s` may follow any of them."""
 
 MAX_DIGITS = 60
 """Whole numbers have fewer digits than this: far beyond any count a model has, and cheap to compute with."""
 
-_SHAPE = re.compile(r"(?P<whole>[0-9_]+)(?P<fraction>\.[0-9_]+)?(?P<exponent>[eE][+-]?[0-9]+)?(?P<unit>[^\W\d]\w*)?(?P<rate>/s)?")
+_SHAPE = re.compile(
+    r"(?P<whole>[0-9_]+)(?P<fraction>\.[0-9_]+)?(?P<exponent>[eE][+-]?[0-9]+)?(?P<unit>[^\W\d]\w*)?(?P<rate>/s)?"
+)
 
 
 class UnknownUnit(ValueError):
@@ -31,8 +33,9 @@ class UnknownUnit(ValueError):
 def parse_number(text: str) -> tuple[int | float, str]:
     """The value of a number, unit applied, and the unit as written.
 
-    An int stays an int under any unit; a fraction or an exponent makes a float. Raises UnknownUnit for a suffix that is no
-    unit, OverflowError for a value too large to work with, and ValueError for underscores that do not stand between digits.
+    An int stays an int under any unit; a fraction or an exponent makes a float. Raises UnknownUnit for a suffix that is
+    no unit, OverflowError for a value too large to work with, and ValueError for underscores that do not stand between
+    digits.
     """
     match = _SHAPE.fullmatch(text)
     if match is None:

@@ -37,7 +37,8 @@ class _KeepAll(PostLex):
 def parse(source: Source, sink: Sink) -> File:
     """The tree of a text, as far as it can be read; never raises.
 
-    Every mistake is one diagnostic in ``sink`` (E00xx). The smallest statement around a mistake is left out of the tree.
+    Every mistake is one diagnostic in ``sink`` (E00xx). The smallest statement around a mistake is left out of the
+    tree.
     """
     grammar = _grammar()
     raw = tokenize(source.text)
@@ -55,7 +56,16 @@ def tokenize(text: str) -> list[Token]:
 def build_grammar(**options: Any) -> Lark:
     """The grammar's parser, built with further lark options."""
     text = resources.grammar().read_text(encoding="utf-8")
-    return Lark(text, parser="lalr", lexer="basic", postlex=_KeepAll(), keep_all_tokens=True, propagate_positions=True, maybe_placeholders=False, **options)
+    return Lark(
+        text,
+        parser="lalr",
+        lexer="basic",
+        postlex=_KeepAll(),
+        keep_all_tokens=True,
+        propagate_positions=True,
+        maybe_placeholders=False,
+        **options,
+    )
 
 
 @cache
@@ -66,8 +76,8 @@ def _grammar() -> Lark:
 def load_grammar(folder: Path | None) -> Lark:
     """The grammar's parser, from its tables in ``folder`` where that can be used: 2 ms instead of 40.
 
-    The file's name tells the grammar, lark and Python it was made by. A folder that cannot be written, and a broken or half
-    written file, cost time and nothing else: lark then builds the tables anew.
+    The file's name tells the grammar, lark and Python it was made by. A folder that cannot be written, and a broken or
+    half written file, cost time and nothing else: lark then builds the tables anew.
     """
     if folder is None:
         return build_grammar()
@@ -119,7 +129,7 @@ class _Run:
         return self.state.feed_token(end)
 
     def recover(self, i: int) -> int:
-        """Reports what is wrong at token ``i``, returns where to go on: with the next statement of the innermost block."""
+        """Where to go on after the error at token ``i``, now reported: the next statement of the innermost block."""
         accepted = self.state.accepts()
         if "_NL" in accepted and starts_statement(self.tokens, i):
             self.report_missing_separator(i)
@@ -152,11 +162,7 @@ class _Run:
         return len(self.tokens)
 
     def report_missing_separator(self, i: int) -> None:
-        self.sink.add(
-            Diagnostic(
-                code="E0005",
-                message=f"`{self.tokens[i]}` starts another statement: statements are separated by a newline or a comma",
-                span=span_of(self.tokens[i], self.source),
-                help=f"put a comma before `{self.tokens[i]}`, or a newline",
-            )
-        )
+        token = self.tokens[i]
+        message = f"`{token}` starts another statement: statements are separated by a newline or a comma"
+        help = f"put a comma before `{token}`, or a newline"
+        self.sink.add(Diagnostic(code="E0005", message=message, span=span_of(token, self.source), help=help))

@@ -6,7 +6,25 @@ from lark import Token
 
 from archc.diagnostics import Source, Span
 
-KEYWORDS = ("arch", "import", "as", "let", "param", "in", "check", "else", "extends", "at", "by", "and", "or", "not", "true", "false", "none")
+KEYWORDS = (
+    "arch",
+    "import",
+    "as",
+    "let",
+    "param",
+    "in",
+    "check",
+    "else",
+    "extends",
+    "at",
+    "by",
+    "and",
+    "or",
+    "not",
+    "true",
+    "false",
+    "none",
+)
 """Reserved words: none of them can name a field or a drawer."""
 
 _OPENING = frozenset({"IMPORT", "LET", "PARAM", "CHECK"})
@@ -32,7 +50,7 @@ def after(previous: Token, token: Token) -> Token:
 
 
 def starts_statement(tokens: list[Token], i: int) -> bool:
-    """Whether a statement that cannot be anything else starts at ``i``: `name =`, `a.b =`, `slot name =` or a keyword."""
+    """Whether what starts at ``i`` can only be a statement: `name =`, `a.b =`, `slot name =` or a keyword."""
     if tokens[i].type in _OPENING:
         return True
     if tokens[i].type != "NAME":

@@ -193,7 +193,7 @@ class Declare(Statement):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section(Statement):
-    """`head label... extends base { ... }`: a model, a schedule, a sweep, or (no label, no base) an amendment of `head`."""
+    """`head label... extends base { ... }`: a model, a schedule, a sweep; with neither label nor base it amends."""
 
     head: Name
     labels: tuple[Name | Number | String, ...]

@@ -24,7 +24,7 @@ model two extends one { dim = 128 }
 """
 
 
-def run(*args: str):
+def run(*args):
     return CliRunner().invoke(main, ["check", *map(str, args)])
 
 
@@ -103,6 +103,8 @@ def test_an_unknown_spec():
     assert "did you mean `llama_3_1_8b`?" in result.output
 
 
-@pytest.mark.parametrize("args", [[], ["-P", "h", "llama_3_1_8b"], ["--set", "=3", "llama_3_1_8b"], ["--format", "xml", "llama_3_1_8b"]])
+@pytest.mark.parametrize(
+    "args", [[], ["-P", "h", "llama_3_1_8b"], ["--set", "=3", "llama_3_1_8b"], ["--format", "xml", "llama_3_1_8b"]]
+)
 def test_wrong_usage_is_2(args):
     assert run(*args).exit_code == 2

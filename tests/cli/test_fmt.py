@@ -81,7 +81,14 @@ def test_the_mode_of_a_file_and_a_link_survive(folder):
     assert (folder / "link.arch").is_symlink()
     assert target.read_text() == "a = 1\n"
     assert target.stat().st_mode & 0o777 == 0o640
-    assert sorted(p.name for p in folder.iterdir()) == [".hidden", "fine.arch", "link.arch", "note.txt", "sub", "ugly.arch"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".hidden",
+        "fine.arch",
+        "link.arch",
+        "note.txt",
+        "sub",
+        "ugly.arch",
+    ]
 
 
 @pytest.mark.parametrize("args", [["no_such.arch"], ["-", "fine.arch"], ["latin.arch"]])

@@ -23,9 +23,18 @@ def test_text_of_a_span():
 
 def test_a_sink_keeps_one_of_a_kind_in_order_of_place():
     sink = Sink()
-    late, early = Diagnostic(code="E0001", message="late", span=at(2, 1)), Diagnostic(code="E0001", message="early", span=at(1, 1))
+    late, early = (
+        Diagnostic(code="E0001", message="late", span=at(2, 1)),
+        Diagnostic(code="E0001", message="early", span=at(1, 1)),
+    )
     nowhere = Diagnostic(code="E0102", message="nowhere", severity="warning")
-    for d in (nowhere, late, early, Diagnostic(code="E0001", message="again", span=at(2, 1)), Diagnostic(code="E0002", message="other", span=at(2, 1))):
+    for d in (
+        nowhere,
+        late,
+        early,
+        Diagnostic(code="E0001", message="again", span=at(2, 1)),
+        Diagnostic(code="E0002", message="other", span=at(2, 1)),
+    ):
         sink.add(d)
     assert [d.message for d in sink.in_order()] == ["early", "late", "other", "nowhere"]
     assert [d.message for d in sink.errors] == ["late", "early", "other"]

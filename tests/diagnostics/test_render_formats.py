@@ -32,7 +32,12 @@ def test_json():
         "span": {"file": "my specs/ä.arch", "line": 2, "column": 5, "end_line": 2, "end_column": 6},
         "context": None,
         "help": "line one\nline two",
-        "related": [{"message": "here", "span": {"file": "my specs/ä.arch", "line": 1, "column": 1, "end_line": 1, "end_column": 2}}],
+        "related": [
+            {
+                "message": "here",
+                "span": {"file": "my specs/ä.arch", "line": 1, "column": 1, "end_line": 1, "end_column": 2},
+            }
+        ],
     }
     assert second["severity"] == "warning"
     assert third["span"] is None
@@ -58,7 +63,10 @@ def test_sarif():
 def test_github():
     lines = render(FOUND, "github").splitlines()
     assert lines == [
-        "::error file=my specs/ä.arch,line=2,endLine=2,col=5,endColumn=5,title=E0001::expected 100%25 of `x`, found `y`%0Ahelp: line one%0Aline two",
+        (
+            "::error file=my specs/ä.arch,line=2,endLine=2,col=5,endColumn=5,title=E0001"
+            "::expected 100%25 of `x`, found `y`%0Ahelp: line one%0Aline two"
+        ),
         "::warning file=my specs/ä.arch,line=1,endLine=2,title=W0001::unused",
         "::notice title=E0102::no place",
     ]

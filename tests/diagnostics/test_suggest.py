@@ -36,7 +36,9 @@ def test_ties_are_settled_by_name():
     assert closest("abx", ["abz", "aby"]) == "aby"
 
 
-@pytest.mark.parametrize(("a", "b", "d"), [("", "", 0), ("abc", "acb", 1), ("kitten", "sitting", 3), ("ca", "abc", 3), ("a", "", 1)])
+@pytest.mark.parametrize(
+    ("a", "b", "d"), [("", "", 0), ("abc", "acb", 1), ("kitten", "sitting", 3), ("ca", "abc", 3), ("a", "", 1)]
+)
 def test_distance(a, b, d):
     assert distance(a, b) == d
 

@@ -26,7 +26,9 @@ MISTAKES = [
 
 def test_exactly_nine():
     found = check_text(BROKEN.read_text(encoding="utf-8"), "broken.arch")
-    assert [(d.span.line, d.code, d.span.text) for d in found if d.span] == [(line, code, text) for line, code, text, _ in MISTAKES]
+    assert [(d.span.line, d.code, d.span.text) for d in found if d.span] == [
+        (line, code, text) for line, code, text, _ in MISTAKES
+    ]
     assert len(found) == len(MISTAKES)
     assert {d.severity for d in found} == {"error"}
 
@@ -34,7 +36,9 @@ def test_exactly_nine():
 def test_the_same_from_a_file():
     with pytest.raises(ArchError) as caught:
         load(BROKEN)
-    assert [(d.span.line, d.code) for d in caught.value.diagnostics if d.span] == [(line, code) for line, code, _, _ in MISTAKES]
+    assert [(d.span.line, d.code) for d in caught.value.diagnostics if d.span] == [
+        (line, code) for line, code, _, _ in MISTAKES
+    ]
 
 
 @pytest.mark.parametrize("drop", range(len(MISTAKES)), ids=lambda i: MISTAKES[i][3].replace(" ", "_"))

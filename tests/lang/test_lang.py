@@ -1,7 +1,7 @@
 """Every `.arch` file here says in comments what is wrong on the very line: `# E0203: text that the message contains`.
 
-A line without such a comment has nothing wrong with it. Several on one line are separated by `;`. A line that ends where the
-error is (an unclosed string) is announced on the line above: `# below: E0008: text`.
+A line without such a comment has nothing wrong with it. Several on one line are separated by `;`. A line that ends
+where the error is (an unclosed string) is announced on the line above: `# below: E0008: text`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,20 @@ def test_exactly_what_the_comments_say(path):
     found = check_text(text, path.name)
     assert sorted((d.span.line, d.code) for d in found if d.span) == [(line, code) for line, code, _ in expected]
     for line, code, message in expected:
-        assert any(message in d.message for d in found if d.span and (d.span.line, d.code) == (line, code)), (line, code, message)
+        assert any(message in d.message for d in found if d.span and (d.span.line, d.code) == (line, code)), (
+            line,
+            code,
+            message,
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_formatting_does_not_move_or_change_what_is_found(path):
     text = path.read_text(encoding="utf-8")
     again = format_text(text)
-    assert [(d.code, d.span.line if d.span else 0) for d in check_text(again)] == [(d.code, d.span.line if d.span else 0) for d in check_text(text)]
+    assert [(d.code, d.span.line if d.span else 0) for d in check_text(again)] == [
+        (d.code, d.span.line if d.span else 0) for d in check_text(text)
+    ]
 
 
 def test_there_are_files_with_and_without_mistakes():

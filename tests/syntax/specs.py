@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from archc import resources
+from archc.syntax.tokens import KEYWORDS
 
 LIBRARY = sorted(resources.specs().glob("*.arch"))
 TEXTS = [path.read_text(encoding="utf-8") for path in LIBRARY] + [
@@ -21,7 +22,9 @@ paths = st.lists(names, min_size=1, max_size=3).map(".".join)
 # White space inside a line; newlines are added where the language lets them stand.
 gap = st.sampled_from([" ", "  ", "\t", " \t "])
 optional_gap = st.one_of(st.just(""), gap)
-comments = st.sampled_from(["# plain", "## doc", "#", "#tight", "# ünïcode 日本 → ≤", '# "quoted" { [ (', "#\ttab", "### banner"])
+comments = st.sampled_from(
+    ["# plain", "## doc", "#", "#tight", "# ünïcode 日本 → ≤", '# "quoted" { [ (', "#\ttab", "### banner"]
+)
 
 
 def _joined(separator: st.SearchStrategy[str], *parts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -65,7 +68,9 @@ def _statements(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         _joined(gap, st.just("check"), expressions, st.just("else"), strings),
         _joined(gap, st.just("import"), strings, st.just("as"), names),
         st.tuples(paths, body).map(lambda t: f"{t[0]} {{\n{t[1]}\n}}"),
-        st.tuples(names, names, paths, body, comments).map(lambda t: f"{t[0]} {t[1]} extends {t[2]} {{ {t[4]}\n{t[3]}\n}}"),
+        st.tuples(names, names, paths, body, comments).map(
+            lambda t: f"{t[0]} {t[1]} extends {t[2]} {{ {t[4]}\n{t[3]}\n}}"
+        ),
         comments,
         st.tuples(names, comments).map(lambda t: f"{t[0]} = 1 {t[1]}"),
         st.just("\n"),
@@ -84,13 +89,15 @@ def specs(draw: st.DrawFn) -> str:
     return text.replace("\n", draw(st.sampled_from(["\n", "\r\n"])))
 
 
+PUNCTUATION = ("{", "}", "[", "]", "(", ")", "=", "==", ",", ".", "..", "+", "-", "*", "//", "%", "<", "\n", "\n")
+
 tokens = st.one_of(
     names,
     numbers,
     strings,
     constants,
     comments.map(lambda c: c + "\n"),
-    st.sampled_from("{ } [ ] ( ) = == , . .. + - * // % < >= \n \n let param check import extends in at by else as and or not arch".split(" ")),
+    st.sampled_from(PUNCTUATION + KEYWORDS),
     st.sampled_from(["@", ":", "'", '"', "3Qi", "1e999", "größe", "\t", "\x00", "\ufeff", "\r", "\\", "`", "\u2028"]),
 )
 token_streams = st.lists(tokens, max_size=60).map(" ".join)

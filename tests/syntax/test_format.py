@@ -78,7 +78,9 @@ def test_layout_never_loses_a_character(text):
 @pytest.mark.parametrize("text", TEXTS, ids=lambda t: t.split("model ")[-1][:16])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
 def test_the_library_with_odd_white_space(text, ending):
-    odd = "\ufeff" + text.replace("  ", "\t").replace(" = ", "   =\t").replace("\n\n", "\n\n\n").rstrip().replace("\n", "\t" + ending)
+    odd = "\ufeff" + text.replace("  ", "\t").replace(" = ", "   =\t").replace("\n\n", "\n\n\n").rstrip().replace(
+        "\n", "\t" + ending
+    )
     assert odd != text
     assert format_text(odd) == text.replace("\n", ending)
     check_laws(odd)
@@ -103,7 +105,7 @@ def test_the_library_with_odd_white_space(text, ending):
         ("x=[dense at 0 .. 2,moe at 3 ..]", "x = [dense at 0..2, moe at 3..]\n"),
         ("x=-1+ - 2*-y", "x = -1 + -2 * -y\n"),
         ("x=(-1)", "x = (-1)\n"),
-        ("check not-a<=cost . kv ( context=1Mi )else\"w\"", 'check not -a <= cost.kv(context = 1Mi) else "w"\n'),
+        ('check not-a<=cost . kv ( context=1Mi )else"w"', 'check not -a <= cost.kv(context = 1Mi) else "w"\n'),
         ("x=f (1)", "x = f(1)\n"),
         ("check a and(b)", "check a and (b)\n"),
         ("k{\n\n\na=1\n\n\n\nb=1\n\n}\n\n\nc=1", "k {\n  a = 1\n\n  b = 1\n}\n\nc = 1\n"),

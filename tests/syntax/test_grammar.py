@@ -36,7 +36,11 @@ def test_keywords_are_those_of_the_grammar():
 def test_no_slot_or_kind_in_the_grammar():
     text = resources.grammar().read_text(encoding="utf-8")
     code = "\n".join(line.partition("//")[0] for line in text.splitlines())
-    for slot in sorted(p.name for p in (Path(resources.__file__).parent / "drawers").iterdir() if p.is_dir() and not p.name.startswith("_")):
+    for slot in sorted(
+        p.name
+        for p in (Path(resources.__file__).parent / "drawers").iterdir()
+        if p.is_dir() and not p.name.startswith("_")
+    ):
         assert slot not in code
 
 

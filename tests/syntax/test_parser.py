@@ -91,7 +91,14 @@ def test_every_statement():
     assert diagnostics == ()
     assert file.edition is not None
     assert file.edition.value == 1
-    assert [type(s).__name__ for s in file.body.statements] == ["Import", "Let", "Param", "Section", "Section", "Declare"]
+    assert [type(s).__name__ for s in file.body.statements] == [
+        "Import",
+        "Let",
+        "Param",
+        "Section",
+        "Section",
+        "Declare",
+    ]
     found = {type(n).__name__ for n in nodes(file)}
     concrete = {c.__name__ for c in tree.Node.__subclasses__() + tree.Statement.__subclasses__()} - {"Statement"}
     assert found == concrete
@@ -112,7 +119,9 @@ def test_sections():
 
 
 def test_import_param_check():
-    file, _ = parsed('import "a.arch"\nimport "b.arch" as b\nparam n = 1\nparam m = 1 in 1..8\ncheck a\ncheck b else "why"')
+    file, _ = parsed(
+        'import "a.arch"\nimport "b.arch" as b\nparam n = 1\nparam m = 1 in 1..8\ncheck a\ncheck b else "why"'
+    )
     plain, named, free, bound, bare, told = file.body.statements
     assert isinstance(plain, tree.Import)
     assert isinstance(named, tree.Import)
@@ -131,8 +140,9 @@ def test_import_param_check():
 
 
 def test_docs_go_to_the_next_statement():
-    text = "## file\narch 1\n## one\n##   two\n# plain\n\nmodel m {\n  ## of a\n  a = 1  ## not a doc\n  b = 2\n  ### a banner\n  c = [\n  ## lost\n  1]\n}\n## dangling\n"
-    (model,) = parsed(text)[0].body.statements
+    head = "## file\narch 1\n## one\n##   two\n# plain\n\n"
+    body = "  ## of a\n  a = 1  ## not a doc\n  b = 2\n  ### a banner\n  c = [\n  ## lost\n  1]\n"
+    (model,) = parsed(f"{head}model m {{\n{body}}}\n## dangling\n")[0].body.statements
     assert isinstance(model, tree.Section)
     assert model.doc == "one\ntwo"
     assert [s.doc for s in model.body.statements] == ["of a", "", ""]
@@ -150,8 +160,14 @@ def test_the_library_parses(path):
     ("text", "spans"),
     [
         ("x = (a + b) * c", ["x = (a + b) * c", "x", "x", "(a + b) * c", "(a + b)", "a", "a", "b", "b", "c", "c"]),
-        ("s n = k { a = 1 }", ["s n = k { a = 1 }", "s", "n", "k { a = 1 }", "k", "k", "{ a = 1 }", "a = 1", "a", "a", "1"]),
-        ('check f(k = 2..) else "é" # no', ['check f(k = 2..) else "é"', "f(k = 2..)", "f", "f", "k = 2..", "k", "2..", "2", '"é"']),
+        (
+            "s n = k { a = 1 }",
+            ["s n = k { a = 1 }", "s", "n", "k { a = 1 }", "k", "k", "{ a = 1 }", "a = 1", "a", "a", "1"],
+        ),
+        (
+            'check f(k = 2..) else "é" # no',
+            ['check f(k = 2..) else "é"', "f(k = 2..)", "f", "f", "k = 2..", "k", "2..", "2", '"é"'],
+        ),
         ("a.b {\n  c = 1\n}", ["a.b {\n  c = 1\n}", "a.b", "a", "b", "{\n  c = 1\n}", "c = 1", "c", "c", "1"]),
     ],
 )
@@ -165,7 +181,12 @@ def test_crlf_does_not_shift_spans():
     unix, dos = parsed(text)[0], parsed(text.replace("\n", "\r\n"))[0]
     assert shape(unix) == shape(dos)
     for a, b in zip(nodes(unix.body.statements), nodes(dos.body.statements), strict=True):
-        assert (a.span.line, a.span.column, a.span.end_line, a.span.end_column) == (b.span.line, b.span.column, b.span.end_line, b.span.end_column)
+        assert (a.span.line, a.span.column, a.span.end_line, a.span.end_column) == (
+            b.span.line,
+            b.span.column,
+            b.span.end_line,
+            b.span.end_column,
+        )
 
 
 @settings(max_examples=150, deadline=None)

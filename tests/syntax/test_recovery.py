@@ -83,7 +83,11 @@ CASES = [
     ("arch 1Qi\nb = 1", ["E0006 1:7"], ["b"]),
     ('a = ["x\nb = 1', ["E0008 1:6"], ["b"]),
     # several in one file, several in one block
-    ("k {\n  a =\n  c = 3Qi\n  d = (1\n  b = 1\n}\n}", ["E0001 2:6", "E0006 3:8", "E0003 4:7", "E0003 7:1"], ["k{}", "b"]),
+    (
+        "k {\n  a =\n  c = 3Qi\n  d = (1\n  b = 1\n}\n}",
+        ["E0001 2:6", "E0006 3:8", "E0003 4:7", "E0003 7:1"],
+        ["k{}", "b"],
+    ),
 ]
 
 
@@ -180,7 +184,7 @@ def test_mutated_specs(text):
 
 
 def check_partial(text: str) -> None:
-    """A text gives a tree whose parts lie in it, and diagnostics that point into it; a clean text gives a whole tree."""
+    """A text gives a tree and diagnostics that lie in it; a clean text gives a whole tree."""
     file, diagnostics = parsed(text)
     lines = text.split("\n")
     for d in diagnostics:

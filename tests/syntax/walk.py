@@ -34,6 +34,8 @@ def shape(node: Any) -> Any:
     if isinstance(node, tuple):
         return tuple(map(shape, node))
     if isinstance(node, tree.Node):
-        values = ((f.name, shape(getattr(node, f.name))) for f in dataclasses.fields(node) if f.name not in ("span", "source"))
+        values = (
+            (f.name, shape(getattr(node, f.name))) for f in dataclasses.fields(node) if f.name not in ("span", "source")
+        )
         return (type(node).__name__, *values)
     return node

@@ -26,8 +26,9 @@ CODES = (
         id="E0001",
         title="unexpected token",
         explanation="""\
-Something stands where it cannot stand. The message says what could. A statement ends at a newline or a comma; newlines inside
-`[ ]` and `( )`, and after an operator, do not count. The broken statement is left out, and reading goes on with the next one.""",
+Something stands where it cannot. The message says what could. A statement ends at a newline or a comma; newlines
+inside `[ ]` and `( )`, and after an operator, do not count. The broken statement is left out, and reading goes on with
+the next one.""",
         failing=_small("norm == rms { eps = 1e-5 }"),
         fixed=_small("norm = rms { eps = 1e-5 }"),
     ),
@@ -35,8 +36,8 @@ Something stands where it cannot stand. The message says what could. A statement
         id="E0002",
         title="unexpected character",
         explanation="""\
-A character that the language has no use for: `:`, `;`, `@`, a typographic quote or dash, a space that is none. Fields are set
-with `=`, statements are separated by newlines or commas, logic is written `and`, `or`, `not`.""",
+A character that the language has no use for: `:`, `;`, `@`, a typographic quote or dash, a space that is none. Fields
+are set with `=`, statements are separated by newlines or commas, logic is written `and`, `or`, `not`.""",
         failing=_small("norm: rms { eps = 1e-5 }"),
         fixed=_small("norm = rms { eps = 1e-5 }"),
     ),
@@ -44,8 +45,8 @@ with `=`, statements are separated by newlines or commas, logic is written `and`
         id="E0003",
         title="unbalanced bracket",
         explanation="""\
-A bracket is never closed, closes nothing, or is closed by one of another shape. For a missing one the help says where it seems
-to be missing, judged by line and indentation; what follows is read as if it stood there.""",
+A bracket is never closed, closes nothing, or is closed by one of another shape. For a missing one the help says where
+it seems to be missing, judged by line and indentation; what follows is read as if it stood there.""",
         failing=_small("norm = rms { eps = (1 + 1) / (200 * 1000 }"),
         fixed=_small("norm = rms { eps = (1 + 1) / (200 * 1000) }"),
     ),
@@ -53,8 +54,9 @@ to be missing, judged by line and indentation; what follows is read as if it sto
         id="E0004",
         title="nested too deeply",
         explanation="""\
-Brackets and operators may nest a hundred deep. Chained operators count, since `a + b + c` is `(a + b) + c`. No architecture
-needs that much; a generated spec can name inner parts with `let`, and a long schedule repeats with `*`.""",
+Brackets and operators may nest a hundred deep. Chained operators count, since `a + b + c` is `(a + b) + c`. No
+architecture needs that much; a generated spec can name inner parts with `let`, and a long schedule repeats with
+`*`.""",
         failing=_small(f"norm = rms {{ eps = 1e-5{' + 0' * 101} }}"),
         fixed=_small("norm = rms { eps = 1e-5 + 0 }"),
     ),
@@ -69,8 +71,8 @@ needs that much; a generated spec can name inner parts with `let`, and a long sc
         id="E0006",
         title="malformed number",
         explanation="""\
-The suffix is no unit, or `_` does not stand between two digits. Units are K M B T (powers of 1000), Ki Mi Gi Ti (powers of
-1024), KB MB GB TB and KiB MiB GiB TiB (bytes); `/s` makes a rate: 3.35TB/s.""",
+The suffix is no unit, or `_` does not stand between two digits. Units are K M B T (powers of 1000), Ki Mi Gi Ti (powers
+of 1024), KB MB GB TB and KiB MiB GiB TiB (bytes); `/s` makes a rate: 3.35TB/s.""",
         failing=_small("let eps = 10ki\n  norm = rms { eps = 1 / eps }"),
         fixed=_small("let eps = 10Ki\n  norm = rms { eps = 1 / eps }"),
     ),
@@ -93,7 +95,8 @@ Strings stand between double quotes, on one line. The escapes are `\\n`, `\\t`, 
         id="E0009",
         title="name with a letter of another alphabet",
         explanation="""\
-Names are made of a-z, A-Z, 0-9 and `_`, since they become names in generated code. Comments and strings may hold any text.""",
+Names are made of a-z, A-Z, 0-9 and `_`, since they become names in generated code. Comments and strings
+may hold any text.""",
         failing=_small("let breite_µ = 1e-5\n  norm = rms { eps = 1e-5 }"),
         fixed=_small("let width_mu = 1e-5\n  norm = rms { eps = width_mu }"),
     ),
@@ -101,8 +104,8 @@ Names are made of a-z, A-Z, 0-9 and `_`, since they become names in generated co
         id="E0010",
         title="unknown edition",
         explanation="""\
-The first line says which edition of the language a file is written in. This compiler does not know that one: it may be newer
-than the compiler.""",
+The first line says which edition of the language a file is written in. This compiler does not know that one: it may be
+newer than the compiler.""",
         failing="arch 7\n" + _small("").removeprefix("arch 1\n"),
         fixed=_small(""),
     ),
