@@ -1,0 +1,163 @@
+"""What the documents show is true: specs check, Python runs, links lead somewhere, every command is listed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^```(\w+)?[ ]?([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FOLDERS = ("archc", "bench", "docs", "grammar", "kernels", "specs", "templates", "tests")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A fenced block of a document: its language, the file it is written to ("" for none), its text."""
+
+    language: str
+    name: str
+    text: str
+
+
+def blocks(path: Path) -> list[Block]:
+    """The fenced blocks of a document, in order."""
+    found = BLOCK.findall(path.read_text(encoding="utf-8"))
+    return [Block(language=language, name=name, text=text) for language, name, text in found]
+
+
+def archc(folder: Path, *argv: str) -> str:
+    """What a command prints. Fails with its output unless it exits with 0."""
+    done = process(folder, "-m", "archc", *argv)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def process(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """A finished Python process in a folder, from which this checkout and the folder's packages can be imported."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder / "build")]), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    return subprocess.run([sys.executable, *argv], cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with the named blocks of a document, and of docs/drawers.md its drawer."""
+    for block in blocks(ROOT / request.param):
+        if block.name:
+            file = tmp_path / block.name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+    return tmp_path
+
+
+def test_blocks_are_found() -> None:
+    assert [block.name for block in blocks(ROOT / "docs/language.md") if block.language == "arch"] == ["base.arch", "child.arch"]
+    assert {block.language for block in blocks(ROOT / "docs/drawers.md")} >= {"python", "arch"}
+
+
+def test_every_spec_has_a_name() -> None:
+    """So that the next test sees it."""
+    nameless = [path.name for path in DOCUMENTS for block in blocks(path) if block.language == "arch" and not block.name]
+    assert not nameless
+
+
+@pytest.mark.parametrize("written", ["docs/language.md", "docs/drawers.md", "README.md"], indirect=True)
+def test_specs_check_and_are_in_canonical_form(written: Path) -> None:
+    specs = sorted(path.name for path in written.glob("*.arch"))
+    assert specs
+    own = ["--drawers", "my_drawers"] if (written / "my_drawers").is_dir() else []
+    archc(written, "check", "--strict", *own, *specs)
+    archc(written, "fmt", "--check", *specs)
+
+
+@pytest.mark.parametrize("written", ["docs/drawers.md"], indirect=True)
+def test_the_drawer_of_the_guide_costs_builds_trains_and_decodes(written: Path) -> None:
+    own = ("--drawers", "my_drawers")
+    assert "attention" in archc(written, "cost", "small.arch", *own)
+    archc(written, "build", "small.arch", *own)
+    model = (written / "build/small/model.py").read_text()
+    shown = [block.text for block in blocks(ROOT / "docs/drawers.md") if block.text.startswith("class ")]
+    assert len(shown) == 1
+    assert shown[0] in model
+    archc(written, "build", "small.arch", "--tiny", *own)
+    done = process(written, "-c", TRAIN_AND_DECODE)
+    assert done.returncode == 0, done.stderr
+
+
+TRAIN_AND_DECODE = """
+import torch
+from small import Model
+
+torch.manual_seed(0)
+m = Model(dtype=torch.float64)
+ids = torch.randint(0, m.vocab, (2, 20))
+optimizer = torch.optim.Adam(m.parameters(), lr=3e-3)
+losses = []
+for _ in range(20):
+    loss = m(ids, labels=ids).loss
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+assert losses[-1] < 0.5 * losses[0], losses
+
+with torch.no_grad():
+    whole = m(ids).logits
+    cache = m.new_cache(2, 20)
+    chunks = [m(chunk, cache=cache).logits for chunk in ids.split([11, 1, 8], 1)]
+    torch.testing.assert_close(torch.cat(chunks, 1), whole, rtol=1e-9, atol=1e-9)
+    kept = m.new_cache(2, 1000).bytes()
+assert kept < 1.1 * 2 * 1000 * 32 * 8 * len(m.model.layers), "keys alone, not keys and values"
+"""
+
+
+def test_the_readme_shows_what_commands_print(tmp_path: Path) -> None:
+    readme = blocks(ROOT / "README.md")
+    (shown,) = [block.text for block in readme if block.text.startswith("$ archc cost")]
+    command, _, table = shown.removesuffix("...\n").partition("\n")
+    printed = archc(tmp_path, *command.removeprefix("$ archc ").split())
+    assert printed.startswith(table)
+    archc(tmp_path, "build", "llama_3_1_8b")
+    (code,) = [block.text for block in readme if block.text.startswith("class ")]
+    assert code in (tmp_path / "build/llama_3_1_8b/model.py").read_text()
+
+
+@pytest.mark.parametrize("document", ["docs/package.md", "README.md"])
+def test_python_runs(document: str, tmp_path: Path) -> None:
+    """The Python of a document, block after block, on the tiny twin of the spec it speaks of."""
+    archc(tmp_path, "build", "llama_3_1_8b", "--tiny")
+    parts = [block.text for block in blocks(ROOT / document) if block.language == "python" and "import" in block.text]
+    rest = [block.text for block in blocks(ROOT / document) if block.language == "python" and not block.text.startswith("class ")]
+    assert parts
+    done = process(tmp_path, "-c", "\n".join(rest))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(path: Path) -> None:
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (path.parent / target).exists(), target
+    for target in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)`", text):
+        # A change log speaks of what was
+        assert path.name == "CHANGELOG.md" or (ROOT / target).exists(), target
+
+
+def test_the_readme_lists_every_command() -> None:
+    from archc.cli import main
+
+    listed = re.findall(r"^\| `archc ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(listed) == main.list_commands(None)  # type: ignore[arg-type]
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)
+    explained = re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)
+    assert sorted(phony.split()) == sorted(explained)
