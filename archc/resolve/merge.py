@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from archc.diagnostics import Diagnostic, Related, Span
 from archc.diagnostics.suggest import closest
+from archc.resolve.names import declared
 from archc.resolve.project import Unit, library
 from archc.resolve.recipes import Seen
-from archc.resolve.resolution import Resolution, declared
+from archc.resolve.resolution import Resolution
 from archc.resolve.scope import Amendment, Bound, Definition, Scope
 from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.slots import LAYER_SLOTS, slot_names

@@ -1,4 +1,4 @@
-"""One model being resolved: the names in force, and how a name on the right of `=` is looked up."""
+"""One model being resolved: its values, and what a name on the right of `=` stands for."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from archc.diagnostics import Diagnostic, Sink, Span
+from archc.diagnostics import Sink, Span
 from archc.resolve.convert import Misfit, Word, converted, unknown_word
 from archc.resolve.evaluate import Evaluator
 from archc.resolve.frames import Frame
+from archc.resolve.names import Names
 from archc.resolve.project import Unit
 from archc.resolve.recipes import Recipes
-from archc.resolve.scope import FAILED, Bound, Definition, Failed, Key, Named, Recipe, Scope
+from archc.resolve.scope import FAILED, Bound, Failed, Key, Named, Recipe, Scope
 from archc.resolve.suggest import article, did_you_mean, listed
 from archc.schema import LayerSlots, ModelFields
 from archc.schema.describe import FieldInfo, describe
@@ -28,19 +29,12 @@ def model_infos() -> dict[str, FieldInfo]:
     return describe(ModelFields) | describe(LayerSlots)
 
 
-class Resolution:
+class Resolution(Names):
     """The state of one resolution. `merge` fills it, `frames`, `recipes` and `schedules` read it."""
 
     def __init__(self, sink: Sink, unit: Unit, folders: tuple[Path, ...]) -> None:
-        self.sink = sink
-        self.unit = unit
+        super().__init__(sink, unit)
         self.folders = folders
-        self.units: list[Unit] = [unit]
-        """The files that the model draws on, its own first."""
-        self.names: dict[str, Named] = {}
-        """Drawers, lets and params of the model and the models it extends."""
-        self.rootless = False
-        """A model that this one extends could not be found: any name may have been its."""
         self.schedule: dict[str, Bound] = {}
         """The schedule of each slot that has one."""
         self.checks: list[tuple[tree.Check, Scope]] = []
@@ -49,15 +43,8 @@ class Resolution:
         self.recipes = Recipes(self)
         self.evaluator = Evaluator(self)
         self.frame = Frame(self, Recipe(ModelFields, None), None, model_infos())
-        self._files: dict[Key, Named] = {}
         self._active: dict[Key, str] = {}
         self._values: dict[Key, Any] = {}
-
-    # --- bookkeeping -----------------------------------------------------------------------------
-    def error(self, code: str, message: str, span: Span | None, help: str | None = None) -> Failed:
-        """FAILED, after reporting an error."""
-        self.sink.add(Diagnostic(code=code, message=message, span=span, help=help))
-        return FAILED
 
     @contextmanager
     def entered(self, key: Key, name: str, span: Span | None) -> Iterator[bool]:
@@ -79,73 +66,6 @@ class Resolution:
             finally:
                 del self._active[key]
 
-    def lost(self, name: str) -> bool:
-        """Whether ``name`` was probably defined by what could not be read: its absence is an echo."""
-        return self.rootless or any(unit.lost(name) for unit in self.units)
-
-    # --- names -----------------------------------------------------------------------------------
-    def find(self, name: str, scope: Scope) -> Named | None:
-        """The drawer, `let` or `param` that ``name`` means in a scope: the innermost body first, then the model, then
-        the file.
-        """
-        for names in reversed(scope.locals):
-            found = names.get(name)
-            if found is not None and found.key not in scope.hidden:
-                return found
-        found = self.names.get(name)
-        if found is not None and found.key not in scope.hidden:
-            return found
-        found = self.in_file(scope.unit, name)
-        return found if found is not None and found.key not in scope.hidden else None
-
-    def in_file(self, unit: Unit, name: str) -> Named | None:
-        """What a file itself declares under ``name``, None when it does not."""
-        statement = unit.names.get(name)
-        if statement is None:
-            return None
-        key = (str(id(unit)), name)
-        if key not in self._files:
-            self._files[key] = declared(statement, key, Scope(unit))
-            if unit not in self.units:
-                self.units.append(unit)
-        return self._files[key]
-
-    def drawer(self, name: str, slot: str, scope: Scope) -> Named | None:
-        """The named drawer of a slot that ``name`` means in a scope."""
-        for found in (self.names.get(name), self.in_file(scope.unit, name)):
-            if found is not None and found.what == "drawer" and found.slot == slot and found.key not in scope.hidden:
-                return found
-        return None
-
-    def drawers_of(self, slot: str, scope: Scope) -> tuple[str, ...]:
-        """The names of the drawers of a slot that may be used in a scope, in the order of their declaration."""
-        own = [n for n in self.names.values() if n.what == "drawer" and n.slot == slot and n.key not in scope.hidden]
-        names = [n.text for n in own]
-        for name, statement in scope.unit.names.items():
-            if isinstance(statement, tree.Declare) and statement.slot.text == slot and name not in self.names:
-                names.append(name)
-        return tuple(names)
-
-    def value_names(self, scope: Scope) -> tuple[str, ...]:
-        """The lets and params in scope."""
-        found = [n for names in scope.locals for n in names]
-        found += [n.text for n in self.names.values() if n.what != "drawer"]
-        return (*found, *(n for n, s in scope.unit.names.items() if not isinstance(s, tree.Declare)))
-
-    def lets(self, body: tree.Body, scope: Scope) -> dict[str, Named]:
-        """The `let`s of a drawer's body."""
-        found: dict[str, Named] = {}
-        for statement in body.statements:
-            if isinstance(statement, tree.Let):
-                key = (str(id(statement)), statement.name.text)
-                if statement.name.text in found:
-                    self.error("E0108", f"`{statement.name.text}` is defined twice", statement.name.span)
-                if key not in self._files:
-                    self._files[key] = declared(statement, key, scope.within(found))
-                found[statement.name.text] = self._files[key]
-        return found
-
-    # --- values ----------------------------------------------------------------------------------
     def converted(self, bound: Bound, info: FieldInfo) -> Any:
         """The value of an expression as a field stores it; FAILED after an error."""
         value = self.evaluator.value(bound.expr, bound.scope, info)
@@ -251,7 +171,6 @@ class Resolution:
                 return Word(name)
         return self.evaluator.value(expr, scope)
 
-    # --- dotted names ----------------------------------------------------------------------------
     def _read_far(self, ref: tree.Ref, scope: Scope) -> Any:
         head = ref.parts[0].text
         if head == "cost" and self.find(head, scope) is None:
@@ -355,17 +274,3 @@ class Resolution:
         if help is None and info is not None and name != info.name:
             help = "a field of the same drawer cannot be read; give the value a name with `let`"
         return self.error("E0118", f"there is no `let`, `param` or model field `{name}`", ref.span, help)
-
-
-def declared(statement: tree.Let | tree.Param | tree.Declare, key: Key, scope: Scope) -> Named:
-    """What a `let`, `param` or named drawer says about its name."""
-    inside = scope.hiding(key)
-    definition = Definition().replaced(Bound(statement.value, inside, statement.span))
-    match statement:
-        case tree.Declare():
-            return Named(key, "drawer", definition, statement.name, statement.doc, slot=statement.slot.text)
-        case tree.Param(domain=domain):
-            bound = Bound(domain, inside, statement.span) if domain is not None else None
-            return Named(key, "param", definition, statement.name, statement.doc, domain=bound)
-        case _:
-            return Named(key, "let", definition, statement.name, statement.doc)

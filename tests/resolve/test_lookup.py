@@ -192,3 +192,7 @@ def test_labels() -> None:
 def test_duplicates_name_the_first() -> None:
     problem = only(f"arch 1\nmodel m {{\n{FIELDS}{GQA}{FFN}let a = 1\nparam a = 2\nlet b = a\nnorm.eps = b\n}}")
     assert (problem.code, problem.related[0].message) == ("E0108", "first defined here")
+
+
+def test_the_lets_of_a_drawer_see_each_other() -> None:
+    assert one(spec("attention = gqa { let a = b * 2, let b = 4, heads = a }\n" + FFN)).schedule[0].attention.heads == 8
