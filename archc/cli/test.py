@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import click
 
+from archc.cli._needs import require
 from archc.cli.options import format_option, spec_options
 
 NEEDS = ("torch", "safetensors", "pytest", "hypothesis")
@@ -57,7 +57,7 @@ def command(
     DIR is a package that `archc build` wrote; of a SPEC the package is built in a temporary folder. They run on the
     tiny twin, which has every component and kind of layer of the model, and check the full model on the meta device.
     """
-    _require(NEEDS)
+    require(NEEDS)
     with tempfile.TemporaryDirectory(prefix="archc-test-", ignore_cleanup_errors=True) as scratch:
         package = Path(spec)
         if not package.is_dir():
@@ -76,16 +76,6 @@ def command(
         reason = "no test matches" if code == 5 else f"pytest ended with {code}"
         raise click.UsageError(f"{reason}:\n{output.strip()}" if format == "json" or code != 5 else reason)
     raise SystemExit(code)
-
-
-def _require(modules: Iterable[str]) -> None:
-    """Raises a usage error that says what to install where one of the modules is missing."""
-    from importlib.util import find_spec
-
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        names = ", ".join(missing)
-        raise click.UsageError(f"this needs {names}, which cannot be imported: pip install {' '.join(missing)}")
 
 
 def _run(package: Path, scratch: Path, *, slow: bool, select: str | None, quiet: bool) -> tuple[int, list[Law], str]:
