@@ -36,7 +36,7 @@ class Body:
             for value in self._reads(item):
                 self.last[value] = max(i, self.last.get(value, 0))
                 self.count[value] = self.count.get(value, 0) + 1
-        self.inline: dict[Value, Node] = {}
+        self.inline: dict[Value, Node | Scope] = {}
         self.lines: list[Line] = []
         self.reads_state = False
 
@@ -69,7 +69,15 @@ class Body:
         if value.param is not None:
             path = value.scope.path()[len(self.scope.path()) :]
             return _attribute("self", *path, *value.param.name.split("."))
-        return self.expression(self.inline[value])
+        made = self.inline[value]
+        return self.expression(made) if isinstance(made, Node) else self.call(made)
+
+    def call(self, scope: Scope) -> ast.expr:
+        """The call of a child module."""
+        args = [self.ref(v) for v in self.flow.takes(scope)]
+        if self.flow.reads_step(scope):
+            args.append(ast.Name(id="step", ctx=ast.Load()))
+        return ast.Call(func=_attribute("self", scope.name), args=args, keywords=[])
 
     def expression(self, node: Node) -> ast.expr:
         """What a node computes, as an expression."""
@@ -94,15 +102,15 @@ class Body:
         targets = [self._bind(v, i) if self.count.get(v) else "_" for v in node.outs]
         self._assign(targets, value, live)
 
-    def _extend(self, node: Node, i: int) -> None:
-        """What an inlined node reads keeps its name until the inlined text is printed."""
-        for value in node.ins:
+    def _extend(self, item: Node | Scope, i: int) -> None:
+        """What an inlined item reads keeps its name until the inlined text is printed."""
+        for value in self._reads(item):
             self.last[value] = max(self.last.get(value, i), i)
             if value in self.inline:
                 self._extend(self.inline[value], i)
 
-    def _bind(self, value: Value, i: int) -> str:
-        base = name = self.scope.hints.get(value) or "y"
+    def _bind(self, value: Value, i: int, fallback: str = "y") -> str:
+        base = name = self.scope.hints.get(value) or fallback
         n = 2
         while self._taken(name, value, i):
             name, n = f"{base}_{n}", n + 1
@@ -123,11 +131,13 @@ class Body:
         outs = self.flow.gives(scope)
         if not outs:
             return  # only its parameters are read
-        args = [self.ref(v) for v in self.flow.takes(scope)]
-        if self.flow.reads_step(scope):
-            args.append(ast.Name(id="step", ctx=ast.Load()))
-        call = ast.Call(func=_attribute("self", scope.name), args=args, keywords=[])
-        self._assign([self._bind(v, i) for v in outs], call, outs)
+        if len(outs) == 1 and not self.scope.hints.get(outs[0]) and self.count[outs[0]] == 1 and self.last[outs[0]] == i + 1:
+            self.inline[outs[0]] = scope  # read by the very next item: no order of effects changes
+            self._extend(scope, i + 1)
+            return
+        value = self.call(scope)
+        fallback = scope.name if len(outs) == 1 else "y"
+        self._assign([self._bind(v, i, fallback) for v in outs], value, outs)
 
     def _loop(self, stack: Stack, i: int) -> None:
         """Layers print as one loop over the state they pass on."""

@@ -104,10 +104,13 @@ class Classes:
         for group, members in groups.items():
             pairs = ast.Dict(keys=[ast.Constant(value=k) for k, _ in members], values=[v for _, v in members])
             lines += plain(f"self.{group} = ", expr("nn.ModuleDict(d)", d=pairs), 8)
+        loose: dict[str, list[ParamSpec]] = {}
         for value in scope.params:
             assert value.param is not None
             if value.param.name not in printed:
-                lines += _raw(value.param)
+                loose.setdefault(value.param.name.rpartition(".")[0], []).append(value.param)
+        for owner, specs in loose.items():
+            lines += [line for spec in specs for line in _raw(spec)] if not owner else _held(owner, specs)
         return lines
 
     def _layers(self, stack: Stack) -> list[str]:
@@ -172,15 +175,28 @@ def _with_std(made: ast.expr, specs: list[ParamSpec]) -> ast.expr:
 
 
 def _raw(spec: ParamSpec) -> list[str]:
-    """The declaration of a parameter or buffer that no submodule holds."""
-    owner, _, leaf = spec.name.rpartition(".")
-    std = "" if spec.std in (None, DEFAULT_STD) else f", std={spec.std}"
-    if owner:  # a weight that an equation uses directly, under the name of a linear map
-        return [f"        self.{owner} = Linear({spec.shape[-1]}, {spec.shape[0]}{std})"]
-    dtype = f", dtype={TORCH_DTYPES[spec.dtype]}" if spec.dtype != "act" else ""
-    sizes = ", ".join(map(str, spec.shape))
+    """The declaration of a parameter or buffer of the module itself."""
     if spec.buffer:
-        return [f'        self.register_buffer("{leaf}", torch.zeros({sizes}{dtype}))']
+        return [f'        self.register_buffer("{spec.name}", {_value(spec)})']
+    return [f"        self.{spec.name} = {_value(spec)}"]
+
+
+def _held(owner: str, specs: list[ParamSpec]) -> list[str]:
+    """The declaration of parameters under a dotted name that an equation uses directly."""
+    (first, *others) = specs
+    if not others and len(first.shape) == 2 and first.init == "normal":  # the weight of a linear map in all but its use
+        return [f"        self.{owner} = {source(_with_std(expr('Linear(i, o)', i=first.shape[1], o=first.shape[0]), specs))}"]
+    values = ", ".join(f'"{s.name.rpartition(".")[2]}": {_value(s)}' for s in specs)
+    return [f"        self.{owner} = nn.ParameterDict({{{values}}})"]
+
+
+def _value(spec: ParamSpec) -> str:
+    """The expression of a new parameter or buffer."""
+    sizes = ", ".join(map(str, spec.shape))
+    std = "" if spec.std in (None, DEFAULT_STD) else f", std={spec.std}"
+    dtype = f", dtype={TORCH_DTYPES[spec.dtype]}" if spec.dtype != "act" else ""
+    if spec.buffer:
+        return f"torch.{'ones' if spec.init == 'ones' else 'zeros'}({sizes}{dtype})"
     if spec.init == "normal":
-        return [f"        self.{leaf} = normal({sizes}{std}{dtype})"]
-    return [f"        self.{leaf} = nn.Parameter(torch.{spec.init}({sizes}{dtype}))"]
+        return f"normal({sizes}{std}{dtype})"
+    return f"nn.Parameter(torch.{spec.init}({sizes}{dtype}))"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from archc.graph.hints import Claim, claim
@@ -126,17 +128,19 @@ class Builder(Vocabulary):
                     return value
         raise BuildError(self.here, f"no parameter {path}")
 
-    def step(self, name: str, kind: str, *values: Value, **fields: Any) -> Value:
-        """A value computed once per forward and shared by every scope; equal settings share one."""
+    def step(self, name: str | Sequence[str], kind: str, *values: Value, **fields: Any) -> Value:
+        """A value computed once per forward and shared by every scope; equal settings share one.
+
+        Of several names the first that is not taken counts.
+        """
         key = (kind, values, tuple(sorted(fields.items())))
         if key not in self._steps:
+            names = (name,) if isinstance(name, str) else tuple(name)
+            numbered = (f"{names[-1]}_{n}" for n in count(2))
             taken = {v.step for v in self._steps.values()}
-            unique, n = name, 2
-            while unique in taken:
-                unique, n = f"{name}_{n}", n + 1
             here, self.here = self.here, self.graph.steps
             value = self.emit(kind, None, values, fields)
-            value.step, self.here = unique, here
+            value.step, self.here = next(n for n in chain(names, numbered) if n not in taken), here
             self._steps[key] = value
         return self._steps[key]
 
@@ -181,32 +185,39 @@ class Builder(Vocabulary):
         ``slot`` makes the module a constructor argument of its parent: parents that differ only there share one class.
         """
         outer, scope = self.here, Scope(name, cls, self.here, slot=slot)
-        scope.doc = _first_paragraph(getattr(build, "__self__", build)) if doc is None else doc
+        scope.doc = _doc(build) if doc is None else doc
         owner = getattr(build, "__self__", None)
         scope.drawer = owner if isinstance(owner, Drawer) else None
         self._open(scope, build, values)
         outer.items.append(scope)
         result = self._run(scope, build, values)
-        self._hint(outer, claim(sys._getframe(1)), scope.returns)
+        self._name(tuple(scope.returns))
         for value in scope.returns:
             if value in scope.hints:
                 outer.hints.setdefault(value, scope.hints[value])
         return result
 
-    def stack(self, name: str, keys: Sequence[Hashable], build: Callable[[Any], Callable[..., Any]], *state: Value) -> tuple[Value, ...]:
+    def stack(
+        self,
+        name: str,
+        keys: Sequence[Hashable],
+        build: Callable[[Any], Callable[..., Any]],
+        *state: Value,
+        cls: Callable[[Any], str] = lambda key: "Layer",
+    ) -> tuple[Value, ...]:
         """Layers in a row, one per key: ``build(key)`` gives the forward of a layer, built once per distinct key.
 
-        ``state`` goes into the first layer; each layer returns the state of the next, of the same types.
+        ``cls(key)`` names its class. ``state`` goes into the first layer; each layer returns the state of the next, of the same types.
         """
         outer = self.here
         distinct = list(dict.fromkeys(keys))
         stack = Stack(name, outer, [], tuple(distinct.index(k) for k in keys), list(state), [])
         outer.items.append(stack)
         for i, key in enumerate(distinct):
-            scope = Scope(f"{name}.{keys.index(key)}", "Layer", outer)
+            scope = Scope(f"{name}.{keys.index(key)}", cls(key), outer)
             args = tuple(Value(v.type, scope, self) for v in state)
             forward = build(key)
-            scope.doc = _first_paragraph(forward)
+            scope.doc = _doc(forward)
             self._open(scope, forward, args)
             for arg, value in zip(args, state, strict=True):
                 if value in outer.hints:
@@ -238,6 +249,16 @@ class Builder(Vocabulary):
         return result
 
 
-def _first_paragraph(what: Any) -> str:
-    doc = inspect.getdoc(what if inspect.isroutine(what) else type(what)) or ""
-    return doc.split("\n\n")[0].strip()
+def _doc(build: Callable[..., Any]) -> str:
+    """The docstring of what a forward was written by: its drawer, or a helper method with the drawer's source added."""
+    owner = getattr(build, "__self__", None)
+    if owner is None:
+        return _first_paragraph(build.__doc__)
+    doc = _first_paragraph(type(owner).__doc__)
+    own = _first_paragraph(build.__doc__) if build.__name__ != "build" else ""
+    source = re.search(r"\(([^()]*(?:arXiv|https?:)[^()]*)\)", doc)
+    return f"{own.rstrip('.')} ({source[1]})." if own and source else own or doc
+
+
+def _first_paragraph(doc: str | None) -> str:
+    return inspect.cleandoc(doc or "").split("\n\n")[0].strip()

@@ -60,23 +60,28 @@ def claim(frame: FrameType | None) -> Claim:
     Where that is a `return`, or rebinds a parameter of a helper (``x = g.clamp(x)``), the helper only refines what its caller
     names: the caller's statement counts.
     """
+    while frame is not None and _of_graph(frame):
+        frame = frame.f_back
     reached: list[int] = []
     rebinds: Claim | None = None
     while frame is not None:
-        if _of_graph(frame):
-            frame = frame.f_back
-            continue
         line, names = _statements(frame.f_code.co_filename).get(frame.f_lineno, (frame.f_lineno, ()))
         reached.insert(0, frame.f_lasti)
+        here = Claim(id(frame), line, tuple(reached), names or ())
+        boundary = frame.f_back is None or _of_graph(frame.f_back)  # beyond it is another scope
         if names is not None:
-            here = Claim(id(frame), line, tuple(reached), names)
-            code = frame.f_code
-            boundary = frame.f_back is None or _of_graph(frame.f_back)
-            if not names or boundary or not set(names) <= set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]):
+            if boundary or not names or not set(names) <= _parameters(frame):
                 return here if names or rebinds is None else rebinds
             rebinds = rebinds or here
+        if boundary:
+            return rebinds or here
         frame = frame.f_back
-    return rebinds or Claim(0, 0, (), ())
+    return Claim(0, 0, (), ())
+
+
+def _parameters(frame: FrameType) -> set[str]:
+    code = frame.f_code
+    return set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
 
 def _of_graph(frame: FrameType) -> bool:

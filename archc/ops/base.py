@@ -114,6 +114,11 @@ class Type:
         return self.shape[-1]  # type: ignore[return-value]
 
 
+def wider(*types: Type) -> DType:
+    """The dtype of a result of float operands: float32 where one of them is."""
+    return "fp32" if any(t.dtype == "fp32" for t in types) else "act"
+
+
 # --- parameters ----------------------------------------------------------------------------------
 Role = Literal["embedding", "head", "matrix", "output", "experts", "norm", "bias", "scale", "table"]
 """What a parameter is: decides initialisation, optimizer group and placement. `output` projects back to the stream."""
@@ -181,6 +186,8 @@ class Op:
 
     lowers: ClassVar[bool] = False
     """Wants its float operands in the activation dtype: the dtype pass casts islands back before it."""
+    uniform: ClassVar[bool] = False
+    """Wants its float operands, parameters included, in one dtype: where one is float32, the dtype pass lifts the others."""
 
     fields: ClassVar[dict[str, Any]] = {}
     """Attributes by name with their defaults; `REQUIRED` where there is none."""

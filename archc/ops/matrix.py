@@ -6,7 +6,7 @@ import ast
 import math
 from typing import ClassVar
 
-from archc.ops.base import B, Op, ParamSpec, Role, S, Type, Workload, expr, need, numel
+from archc.ops.base import B, Op, ParamSpec, Role, S, Type, Workload, expr, need, numel, wider
 
 ROW_WEIGHT_LIMIT = 1 << 20
 """Weights above this many elements do not fit a row-wise kernel: their products stay matrix products."""
@@ -46,10 +46,11 @@ class Project(Op):
     """x [..., in] -> x @ weight.T [..., out], with a weight [out, in] that something else owns."""
 
     needs = {"F": "torch.nn.functional"}
+    uniform = True
 
     def infer(self, x: Type, weight: Type) -> Type:
         need(x.last == weight.last, f"projects {x.last} channels by a weight for {weight.last}")
-        return Type((*x.shape[:-1], weight.shape[0]), x.dtype)
+        return Type((*x.shape[:-1], weight.shape[0]), wider(x, weight))
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         n = 2 * numel(outs[0].shape, w) * ins[0].last
@@ -86,6 +87,7 @@ class Einsum(Op):
     """A sum of products, in einsum notation."""
 
     needs = {"torch": "torch"}
+    uniform = True
     spec: str
     keep: ClassVar[tuple] = (B, S)
 
@@ -101,7 +103,7 @@ class Einsum(Op):
 
     def infer(self, *ins: Type) -> Type:
         dims = self._dims(ins)
-        return Type(tuple(dims[c] for c in self.spec.split("->")[1]), ins[-1].dtype)
+        return Type(tuple(dims[c] for c in self.spec.split("->")[1]), wider(*ins))
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         n = 2 * numel(tuple(self._dims(ins).values()), w)

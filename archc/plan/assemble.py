@@ -34,7 +34,7 @@ def assemble(model: Model) -> Graph:
             x = g.embedding("embed_tokens", g.tokens, rows=model.vocab, dim=model.dim)
         with g.component("residual"):
             state = model.residual.start(g, x)
-        state = g.stack("layers", model.schedule, lambda slots: _layer(model, slots), *state)
+        state = g.stack("layers", model.schedule, lambda slots: _layer(model, slots), *state, cls=_layer_class)
         with g.component("residual"):
             x = model.residual.finish(g, state)
         with g.component("norm"):
@@ -82,6 +82,11 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
 
     layer.__doc__ = f"Attention and feed-forward around the residual stream: {PLACEMENT[model.norm_placement]}."
     return layer
+
+
+def _layer_class(slots: LayerSlots) -> str:
+    """Layers of equal sub-layers share a class, whatever drawers fill them."""
+    return "MemoryLayer" if slots.memory is not None else "Layer"
 
 
 def class_name(slot: str, label: str) -> str:

@@ -2,70 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import OPS, Type
 
-FLOATS = ("act", "fp32")
-
 
 def islands(graph: Graph) -> Graph:
-    """The graph with float operands of island ops cast up, and results cast back where a matrix product or a caller needs it."""
+    """The graph with casts up before ops that want float32, and back before matrix products and at the end of a layer."""
     for scope in (graph.steps, graph.root):
-        _scope(scope, {})
+        _scope(scope)
     return graph
 
 
-def _scope(scope: Scope, changed: dict[Value, Value]) -> None:
-    """``changed`` maps values to what replaced them."""
-    lifted: dict[Value, Value] = {}
-    lowered: dict[Value, Value] = {}
-    like: Value | None = next((a for a in scope.args if a.type.dtype == "act"), None)
+def _scope(scope: Scope) -> None:
+    casts: dict[tuple[Value, str], Value] = {}
+    act = next((a for a in scope.args if a.type.dtype == "act"), None)
     items: list[Node | Scope | Stack] = []
     for item in scope.items:
-        if isinstance(item, Node):
-            item.ins = tuple(changed.get(v, v) for v in item.ins)
-            ins = []
-            for value in item.ins:
-                if item.op.island and value.type.dtype == "act" and value.param is None:
-                    if value not in lifted:
-                        lifted[value] = _cast(scope, items, "fp32", value, component=item.component)
-                    value = lifted[value]
-                elif item.op.lowers and value.type.dtype == "fp32" and value.param is None and value.step is None and like is not None:
-                    if value not in lowered:
-                        lowered[value] = _cast(scope, items, "act", value, like, component=item.component)
-                    value = lowered[value]
-                ins.append(value)
-            item.ins = tuple(ins)
+        if isinstance(item, Scope):
+            _scope(item)
+            act = _last_act(item.returns) or act
+        elif isinstance(item, Stack):
+            for kind in item.kinds:
+                _scope(kind)
+                _restore(kind, item.args)
+            act = _last_act(item.outs) or act
+        else:
+            for to, value in _wanted(item):
+                if (value, to) not in casts and (to == "fp32" or act is not None):
+                    like = () if to == "fp32" or act is None else (act,)
+                    casts[value, to] = _cast(scope, items, to, value, *like, component=item.component)
+            item.ins = tuple(casts.get((v, to), v) for v, to in zip(item.ins, _targets(item), strict=True))
             types = item.op.infer(*(v.type for v in item.ins))
             for out, new in zip(item.outs, (types,) if isinstance(types, Type) else types, strict=True):
                 out.type = new
-            if like is None:
-                like = next((v for v in item.outs if v.type.dtype == "act"), None)
-            items.append(item)
-        elif isinstance(item, Scope):
-            item.args = [changed.get(v, v) for v in item.args]
-            _scope(item, changed)
-            items.append(item)
-        else:
-            for kind in item.kinds:
-                _scope(kind, changed)
-                _restore(kind, item.args)
-            items.append(item)
+            act = _last_act(item.outs) or act
+        items.append(item)
     scope.items = items
-    scope.returns = [changed.get(v, v) for v in scope.returns]
+
+
+def _targets(node: Node) -> list[str]:
+    """The dtype that each operand must have, "" where any will do."""
+    mixed = node.op.uniform and any(v.type.dtype == "fp32" for v in node.ins)
+    targets = []
+    for value in node.ins:
+        dtype = value.type.dtype
+        if dtype == "act" and (mixed or (node.op.island and value.param is None)):
+            targets.append("fp32")
+        elif dtype == "fp32" and node.op.lowers and value.param is None and value.step is None:
+            targets.append("act")
+        else:
+            targets.append("")
+    return targets
+
+
+def _wanted(node: Node) -> list[tuple[str, Value]]:
+    return [(to, v) for to, v in zip(_targets(node), node.ins, strict=True) if to]
+
+
+def _last_act(values: Sequence[Value]) -> Value | None:
+    return next((v for v in reversed(values) if v.type.dtype == "act"), None)
 
 
 def _restore(kind: Scope, state: list[Value]) -> None:
     """What a layer hands on has the dtype that the next layer takes."""
+    made = [v for item in kind.items for v in (item.outs if isinstance(item, Node | Stack) else item.returns)]
+    like = _last_act(made) or kind.args[0]
     for i, (value, wanted) in enumerate(zip(kind.returns, state, strict=True)):
         if value.type.dtype == "fp32" and wanted.type.dtype == "act":
-            kind.returns[i] = _cast(kind, kind.items, "act", value, kind.args[i], component="residual")
+            kind.returns[i] = _cast(kind, kind.items, "act", value, like, component="residual")
             kind.hints[kind.returns[i]] = kind.hints.get(value, "x")
 
 
 def _cast(scope: Scope, items: list, to: str, value: Value, *like: Value, component: str) -> Value:
-    op = OPS["cast"](to=to)  # type: ignore[call-arg]
-    node = Node(op, (value, *like), (), scope, None, component)
+    node = Node(OPS["cast"](to=to), (value, *like), (), scope, None, component)
     out = Value(Type(value.shape, to), scope, value.g, node)  # type: ignore[arg-type]
     node.outs = (out,)
     items.append(node)
