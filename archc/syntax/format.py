@@ -138,6 +138,8 @@ def _joined(tokens: Sequence[Token]) -> str:
 def _tight(tokens: Sequence[Token], i: int) -> bool:
     """Whether token ``i`` stands directly after the one before."""
     before, here = tokens[i - 1].type, tokens[i].type
+    if before == "RANGE" and here in _KEYWORDS:
+        return False  # an open end: `3.. by 2`
     if here in _TIGHT_BEFORE or before in _TIGHT_AFTER:
         return True
     if here == "LPAR":

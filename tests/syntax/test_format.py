@@ -102,6 +102,7 @@ def test_the_library_with_odd_white_space(text, ending):
         ("a=1,\nlong=2", "a    = 1,\nlong = 2\n"),
         ("x=[ swa*2 ,( csa,hca )*20 ]", "x = [swa * 2, (csa, hca) * 20]\n"),
         ("x=2 .. 42 by 2", "x = 2..42 by 2\n"),
+        ("x=3..by 2", "x = 3.. by 2\n"),
         ("x=[dense at 0 .. 2,moe at 3 ..]", "x = [dense at 0..2, moe at 3..]\n"),
         ("x=-1+ - 2*-y", "x = -1 + -2 * -y\n"),
         ("x=(-1)", "x = (-1)\n"),
