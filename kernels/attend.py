@@ -25,7 +25,7 @@ def attend(
 ) -> Tensor:
     """The values each query sees, weighted by softmax(scale * q . k): [B, S, H, V].
 
-    q [B, S, H, D], keys [B, T, G, D] and values [B, T, G, V]; heads h * H/G .. share key-value head h. Keys come from
+    q [B, S, H, D], keys [B, T, G, D] and values [B, T, G, V]; query head h reads key head h * G // H. Keys come from
     `append` (all tokens so far) or, with a `window`, from `recall` (the window's tokens before the new ones); without a
     cache T = S. A query sees itself, the tokens before it in its own sequence, and of those only the last `window`
     (itself included). `sinks` [H] are logits that take mass and give no value (Xiao et al. 2023, arXiv:2309.17453).

@@ -72,7 +72,7 @@ class Rows:
 
         That is the label of the next token of the same sequence; `labels` [B, C] are in the caller's columns.
         """
-        labels = self.pack(labels, padding=-100)
+        labels = self.pack(labels.long(), padding=-100)
         following = labels[:, 1:]
         if self.segments is not None:
             following = following.masked_fill(self.segments[:, 1:] != self.segments[:, :-1], -100)
