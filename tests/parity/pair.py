@@ -105,8 +105,12 @@ class Pair:
         return self._run_ours(self.ours(torch.float32))
 
     @cached_property
+    def model64(self) -> Any:
+        return self.ours(torch.float64)
+
+    @cached_property
     def ours64(self) -> Run:
-        return self._run_ours(self.ours(torch.float64))
+        return self._run_ours(self.model64)
 
     def _run_reference(self, model: Any) -> Run:
         narrow = model.dtype == torch.float32

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.laws import LAWS
 from tests.parity.configs import Case, cases
 from tests.parity.pair import CLASSES, FACTOR, TINY, Pair, assert_within_rounding, gap
 
@@ -90,3 +95,10 @@ def test_left_padding(pair: Pair) -> None:
         exact = model(pair.ids, attention_mask=mask, position_ids=positions).logits
     at = mask.bool()
     assert_within_rounding(got[at], want[at], exact[at], "logits")
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@given(data=st.data())
+@settings(max_examples=4)
+def test_laws(pair: Pair, law: Callable[..., None], data: st.DataObject) -> None:
+    law(pair.model64, pair.spec.vocab, data)
