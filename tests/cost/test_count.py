@@ -9,7 +9,7 @@ from archc.cost.report import COMPONENTS
 from archc.plan import plan
 
 
-# Totals of the public implementations on the meta device (FACTS 9: meta-llama configurations in transformers).
+# Totals of the public implementations on the meta device (transformers with the published configurations).
 @pytest.mark.parametrize(
     ("spec", "total"),
     [("llama_3_1_8b", 8_030_261_248), ("llama_3_1_70b", 70_553_706_496), ("llama_3_1_405b", 405_853_388_800)],
