@@ -13,7 +13,7 @@ CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 TESTS = """
 import os
 
-def test_text(golden):
+def test_words(golden):
     golden("sub/text.txt", os.environ["TEXT"])
 
 def test_other():
@@ -26,7 +26,7 @@ def project(tmp_path: Path) -> Path:
     tests = tmp_path / "tests"
     tests.mkdir()
     (tests / "conftest.py").write_text(CONFTEST.read_text())
-    (tests / "test_text.py").write_text(TESTS)
+    (tests / "test_file.py").write_text(TESTS)
     return tmp_path
 
 
@@ -44,7 +44,7 @@ def run(project: Path, text: str, *options: str) -> tuple[int, str]:
 
 
 def test_golden_files(project: Path) -> None:
-    code, output = run(project, "one\ntwo\n", "-k", "text")
+    code, output = run(project, "one\ntwo\n", "-k", "words")
     assert code == 1
     assert "does not exist" in output
 
@@ -53,8 +53,8 @@ def test_golden_files(project: Path) -> None:
     assert "1 passed, 1 deselected" in output
     assert (project / "tests/golden/sub/text.txt").read_text() == "one\ntwo\n"
 
-    assert run(project, "one\ntwo\n", "-k", "test_text")[0] == 0
-    code, output = run(project, "one\n2\n", "-k", "test_text")
+    assert run(project, "one\ntwo\n", "-k", "words")[0] == 0
+    code, output = run(project, "one\n2\n", "-k", "words")
     assert code == 1
     assert "-two\n+2\n" in output
     assert (project / "tests/golden/sub/text.txt").read_text() == "one\ntwo\n"
