@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archc.diagnostics import Diagnostic, Related, Source, Span
@@ -135,6 +135,7 @@ def test_long_lines_are_cut_around_the_mark():
 LINES = st.text(st.sampled_from("abc \té日\u200b"), max_size=60)
 
 
+@settings(deadline=None)
 @given(LINES, st.integers(0, 60), st.integers(0, 12), st.integers(20, 50))
 def test_the_window_fits_and_marks_the_same_text(line, start, length, room):
     start, end = min(start, len(line)), min(start + length, len(line))

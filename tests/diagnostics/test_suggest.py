@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archc.diagnostics.suggest import closest, distance
@@ -46,6 +46,7 @@ def test_distance(a, b, d):
 words = st.text("abc", max_size=7)
 
 
+@settings(deadline=None)
 @given(words, words)
 def test_distance_is_symmetric_and_bounded(a, b):
     d = distance(a, b)
@@ -54,6 +55,7 @@ def test_distance_is_symmetric_and_bounded(a, b):
     assert abs(len(a) - len(b)) <= d <= max(len(a), len(b))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200), st.lists(st.text(max_size=20)))
 def test_closest_is_one_of_the_known(word, known):
     assert closest(word, known) in {None, *known}

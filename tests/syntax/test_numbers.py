@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archc.syntax.numbers import UNITS, UnknownUnit, parse_number
@@ -57,6 +57,7 @@ def test_too_large(text):
         parse_number(text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**30), st.sampled_from(sorted(UNITS)))
 def test_ints_stay_exact(n, unit):
     value, _ = parse_number(f"{n:_}{unit}")
@@ -64,6 +65,7 @@ def test_ints_stay_exact(n, unit):
     assert value == n * UNITS[unit]
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=0, max_value=1e300))
 def test_floats_read_as_python_reads_them(x):
     text = repr(x)
