@@ -1,0 +1,249 @@
+"""A plan and the package it becomes agree: parameters, executed FLOPs, cache bytes, and every number that comes out.
+
+Over the twins of the library, the configs of tests/parity, and specs of what no importer reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import archc
+from archc import resources
+from archc.cost.count import count
+from archc.graph import Graph
+from archc.graph.interpreter import Interpreter
+from archc.graph.torch_package import torch_package
+from archc.graph.verify import verify
+from archc.importers import convert
+from archc.plan import plan, shrink
+from archc.resolve import load_text
+from archc.schema import Model
+from tests.built import built, randomise
+from tests.parity.configs import cases
+
+HEAD = "arch 1\nmodel spec { vocab = 61, context = 90\n"
+SPECS = {
+    "sinks": "dim = 20, layers = 2, attention = gqa { heads = 6, kv_heads = 2, head_dim = 6, sinks = true, rope = rope }\n"
+    "ffn = swiglu { hidden = 33 }",
+    "window_of_sinks": "dim = 21, layers = 3, norm_placement = both\n"
+    "attention local = gqa { heads = 3, head_dim = 8, window = 5, sinks = true, rope = rope { dim = 4 } }\n"
+    "attention far = gqa { heads = 3, kv_heads = 1, head_dim = 10, clip = 0.5 }\n"
+    "ffn = swiglu { hidden = 17, bias = true }\nschedule { attention = [local, far, local] }",
+    "layer_norm": "dim = 18, layers = 2, norm = layer { bias = false }, head = untied { bias = true }\n"
+    "attention = gqa { heads = 3, qk_norm = head, rope = rope { pairs = interleaved, dim = 4, end = last } }\n"
+    "ffn = swiglu { hidden = 30, activation = relu }",
+    "narrow_cache": "dim = 24, layers = 4, head = tied, cache = bf16, init = normal { std = 0.1, output_by_depth = true }\n"
+    "attention wide = gqa { heads = 4, kv_heads = 1, out_bias = true }\nattention local = wide { window = 1 }\n"
+    "ffn = swiglu { hidden = 7 }\nschedule { attention = [wide, local * 2, wide] }",
+    "no_attention": "dim = 16, layers = 3, attention full = gqa { heads = 2, rope = yarn { factor = 4, original = 16 } }\n"
+    "ffn mix = swiglu { hidden = 40 }\nschedule { attention = [full, none, full], ffn = [none, mix, mix] }",
+}
+"""What no importer reads, by name."""
+
+LIBRARY = sorted(path.stem for path in resources.specs().glob("*.arch"))
+IMPORTED = {str(c): c for family in ("llama", "qwen3", "olmo2") for c in cases(family)[::2]}
+SPAN = 40
+"""Tokens in a row: more than any window of these specs but one."""
+
+
+def model_of(name: str) -> Model:
+    """A small model by the name of its spec, its config, or its text."""
+    if name in LIBRARY:
+        return shrink(archc.load(name))
+    if name in SPECS:
+        return load_text(f"{HEAD}{SPECS[name]}\n}}\n")[0]
+    case = IMPORTED[name]
+    text, _ = convert({"model_type": case.family, **case.keywords}, "spec")
+    return load_text(text)[0]
+
+
+class Both:
+    """A planned model and its package."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        self.model = model
+        self.graph: Graph = plan(model)
+        self.package = built(model, folder)
+
+    @cached_property
+    def module(self) -> Any:
+        return self.package.Model()
+
+    @cached_property
+    def wide(self) -> Any:
+        """The module in float64, with weights that matter."""
+        module = self.package.Model(dtype=torch.float64)
+        randomise(module)
+        return module
+
+    def tokens(self, batch: int, columns: int) -> Tensor:
+        return torch.randint(self.model.vocab, (batch, columns), generator=torch.Generator().manual_seed(columns))
+
+    def executed(self, mode: Any, batch: int, seq: int, context: int) -> Any:
+        return count(self.model, self.graph, mode=mode, batch=batch, seq=seq, context=context).flops.executed
+
+
+@pytest.fixture(scope="module", params=[*LIBRARY, *SPECS, *IMPORTED])
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    return Both(model_of(request.param), tmp_path_factory.mktemp(request.param))
+
+
+def test_the_graph_is_sound(both: Both) -> None:
+    verify(both.graph)
+
+
+# --- parameters ----------------------------------------------------------------------------------
+def test_parameters(both: Both) -> None:
+    planned = {p.name: p.spec for p in both.graph.parameters()}
+    trainable = {name: p for name, p in both.module.named_parameters()}
+    assert {name: spec.shape for name, spec in planned.items() if not spec.buffer} == {
+        name: tuple(p.shape) for name, p in trainable.items()
+    }
+    assert {name for name, spec in planned.items() if spec.buffer} == {name for name, _ in both.module.named_buffers()}
+    total = count(both.model, both.graph).params.total
+    assert total == sum(p.numel() for p in trainable.values())
+
+
+# --- FLOPs ---------------------------------------------------------------------------------------
+def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """The two products of fused attention over q [B, H, S, D], k [B, G, T, D] and v [B, G, T, V]."""
+    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
+
+
+def _attention_backward(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+    """Its gradient: the scores again, then those of values, weights, queries and keys."""
+    return 2 * q[0] * q[1] * q[2] * k[2] * (3 * q[3] + 2 * v[3])
+
+
+ATEN = torch.ops.aten
+FUSED = {
+    ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+@contextmanager
+def counted() -> Iterator[FlopCounterMode]:
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as mode:
+        yield mode
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_flops_of_training(both: Both, batch: int) -> None:
+    ids = both.tokens(batch, SPAN)
+    with counted() as mode:
+        both.module(ids, labels=ids).loss.backward()
+    assert mode.get_total_flops() == both.executed("train", batch, SPAN, SPAN).workload_total
+
+
+@pytest.mark.parametrize(("batch", "past", "new"), [(2, 0, SPAN), (2, 20, 9), (1, 3, 2), (3, 38, 5)])
+def test_flops_of_prefill(both: Both, batch: int, past: int, new: int) -> None:
+    _, mode = _cached(both, batch, past, new)
+    assert mode.get_total_flops() == both.executed("prefill", batch, new, past + new).workload_total
+
+
+@pytest.mark.parametrize(("batch", "past"), [(1, 0), (2, 3), (3, SPAN)])
+def test_flops_of_decoding(both: Both, batch: int, past: int) -> None:
+    _, mode = _cached(both, batch, past, 1)
+    assert mode.get_total_flops() == both.executed("decode", batch, 1, past + 1).workload_total
+
+
+def test_flops_by_component(both: Both) -> None:
+    """What every module runs is what the plan says of its component."""
+    _, mode = _cached(both, 2, 0, SPAN)
+    run = dict.fromkeys(("attention", "dense_ffn"), 0)
+    for name, counts in mode.get_flop_counts().items():
+        for part, component in (("self_attn", "attention"), ("mlp", "dense_ffn")):
+            if re.fullmatch(rf".*layers\.\d+\.{part}", name):
+                run[component] += sum(counts.values())
+    run["head"] = mode.get_total_flops() - sum(run.values())
+    planned = both.executed("prefill", 2, SPAN, SPAN).by_component
+    assert {component: flops for component, flops in planned.items() if flops} == {c: n for c, n in run.items() if n}
+
+
+@torch.no_grad()
+def _cached(both: Both, batch: int, past: int, new: int) -> tuple[Tensor, FlopCounterMode]:
+    ids = both.tokens(batch, past + new)
+    cache = both.module.new_cache(batch, past + new)
+    if past:
+        both.module(ids[:, :past], cache=cache)
+    with counted() as mode:
+        return both.module(ids[:, past:], cache=cache).logits, mode
+
+
+# --- bytes ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("batch", "context"), [(1, 1), (2, 7), (3, 90)])
+def test_cache_bytes(both: Both, batch: int, context: int) -> None:
+    planned = count(both.model, both.graph, mode="decode", batch=batch, context=context).kv_cache
+    cache = both.module.new_cache(batch, context, layout=planned.layout)
+    tensors = [cache.lengths, *(store.data for layer in cache.layers for store in vars(layer).values())]
+    held = sum(t.untyped_storage().nbytes() for t in tensors)
+    assert held == cache.bytes() == planned.bytes_total
+    # Beside the stores there is only the length of each row.
+    assert planned.by_component["attention"] == held - 8 * batch
+
+
+def test_cache_bytes_grow_as_the_plan_says(both: Both) -> None:
+    """From one context to the next, where every window is full."""
+    planned = count(both.model, both.graph, mode="decode", context=200).kv_cache
+    module = both.module
+    small, large = (module.new_cache(1, n, layout=planned.layout).bytes() for n in (200, 201))
+    assert large - small == planned.bytes_per_token
+    assert large == 201 * planned.bytes_per_token + planned.bytes_per_sequence_fixed
+
+
+# --- numbers -------------------------------------------------------------------------------------
+@torch.no_grad()
+@pytest.mark.parametrize("chunks", [None, (SPAN,), (7, 1, 1, 20, 11)], ids=str)
+def test_the_graph_gives_the_logits_of_the_module(both: Both, chunks: tuple[int, ...] | None) -> None:
+    """The interpreter knows nothing of how modules are printed."""
+    runtime = _runtime()
+    interpreter = Interpreter(both.graph, dict(both.wide.state_dict()))
+    ids = both.tokens(2, SPAN)
+    ours = None if chunks is None else both.wide.new_cache(2, SPAN)
+    theirs = None if chunks is None else interpreter.new_cache(2, SPAN)
+    assert ours is None or theirs is None or ours.bytes() == theirs.bytes()
+    for part in ids.split(chunks or (SPAN,), 1):
+        rows = runtime.Rows.whole(part)
+        (got,) = interpreter.run(part, runtime._time(rows, None, theirs), theirs)
+        if theirs is not None:
+            theirs.advance(rows.count, rows.known)
+        want = both.wide(part, cache=ours).logits
+        assert got.dtype == want.dtype == torch.float64
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-12 * max(1.0, want.abs().max().item()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_the_graph_sees_rows_as_the_module_does(both: Both, packed: bool) -> None:
+    runtime = _runtime()
+    interpreter = Interpreter(both.graph, dict(both.wide.state_dict()))
+    ids = both.tokens(2, SPAN)
+    sequences = torch.zeros_like(ids)
+    sequences[0, 3:17], sequences[0, 20:] = 1, 2 if packed else 1
+    sequences[1, :31] = 5
+    given = {"sequence_ids": sequences} if packed else {"attention_mask": sequences.clamp(max=1)}
+    rows = runtime._rows(ids, cache=None, **given)
+    (got,) = interpreter.run(rows.pack(ids), runtime._time(rows, None, None))
+    want = both.wide(ids, **given).logits
+    at = sequences > 0
+    torch.testing.assert_close(
+        rows.unpack(got)[at], want[at], rtol=0, atol=1e-12 * max(1.0, want[at].abs().max().item())
+    )
+
+
+def _runtime() -> ModuleType:
+    """The run time before a build copies it into a package."""
+    return import_module(f"{torch_package().__name__}.runtime.model")
