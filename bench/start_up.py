@@ -1,7 +1,7 @@
 """Cold process times of the commands against bare Python, and the slowest imports: ``python -m bench.start_up``.
 
-Every figure is the median of so many fresh processes, each with its own empty output folder; the parser's cache is warm, as it
-is after the first run on a machine. Times of a loaded machine say little: the line of bare Python tells how loaded it is.
+Every figure is the median of so many fresh processes; the parser's cache is warm, as it is after the first run on a
+machine. Times of a loaded machine say little: the line of bare Python tells how loaded it is.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ def environment() -> dict[str, str]:
 def slowest_imports(argv: list[str], folder: str, count: int) -> list[tuple[float, str]]:
     """(milliseconds of its own, top-level package) of the packages that a command spends most on importing."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", *argv], cwd=folder, env=environment(), check=True, capture_output=True, text=True
+        [sys.executable, "-X", "importtime", *argv],
+        cwd=folder,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
     )
     spent: dict[str, float] = {}
     for line in done.stderr.splitlines():
@@ -57,7 +62,7 @@ def slowest_imports(argv: list[str], folder: str, count: int) -> list[tuple[floa
 
 def main() -> None:
     """Prints both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Cold process times of the commands against bare Python.")
     parser.add_argument("--runs", type=int, default=7, help="processes per command")
     runs = parser.parse_args().runs
     with tempfile.TemporaryDirectory() as folder:

@@ -41,8 +41,15 @@ def archc(folder: Path, *argv: str) -> str:
 
 def process(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     """A finished Python process in a folder, from which this checkout and the folder's packages can be imported."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder / "build")]), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    return subprocess.run([sys.executable, *argv], cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder / "build")]),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "80",
+    }
+    return subprocess.run(
+        [sys.executable, *argv], cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture
@@ -57,13 +64,18 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_blocks_are_found() -> None:
-    assert [block.name for block in blocks(ROOT / "docs/language.md") if block.language == "arch"] == ["base.arch", "child.arch"]
+    assert [block.name for block in blocks(ROOT / "docs/language.md") if block.language == "arch"] == [
+        "base.arch",
+        "child.arch",
+    ]
     assert {block.language for block in blocks(ROOT / "docs/drawers.md")} >= {"python", "arch"}
 
 
 def test_every_spec_has_a_name() -> None:
     """So that the next test sees it."""
-    nameless = [path.name for path in DOCUMENTS for block in blocks(path) if block.language == "arch" and not block.name]
+    nameless = [
+        path.name for path in DOCUMENTS for block in blocks(path) if block.language == "arch" and not block.name
+    ]
     assert not nameless
 
 
@@ -133,7 +145,11 @@ def test_python_runs(document: str, tmp_path: Path) -> None:
     """The Python of a document, block after block, on the tiny twin of the spec it speaks of."""
     archc(tmp_path, "build", "llama_3_1_8b", "--tiny")
     parts = [block.text for block in blocks(ROOT / document) if block.language == "python" and "import" in block.text]
-    rest = [block.text for block in blocks(ROOT / document) if block.language == "python" and not block.text.startswith("class ")]
+    rest = [
+        block.text
+        for block in blocks(ROOT / document)
+        if block.language == "python" and not block.text.startswith("class ")
+    ]
     assert parts
     done = process(tmp_path, "-c", "\n".join(rest))
     assert done.returncode == 0, done.stderr

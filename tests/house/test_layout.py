@@ -34,7 +34,9 @@ def test_files_are_found() -> None:
 
 
 def test_no_file_is_too_long() -> None:
-    long = {str(path.relative_to(ROOT)): n for path in files(CODE) if (n := len(path.read_text().splitlines())) > HARD_LIMIT}
+    long = {
+        str(path.relative_to(ROOT)): n for path in files(CODE) if (n := len(path.read_text().splitlines())) > HARD_LIMIT
+    }
     assert not long
 
 

@@ -76,7 +76,9 @@ def test_an_op_is_documented_and_prints(kind: str) -> None:
 
 
 def test_every_op_is_built_by_a_drawer_or_a_test() -> None:
-    unused = set(OPS) - called("archc/drawers", "archc/graph", "archc/plan", "tests/hard_cases", "tests/ops", "tests/graph")
+    unused = set(OPS) - called(
+        "archc/drawers", "archc/graph", "archc/plan", "tests/hard_cases", "tests/ops", "tests/graph"
+    )
     assert not unused, "ops that nothing builds: their shape and cost rules are never run"
 
 

@@ -69,7 +69,13 @@ def run(argv: list[str], folder: Path, absent: set[str]) -> dict:
     (folder / "toy.arch").write_text(TOY, encoding="utf-8")
     code = RUN.format(absent=sorted(absent), argv=argv)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -93,6 +99,16 @@ def test_runs_without_torch(command: str, tmp_path: Path) -> None:
 
 def test_the_hook_sees_torch(tmp_path: Path) -> None:
     """The check itself: what asks for torch is found out."""
-    code = RUN.format(absent=["torch"], argv=["--version"]).replace("from archc.cli import main", "import archc.cli\nmain = __import__('torch')")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    code = RUN.format(absent=["torch"], argv=["--version"]).replace(
+        "from archc.cli import main", "import archc.cli\nmain = __import__('torch')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert "No module named 'torch'" in done.stderr

@@ -39,11 +39,24 @@ def archc(path: Path, folder: Path, *argv: str) -> str:
 
 def test_contents(installed: Path) -> None:
     assert {path.name for path in installed.iterdir()} >= {"archc"}
-    assert {path.name for path in (installed / "archc" / "_data").iterdir()} == {"grammar", "kernels", "specs", "templates"}
+    assert {path.name for path in (installed / "archc" / "_data").iterdir()} == {
+        "grammar",
+        "kernels",
+        "specs",
+        "templates",
+    }
     assert not list(installed.rglob("__pycache__"))
     for part in ("grammar", "kernels", "specs", "templates"):
-        ours = {path.relative_to(ROOT / part) for path in (ROOT / part).rglob("*") if path.is_file() and path.suffix != ".pyc"}
-        theirs = {path.relative_to(installed / "archc/_data" / part) for path in (installed / "archc/_data" / part).rglob("*") if path.is_file()}
+        ours = {
+            path.relative_to(ROOT / part)
+            for path in (ROOT / part).rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
+        theirs = {
+            path.relative_to(installed / "archc/_data" / part)
+            for path in (installed / "archc/_data" / part).rglob("*")
+            if path.is_file()
+        }
         assert theirs == ours
 
 
@@ -57,13 +70,19 @@ def test_extras_and_command(installed: Path) -> None:
 def test_commands(installed: Path, tmp_path: Path) -> None:
     place = "import archc.resources as r; print(r.specs())"
     env = {**os.environ, "PYTHONPATH": str(installed)}
-    found = subprocess.run([sys.executable, "-P", "-c", place], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", place], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
     assert Path(found.stdout.strip()).is_relative_to(installed)
     archc(installed, tmp_path, "check", "llama_3_1_8b")
     outputs = []
     for path, name in ((installed, "wheel"), (ROOT, "checkout")):
         cost = archc(path, tmp_path, "cost", "llama_3_1_8b", "--format", "json")
         archc(path, tmp_path, "build", "llama_3_1_8b", "-o", name)
-        files = {str(file.relative_to(tmp_path / name)): file.read_bytes() for file in (tmp_path / name).rglob("*") if file.is_file()}
+        files = {
+            str(file.relative_to(tmp_path / name)): file.read_bytes()
+            for file in (tmp_path / name).rglob("*")
+            if file.is_file()
+        }
         outputs.append((cost, files))
     assert outputs[0] == outputs[1]
