@@ -125,7 +125,7 @@ def _kernel(
 
 
 def tile(width: int, rotated: int) -> dict[str, int]:
-    """The tile of a program over heads of this width: whole rows, enough for 2048 channels and for 1024 rotated ones."""
+    """The tile of a program over heads of this width: whole rows, of 2048 channels or 1024 rotated ones or more."""
     block, block_rotated = next_power_of_2(width), max(2, next_power_of_2(rotated))
     return {
         "BLOCK_ROWS": max(1, 2048 // block, min(16, 1024 // block_rotated)),
