@@ -49,7 +49,7 @@ def load_model(package: Path) -> Any:
 
 
 def train(model: Any, corpus: Corpus, seconds: float, checks: int = 6) -> Iterator[Progress]:
-    """Progress after every step; the held-out loss is measured before the first and then `checks` times, last at the end.
+    """Progress after every step; the held-out loss is measured before the first one and at `checks` equal times.
 
     AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), a cosine schedule over the time there is, gradients clipped to
     norm 1. Equal seeds see equal batches; how many steps fit depends on the machine.

@@ -253,15 +253,15 @@ def test_prompts_of_unequal_length_generate_as_alone(data: st.DataObject) -> Non
         assert torch.equal(got[row, ids.shape[1] :], greedy(model, ids[row, valid][None], 6)[0, -6:])
 
 
-def test_a_row_stops_at_its_end_token() -> None:
+def test_generation_stops_at_end_tokens() -> None:
     model, ids = twin(), tokens(2, 9, seed=7)
     free = greedy(model, ids, 8)[:, 9:]
-    end = int(free[0, 2])
-    got = model.generate(ids, max_new_tokens=8, eos=end)[:, 9:]
-    for row, want in zip(got.tolist(), free.tolist(), strict=True):
-        stop = want.index(end) + 1 if end in want else len(want)
-        assert row[:stop] == want[: min(stop, len(row))]
-        assert set(row[stop:]) <= {end}
+    ends = [int(free[0, 2]), int(free[1, 4])]
+    got = model.generate(ids, max_new_tokens=8, eos=ends)[:, 9:]
+    stops = [next(i for i, token in enumerate(row) if token in ends) + 1 for row in free.tolist()]
+    assert got.shape[1] == max(stops), "goes on after every row has ended"
+    for row, want, stop in zip(got.tolist(), free.tolist(), stops, strict=True):
+        assert row == want[:stop] + [want[stop - 1]] * (max(stops) - stop)
 
 
 def test_sampling_repeats_with_its_seed_and_obeys_top_p() -> None:
