@@ -12,9 +12,19 @@ from archc.cli.options import format_option, show, spec_argument, spec_options
 @click.command()
 @spec_argument
 @spec_options
-@click.option("-o", "--out", metavar="DIR", type=click.Path(path_type=Path), default=Path("build"), show_default=True, help="Where to write it.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("build"),
+    show_default=True,
+    help="Where to write it.",
+)
 @click.option("--tiny", is_flag=True, help="The CPU-size twin: every drawer, layer kind and transition, small widths.")
-@click.option("--check", "only_check", is_flag=True, help="Write nothing; fail if what stands there is not what would be written.")
+@click.option(
+    "--check", "only_check", is_flag=True, help="Write nothing; fail if what stands there is not what would be written."
+)
 @format_option("text", "json")
 def command(
     spec: str,
@@ -50,7 +60,9 @@ def command(
         if format == "json":
             _json({"package": str(folder), "stale": differing})
         elif differing:
-            click.echo(f"{folder} is stale: {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}; build it again")
+            click.echo(
+                f"{folder} is stale: {', '.join(differing[:5])}{' ...' if len(differing) > 5 else ''}; build it again"
+            )
         else:
             click.echo(f"{folder} is up to date")
         raise SystemExit(1 if differing else 0)

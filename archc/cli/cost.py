@@ -36,11 +36,23 @@ class Quantity(click.ParamType):
 @click.command()
 @spec_argument
 @spec_options
-@click.option("--mode", type=click.Choice(["train", "prefill", "decode"]), default="decode", show_default=True, help="What is run.")
+@click.option(
+    "--mode",
+    type=click.Choice(["train", "prefill", "decode"]),
+    default="decode",
+    show_default=True,
+    help="What is run.",
+)
 @click.option("--batch", type=Quantity(), default=1, show_default=True, help="Rows.")
 @click.option("--seq", type=Quantity(), help="New tokens a row in train and prefill; by default 4Ki.")
-@click.option("--context", type=Quantity(), help="Tokens a row has at the end, the new ones included; decode: by default the model's context.")
-@click.option("--explain", "key", metavar="KEY", help="Take one figure apart: its terms and the spec lines behind them.")
+@click.option(
+    "--context",
+    type=Quantity(),
+    help="Tokens a row has at the end, the new ones included; decode: by default the model's context.",
+)
+@click.option(
+    "--explain", "key", metavar="KEY", help="Take one figure apart: its terms and the spec lines behind them."
+)
 @format_option("text", "json")
 def command(
     spec: str,
@@ -125,9 +137,22 @@ def _table(report: Report) -> None:
         ideal, executed, kept = (d.by_component[name] for d in (f.ideal, f.executed, c))
         if n or ideal or executed or kept:
             share = f"{100 * n / p.total:.1f} %" if p.total else ""
-            table.add_row(name, f"{n:,}" if n else "-", share, *(flops_text(x) if x else "-" for x in (ideal, executed)), bytes_text(kept) if kept else "-")
+            table.add_row(
+                name,
+                f"{n:,}" if n else "-",
+                share,
+                *(flops_text(x) if x else "-" for x in (ideal, executed)),
+                bytes_text(kept) if kept else "-",
+            )
     table.add_section()
-    total = ("total", f"{p.total:,}", "100 %", flops_text(f.ideal.workload_total), flops_text(f.executed.workload_total), bytes_text(c.bytes_total))
+    total = (
+        "total",
+        f"{p.total:,}",
+        "100 %",
+        flops_text(f.ideal.workload_total),
+        flops_text(f.executed.workload_total),
+        bytes_text(c.bytes_total),
+    )
     table.add_row(*total, style="bold")
     console.print(table)
     console.print()
@@ -135,9 +160,18 @@ def _table(report: Report) -> None:
     facts.add_column(style="dim")
     facts.add_column()
     rows = [
-        ("active a token", f"{p.active:,} with embedding and head, {p.active_without_embedding:,} without the embedding, {p.active_core:,} without both"),
-        ("FLOPs a token", f"forward {flops_text(f.ideal.forward_per_token)} ideal, {flops_text(f.executed.forward_per_token)} executed; with backward {flops_text(f.ideal.train_per_token)}"),
-        ("cache", f"{bytes_text(c.bytes_per_token)} a token and {bytes_text(c.bytes_per_sequence_fixed)} a row, stored as {c.layout}"),
+        (
+            "active a token",
+            f"{p.active:,} with embedding and head, {p.active_without_embedding:,} without the embedding, {p.active_core:,} without both",
+        ),
+        (
+            "FLOPs a token",
+            f"forward {flops_text(f.ideal.forward_per_token)} ideal, {flops_text(f.executed.forward_per_token)} executed; with backward {flops_text(f.ideal.train_per_token)}",
+        ),
+        (
+            "cache",
+            f"{bytes_text(c.bytes_per_token)} a token and {bytes_text(c.bytes_per_sequence_fixed)} a row, stored as {c.layout}",
+        ),
     ]
     for row in rows:
         facts.add_row(*row)
@@ -171,5 +205,7 @@ def _explained(e: Explanation) -> None:
         for column in ("set by", "value", "where"):
             table.add_column(column)
         for source in e.sources:
-            table.add_row(f"{source.drawer}: {source.field}", source.value, ", then ".join(str(s) for s in source.spans))
+            table.add_row(
+                f"{source.drawer}: {source.field}", source.value, ", then ".join(str(s) for s in source.spans)
+            )
         console.print(table)

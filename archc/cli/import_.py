@@ -17,7 +17,13 @@ from archc.importers import identifier, load_config
 
 @click.command("import")
 @click.argument("config", metavar="CONFIG.json", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--out", metavar="SPEC", type=click.Path(dir_okay=False, path_type=Path), help="Where to write it; by default standard output.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="SPEC",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write it; by default standard output.",
+)
 @click.option("--name", metavar="NAME", help="What to call the model; by default after SPEC, the config or its folder.")
 @click.option("--mtp", is_flag=True, help="Import multi-token prediction too, where the model has it.")
 @strict_option

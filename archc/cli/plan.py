@@ -28,7 +28,12 @@ def command(
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
     graph = plan(resolved)
-    facts = {"model": resolved.name, "schedule": _schedule(resolved), "graph": _graph(graph), "kernels": _kernels(graph)}
+    facts = {
+        "model": resolved.name,
+        "schedule": _schedule(resolved),
+        "graph": _graph(graph),
+        "kernels": _kernels(graph),
+    }
     if format == "json":
         import json
 
@@ -76,7 +81,10 @@ def _graph(graph: Graph) -> list[dict[str, Any]]:
                 found += rows(item, times)
         return found
 
-    return [{"scope": "step", "class": "Step", "times": 1, "nodes": rows(graph.steps, 1)[0]["nodes"]}, *rows(graph.root, 1)]
+    return [
+        {"scope": "step", "class": "Step", "times": 1, "nodes": rows(graph.steps, 1)[0]["nodes"]},
+        *rows(graph.root, 1),
+    ]
 
 
 def _kernels(graph: Graph) -> list[dict[str, Any]]:
@@ -93,7 +101,11 @@ def _kernels(graph: Graph) -> list[dict[str, Any]]:
     rows = []
     for name, ops in sorted(used.items()):
         fused = "triton" in (resources.kernels() / f"{name}.py").read_text()
-        why = "Triton on a GPU, the PyTorch reference elsewhere" if fused else "PyTorch: there is no fused kernel of it yet"
+        why = (
+            "Triton on a GPU, the PyTorch reference elsewhere"
+            if fused
+            else "PyTorch: there is no fused kernel of it yet"
+        )
         rows.append({"kernel": name, "ops": sorted(ops), "why": why})
     return rows
 

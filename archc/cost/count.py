@@ -32,7 +32,9 @@ ASSUMPTIONS = (
 )
 
 
-def workload(model: Model, mode: Mode, batch: int, seq: int | None, context: int | None) -> tuple[Workload, WorkloadReport]:
+def workload(
+    model: Model, mode: Mode, batch: int, seq: int | None, context: int | None
+) -> tuple[Workload, WorkloadReport]:
     """The workload that the options mean; ``seq`` defaults to 4096 (or the model's context) and decode's context to the model's."""
     if mode == "decode":
         new, total = 1, model.context if context is None else context
@@ -49,7 +51,15 @@ def workload(model: Model, mode: Mode, batch: int, seq: int | None, context: int
     return Workload(batch=batch, new=new, past=total - new, cached=mode != "train"), shown
 
 
-def count(model: Model, graph: Graph, *, mode: Mode = "decode", batch: int = 1, seq: int | None = None, context: int | None = None) -> Report:
+def count(
+    model: Model,
+    graph: Graph,
+    *,
+    mode: Mode = "decode",
+    batch: int = 1,
+    seq: int | None = None,
+    context: int | None = None,
+) -> Report:
     """The cost of a planned model under a workload. Raises ValueError for a workload that cannot be."""
     w, shown = workload(model, mode, batch, seq, context)
     return Report(
@@ -68,14 +78,17 @@ def params(graph: Graph) -> Params:
     total = dict.fromkeys(COMPONENTS, 0)
     active = dict.fromkeys(COMPONENTS, 0)
     buffers = 0
-    for p in graph.parameters():
-        n = math.prod(p.spec.shape)
-        if p.spec.buffer:
-            buffers += n
-            continue
-        used, of = p.spec.share
-        total[p.component] += n
-        active[p.component] += n * used // of
+    for scope, times in graph.scopes():
+        for value in scope.params:
+            spec = value.param
+            assert spec is not None
+            n = times * math.prod(spec.shape)
+            if spec.buffer:
+                buffers += n
+                continue
+            used, of = spec.share
+            total[scope.owners[spec.name]] += n
+            active[scope.owners[spec.name]] += n * used // of
     main = sum(active.values()) - active["mtp"]
     return Params(
         total=sum(total.values()) - total["mtp"],
@@ -124,13 +137,15 @@ def kv_cache(graph: Graph, layout: str, *, batch: int, max_tokens: int, max_rewi
     element = LAYOUT_BYTES[layout]
     growing, fixed = 0.0, LENGTH_BYTES
     by_component = dict.fromkeys(COMPONENTS, 0)
-    for _, _, store, component in graph.states():
-        whole = cache_bytes(store, max_tokens=max_tokens, max_rewind=max_rewind, element=element)
-        by_component[component] += batch * whole
-        if isinstance(store, Table):
-            growing += cache_bytes(store, max_tokens=store.every, max_rewind=0, element=element) / store.every
-        else:
-            fixed += whole
+    for scope, times in graph.scopes():
+        for name, store in scope.states.items():
+            whole = times * cache_bytes(store, max_tokens=max_tokens, max_rewind=max_rewind, element=element)
+            by_component[scope.owners[f"state.{name}"]] += batch * whole
+            if isinstance(store, Table):
+                one = cache_bytes(store, max_tokens=store.every, max_rewind=0, element=element)
+                growing += times * one / store.every
+            else:
+                fixed += whole
     return KvCache(
         bytes_per_token=_whole(growing),
         bytes_per_sequence_fixed=fixed,

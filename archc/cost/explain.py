@@ -11,7 +11,7 @@ from typing import Any
 from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, node_cost
 from archc.cost.report import Report
 from archc.diagnostics import Span
-from archc.graph import Graph, Node, Scope
+from archc.graph import Graph, Scope
 from archc.ops import Table, Workload
 from archc.ops.time import cache_bytes
 from archc.schema import Drawer, Model
@@ -53,7 +53,8 @@ class Explanation:
             "value": self.value,
             "terms": [asdict(t) for t in self.terms],
             "sources": [
-                {"drawer": s.drawer, "field": s.field, "value": s.value, "spans": [str(x) for x in s.spans]} for s in self.sources
+                {"drawer": s.drawer, "field": s.field, "value": s.value, "spans": [str(x) for x in s.spans]}
+                for s in self.sources
             ],
         }
 
@@ -104,22 +105,17 @@ def _params(graph: Graph, rest: str, component: str | None) -> list[tuple[Term, 
 
 def _parameters(graph: Graph):
     """(scope, name with the layer left open, spec, component, times) of every distinct parameter."""
-    for scope, times in _scopes(graph):
+    for scope, times in graph.scopes():
         for value in scope.params:
             assert value.param is not None
             name = ".".join((*scope.path(), value.param.name))
-            yield scope, re.sub(r"\.layers\.\d+\.", ".layers.*.", name), value.param, scope.owners[value.param.name], times
-
-
-def _scopes(graph: Graph) -> Iterable[tuple[Scope, int]]:
-    """Every distinct scope with the number of layers that use it."""
-    times = {id(graph.root): 1}
-    for scope in graph.root.scopes():
-        if scope.parent is not None and id(scope) not in times:
-            stack = next((s for s in scope.parent.items if not isinstance(s, Node | Scope) and scope in s.kinds), None)
-            inner = 1 if stack is None else len(stack.indices(stack.kinds.index(scope)))
-            times[id(scope)] = inner * times[id(scope.parent)]
-        yield scope, times[id(scope)]
+            yield (
+                scope,
+                re.sub(r"\.layers\.\d+\.", ".layers.*.", name),
+                value.param,
+                scope.owners[value.param.name],
+                times,
+            )
 
 
 def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
@@ -138,14 +134,19 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
         shapes = " , ".join(str(v.type) for v in node.ins if v.type.dtype != "none")
         sizes = f"B = {w.batch}, S = {w.new}, T = {w.total}"
         what = f"{node.component}: {node.op.kind} {node.name or ''}".rstrip()
-        out.append((Term(what=what, count=times, formula=f"{shapes} -> {node.outs[0].type} with {sizes}", total=total), node.scope))
+        out.append(
+            (
+                Term(what=what, count=times, formula=f"{shapes} -> {node.outs[0].type} with {sizes}", total=total),
+                node.scope,
+            )
+        )
     return out
 
 
 def _cache(graph: Graph, report: Report, component: str | None) -> list[tuple[Term, Scope]]:
     element, context, batch = LAYOUT_BYTES[report.kv_cache.layout], report.workload.context, report.workload.batch
     out = []
-    for scope, times in _scopes(graph):
+    for scope, times in graph.scopes():
         for name, store in scope.states.items():
             if component is not None and scope.owners[f"state.{name}"] != component:
                 continue
@@ -153,9 +154,21 @@ def _cache(graph: Graph, report: Report, component: str | None) -> list[tuple[Te
             shape = " x ".join(map(str, store.shape))
             what = f"{'table' if isinstance(store, Table) else 'ring'} {name}"
             total = batch * times * cache_bytes(store, max_tokens=context, max_rewind=DEFAULT_REWIND, element=element)
-            out.append((Term(what=what, count=batch * times, formula=f"{rows:,} x {shape} x {element} bytes", total=total), scope))
+            out.append(
+                (
+                    Term(what=what, count=batch * times, formula=f"{rows:,} x {shape} x {element} bytes", total=total),
+                    scope,
+                )
+            )
     if component is None:
-        out.append((Term(what="lengths of the rows", count=batch, formula=f"{LENGTH_BYTES} bytes", total=batch * LENGTH_BYTES), graph.root))
+        out.append(
+            (
+                Term(
+                    what="lengths of the rows", count=batch, formula=f"{LENGTH_BYTES} bytes", total=batch * LENGTH_BYTES
+                ),
+                graph.root,
+            )
+        )
     return out
 
 
@@ -173,4 +186,9 @@ def _sources(model: Model, scopes: Iterable[Scope]) -> Iterable[Source]:
         for field, spans in drawer.origin.fields.items():
             value = getattr(drawer, field, None)
             if isinstance(value, int | float | str | bool) and spans:
-                yield Source(drawer=who, field=field, value=f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value), spans=tuple(spans))
+                yield Source(
+                    drawer=who,
+                    field=field,
+                    value=f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
+                    spans=tuple(spans),
+                )

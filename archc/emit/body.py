@@ -23,10 +23,18 @@ class Body:
     """
 
     def __init__(
-        self, scope: Scope, flow: Flow, names: dict[Value, str], keep: Iterable[Value], reserved: frozenset[str], indent: int = 8
+        self,
+        scope: Scope,
+        flow: Flow,
+        names: dict[Value, str],
+        keep: Iterable[Value],
+        reserved: frozenset[str],
+        indent: int = 8,
     ) -> None:
         self.scope, self.flow, self.indent = scope, flow, indent
-        self.reserved = reserved | frozenset(keyword.kwlist) | frozenset({"self", "step", "state"}) | frozenset(dir(builtins))
+        self.reserved = (
+            reserved | frozenset(keyword.kwlist) | frozenset({"self", "step", "state"}) | frozenset(dir(builtins))
+        )
         self.name = dict(names)
         self.bound = {n: v for v, n in names.items()}
         self.items = list(scope.items)
@@ -131,7 +139,12 @@ class Body:
         outs = self.flow.gives(scope)
         if not outs:
             return  # only its parameters are read
-        if len(outs) == 1 and not self.scope.hints.get(outs[0]) and self.count[outs[0]] == 1 and self.last[outs[0]] == i + 1:
+        if (
+            len(outs) == 1
+            and not self.scope.hints.get(outs[0])
+            and self.count[outs[0]] == 1
+            and self.last[outs[0]] == i + 1
+        ):
             self.inline[outs[0]] = scope  # read by the very next item: no order of effects changes
             self._extend(scope, i + 1)
             return
@@ -148,7 +161,11 @@ class Body:
             self.name[out], self.bound[name] = name, out
         state = ", ".join(args)
         pad = " " * self.indent
-        loop = (f"for layer in self.{stack.name}:", f"    step.record({args[0]})", f"    {state} = layer({state}, step)")
+        loop = (
+            f"for layer in self.{stack.name}:",
+            f"    step.record({args[0]})",
+            f"    {state} = layer({state}, step)",
+        )
         self.lines += [Line(pad + code) for code in loop]
 
     def returns(self, values: list[Value], after: Callable[[str], str] | None = None) -> list[Line]:

@@ -50,7 +50,9 @@ class Classes:
         body = [*self.init(scope, slots), "", *self._forward(scope)]
         for name in self._names(scope):
             head = [f"class {name}(nn.Module):", *docstring(scope.doc or f"{name}.", 4), "", *_keeps(scope)]
-            arguments = ", ".join(["self", *(["layer: int"] if takes_layer else []), *(f"{s}: nn.Module" for s in slots)])
+            arguments = ", ".join(
+                ["self", *(["layer: int"] if takes_layer else []), *(f"{s}: nn.Module" for s in slots)]
+            )
             text = "\n".join([*head, f"    def __init__({arguments}) -> None:", "        super().__init__()", *body])
             known = self.classes.get(name)
             if known is None or known.text == text:
@@ -124,7 +126,13 @@ class Classes:
         made = [text for start, stop, kind in runs for text in self._run(stack.kinds[kind], start, stop)]
         if len(made) == 1 and made[0].startswith("*("):
             return [f"        self.{stack.name} = nn.ModuleList({made[0].removeprefix('*(').removesuffix(')')})"]
-        return [f"        self.{stack.name} = nn.ModuleList(", "            [", *(f"                {m}," for m in made), "            ]", "        )"]
+        return [
+            f"        self.{stack.name} = nn.ModuleList(",
+            "            [",
+            *(f"                {m}," for m in made),
+            "            ]",
+            "        )",
+        ]
 
     def _run(self, scope: Scope, start: int, stop: int) -> list[str]:
         """Constructors of the equal layers start .. stop - 1."""
@@ -151,7 +159,11 @@ class Classes:
         lines = body.returns(gives, (lambda result: f"step.record({result})") if stack is not None else None)
         if body.reads_state:
             lines = [Line("        state = step.state(self.layer)"), *lines]
-        arguments = ["self", *(f"{names[v]}: Tensor" for v in takes), *(["step: Step"] if self.flow.reads_step(scope) else [])]
+        arguments = [
+            "self",
+            *(f"{names[v]}: Tensor" for v in takes),
+            *(["step: Step"] if self.flow.reads_step(scope) else []),
+        ]
         result = "Tensor" if len(gives) == 1 else f"tuple[{', '.join(['Tensor'] * len(gives))}]"
         return [f"    def forward({', '.join(arguments)}) -> {result}:", *aligned(lines)]
 
@@ -159,7 +171,9 @@ class Classes:
 def _keeps(scope: Scope) -> list[str]:
     if not scope.states:
         return []
-    stores = ast.Dict(keys=[ast.Constant(value=k) for k in scope.states], values=[s.code() for s in scope.states.values()])
+    stores = ast.Dict(
+        keys=[ast.Constant(value=k) for k in scope.states], values=[s.code() for s in scope.states.values()]
+    )
     lines = plain("keeps = ", stores, 4)
     if len(lines[0]) > 110:
         lines = ["    keeps = {", *(f'        "{k}": {source(s.code())},' for k, s in scope.states.items()), "    }"]
@@ -171,7 +185,9 @@ def _with_std(made: ast.expr, specs: list[ParamSpec]) -> ast.expr:
     std = next((s.std for s in specs if s.std is not None and s.std != DEFAULT_STD), None)
     if std is None or not isinstance(made, ast.Call):
         return made
-    return ast.Call(func=made.func, args=made.args, keywords=[*made.keywords, ast.keyword(arg="std", value=ast.Constant(value=std))])
+    return ast.Call(
+        func=made.func, args=made.args, keywords=[*made.keywords, ast.keyword(arg="std", value=ast.Constant(value=std))]
+    )
 
 
 def _raw(spec: ParamSpec) -> list[str]:
@@ -185,7 +201,9 @@ def _held(owner: str, specs: list[ParamSpec]) -> list[str]:
     """The declaration of parameters under a dotted name that an equation uses directly."""
     (first, *others) = specs
     if not others and len(first.shape) == 2 and first.init == "normal":  # the weight of a linear map in all but its use
-        return [f"        self.{owner} = {source(_with_std(expr('Linear(i, o)', i=first.shape[1], o=first.shape[0]), specs))}"]
+        return [
+            f"        self.{owner} = {source(_with_std(expr('Linear(i, o)', i=first.shape[1], o=first.shape[0]), specs))}"
+        ]
     values = ", ".join(f'"{s.name.rpartition(".")[2]}": {_value(s)}' for s in specs)
     return [f"        self.{owner} = nn.ParameterDict({{{values}}})"]
 

@@ -35,7 +35,9 @@ class Flow:
         made = {v for n in scope.nodes() for v in n.outs} | {v for s in _stacks(scope) for v in s.outs}
         made |= {v for s in _stacks(scope) for kind in s.kinds for v in kind.args}
         found = dict.fromkeys(scope.args)
-        read = {v: None for n in scope.nodes() for v in n.ins} | dict.fromkeys(v for s in _stacks(scope) for v in s.args)
+        read = {v: None for n in scope.nodes() for v in n.ins} | dict.fromkeys(
+            v for s in _stacks(scope) for v in s.args
+        )
         for value in read:
             foreign = value.param is not None and not scope.holds(value.scope)
             loose = value.param is None and value.step is None and value.state is None and value not in made

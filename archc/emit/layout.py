@@ -47,7 +47,12 @@ class _Quotes(ast.NodeTransformer):
     """Marks plain strings to be printed in double quotes, as ruff format would."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
-        if isinstance(node.value, str) and '"' not in node.value and "\\" not in node.value and node.value.isprintable():
+        if (
+            isinstance(node.value, str)
+            and '"' not in node.value
+            and "\\" not in node.value
+            and node.value.isprintable()
+        ):
             return ast.Name(id=f'"{node.value}"', ctx=ast.Load())
         return node
 
@@ -77,7 +82,11 @@ def _broken(prefix: str, value: ast.expr, indent: int, suffix: str = "") -> list
             parts: list[tuple[str, ast.expr]] = [("", a) for a in args] + [(f"{k.arg}=", k.value) for k in keywords]
             if isinstance(func, ast.Attribute) and not args and not keywords or not parts:
                 return [whole]
-            if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Call) and len(source(func.value)) > WIDTH // 2:
+            if (
+                isinstance(func, ast.Attribute)
+                and isinstance(func.value, ast.Call)
+                and len(source(func.value)) > WIDTH // 2
+            ):
                 tail = f".{func.attr}({', '.join(p + source(v) for p, v in parts)}){suffix}"
                 return _broken(prefix, func.value, indent, tail)
             head, end = f"{pad}{prefix}{source(func)}(", f"{pad}){suffix}"

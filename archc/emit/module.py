@@ -78,7 +78,11 @@ def _computed(graph: Graph) -> list[Node]:
 
 
 def _step(graph: Graph) -> str:
-    lines = ["@dataclass(kw_only=True)", "class Step(StepBase):", '    """What every layer may read, computed once per forward."""']
+    lines = [
+        "@dataclass(kw_only=True)",
+        "class Step(StepBase):",
+        '    """What every layer may read, computed once per forward."""',
+    ]
     fields = []
     for node in _computed(graph):
         value = node.outs[0]
@@ -136,7 +140,14 @@ def _make_step(graph: Graph) -> list[str]:
 def _head(graph: Graph, flow: Flow, backbone: Scope, reserved: frozenset[str]) -> list[str]:
     """From the last hidden state to logits: what the root does after the backbone."""
     root = graph.root
-    tail = Scope(root.name, root.cls, None, items=[i for i in root.items if i is not backbone], modules=root.modules, hints=root.hints)
+    tail = Scope(
+        root.name,
+        root.cls,
+        None,
+        items=[i for i in root.items if i is not backbone],
+        modules=root.modules,
+        hints=root.hints,
+    )
     for node in tail.nodes():
         node.scope = tail
     body = Body(tail, flow, dict.fromkeys(flow.gives(backbone), "x"), root.returns, reserved)
@@ -157,7 +168,10 @@ def _imports(body: str, names: dict[str, str], above: str) -> tuple[list[str], t
     if re.search(r"\bF\.", body):
         lines.append("import torch.nn.functional as F")
     lines += ["from torch import Tensor, nn", ""]
-    lines += [f"from {above}{module} import {', '.join(sorted(found, key=_import_order))}" for module, found in sorted(wanted.items())]
+    lines += [
+        f"from {above}{module} import {', '.join(sorted(found, key=_import_order))}"
+        for module, found in sorted(wanted.items())
+    ]
     return lines, tuple(sorted(wanted))
 
 

@@ -22,7 +22,9 @@ RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 """Runtime modules that every package exports from."""
 
 
-def files(model: Model, graph: Graph, tiny: Model, tiny_graph: Graph, cost: dict[str, Any], tiny_cost: dict[str, Any]) -> dict[str, str]:
+def files(
+    model: Model, graph: Graph, tiny: Model, tiny_graph: Graph, cost: dict[str, Any], tiny_cost: dict[str, Any]
+) -> dict[str, str]:
     """Every file of a package by its relative path.
 
     ``cost`` and ``tiny_cost`` hold cost reports by mode, as plain data.
@@ -111,7 +113,9 @@ def _closure(modules: set[str]) -> list[str]:
 def _render(path: Path, **context: Any) -> str:
     import jinja2
 
-    env = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    env = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     env.filters["thousands"] = lambda n: f"{n:,}"
     return env.from_string(path.read_text()).render(**context)
 
@@ -156,6 +160,8 @@ def stale(content: dict[str, str], folder: Path) -> list[str]:
     there = {
         str(p.relative_to(folder)): p.read_text(encoding="utf-8")
         for p in folder.rglob("*")
-        if p.is_file() and "__pycache__" not in p.parts and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        if p.is_file()
+        and "__pycache__" not in p.parts
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     }
     return sorted(name for name in content.keys() | there.keys() if content.get(name) != there.get(name))

@@ -139,8 +139,13 @@ class Builder(Vocabulary):
             numbered = (f"{names[-1]}_{n}" for n in count(2))
             taken = {v.step for v in self._steps.values()}
             here, self.here = self.here, self.graph.steps
-            value = self.emit(kind, None, values, fields)
-            value.step, self.here = next(n for n in chain(names, numbered) if n not in taken), here
+            try:
+                value = self.emit(kind, None, values, fields)
+            except BuildError as error:
+                raise BuildError(here, error.what) from error  # whoever asked for it is to blame
+            finally:
+                self.here = here
+            value.step = next(n for n in chain(names, numbered) if n not in taken)
             self._steps[key] = value
         return self._steps[key]
 
@@ -179,7 +184,9 @@ class Builder(Vocabulary):
         finally:
             self._component = outer
 
-    def call(self, name: str, cls: str, build: Callable[..., Any], *values: Value, slot: bool = False, doc: str | None = None) -> Any:
+    def call(
+        self, name: str, cls: str, build: Callable[..., Any], *values: Value, slot: bool = False, doc: str | None = None
+    ) -> Any:
         """Runs ``build(g, *values)`` in a scope (a module) of its own and returns what it returns.
 
         ``slot`` makes the module a constructor argument of its parent: parents that differ only there share one class.
@@ -210,11 +217,16 @@ class Builder(Vocabulary):
         ``cls(key)`` names its class. ``state`` goes into the first layer; each layer returns the state of the next, of the same types.
         """
         outer = self.here
-        distinct = list(dict.fromkeys(keys))
-        stack = Stack(name, outer, [], tuple(distinct.index(k) for k in keys), list(state), [])
+        kinds: dict[Hashable, int] = {}
+        known: dict[int, int] = {}  # hashing a layer's drawers is slow, and most layers are the very same object
+        for key in keys:
+            if id(key) not in known:
+                known[id(key)] = kinds.setdefault(key, len(kinds))
+        schedule = tuple(known[id(key)] for key in keys)
+        stack = Stack(name, outer, [], schedule, list(state), [])
         outer.items.append(stack)
-        for i, key in enumerate(distinct):
-            scope = Scope(f"{name}.{keys.index(key)}", cls(key), outer)
+        for key, i in kinds.items():
+            scope = Scope(f"{name}.{schedule.index(i)}", cls(key), outer)
             args = tuple(Value(v.type, scope, self) for v in state)
             forward = build(key)
             scope.doc = _doc(forward)
@@ -225,7 +237,10 @@ class Builder(Vocabulary):
             result = self._run(scope, forward, args)
             got = result if isinstance(result, tuple) else (result,)
             if [v.shape for v in got] != [v.shape for v in state]:  # dtypes are the islands pass's business
-                raise BuildError(scope, f"layer kind {i} returns {', '.join(str(v.type) for v in got)}, the next needs {', '.join(str(v.type) for v in state)}")
+                raise BuildError(
+                    scope,
+                    f"layer kind {i} returns {', '.join(str(v.type) for v in got)}, the next needs {', '.join(str(v.type) for v in state)}",
+                )
             stack.kinds.append(scope)
         stack.outs = [Value(v.type, outer, self) for v in state]
         for out, value in zip(stack.outs, state, strict=True):
@@ -237,7 +252,9 @@ class Builder(Vocabulary):
         scope.args = list(values)
         scope.hints.update({v: self.here.hints[v] for v in values if v in self.here.hints})
         formal = [p for p in inspect.signature(build).parameters.values()][1:]
-        scope.hints.update({v: p.name for v, p in zip(values, formal, strict=False) if p.kind is p.POSITIONAL_OR_KEYWORD})
+        scope.hints.update(
+            {v: p.name for v, p in zip(values, formal, strict=False) if p.kind is p.POSITIONAL_OR_KEYWORD}
+        )
 
     def _run(self, scope: Scope, build: Callable[..., Any], values: Sequence[Value]) -> Any:
         outer, self.here = self.here, scope

@@ -51,7 +51,9 @@ def _usage(op: type[Op]) -> Usage:
             operands.append(f"*{p.name}")
         else:
             operands.append(p.name if p.default is p.empty else f"{p.name}?")
-    hints = {name: hint for base in reversed(op.__mro__) for name, hint in base.__dict__.get("__annotations__", {}).items()}
+    hints = {
+        name: hint for base in reversed(op.__mro__) for name, hint in base.__dict__.get("__annotations__", {}).items()
+    }
     fields = tuple((n, hints[n], "" if d is REQUIRED else repr(d)) for n, d in op.fields.items())
     doc = inspect.cleandoc(op.__doc__ or "")
     return Usage(

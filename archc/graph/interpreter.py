@@ -42,7 +42,7 @@ class Interpreter:
 
         names = {"torch": torch, "Ring": stores.Ring, "Table": stores.Table}
         layers: dict[int, dict[str, Any]] = {}
-        for layer, name, store, _ in self.graph.states():
+        for layer, name, store in self.graph.states():
             layers.setdefault(layer, {})[name] = eval(ast.unparse(store.code()), dict(names))
         keeps = [layers.get(i, {}) for i in range(max(layers, default=-1) + 1)]
         first = next(iter(self.parameters.values()))
@@ -56,7 +56,9 @@ class Interpreter:
         self._items(self.graph.root, values, "", cache)
         return [self._value(v, values, "", None) for v in self.graph.root.returns]
 
-    def call(self, scope: Scope, arguments: list[Any], tokens: Tensor, time: Any, state: Any = None, prefix: str = "") -> list[Any]:
+    def call(
+        self, scope: Scope, arguments: list[Any], tokens: Tensor, time: Any, state: Any = None, prefix: str = ""
+    ) -> list[Any]:
         """The results of one scope for given arguments; ``state`` holds its stores, ``prefix`` leads its parameters' names."""
         values: dict[Value, Any] = dict(zip(scope.args, arguments, strict=True))
         self.names.update(tokens=tokens, time=time)

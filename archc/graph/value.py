@@ -31,7 +31,11 @@ class Value:
         return self.type.shape
 
     def __repr__(self) -> str:
-        what = self.param.name if self.param else self.step or self.state or (self.node.op.kind if self.node else "argument")
+        what = (
+            self.param.name
+            if self.param
+            else self.step or self.state or (self.node.op.kind if self.node else "argument")
+        )
         return f"<{what} {self.type}>"
 
     def _binary(self, sign: str, other: Value | float, *, flip: bool = False) -> Value:
@@ -183,33 +187,36 @@ class Graph:
     steps: Scope
     losses: list[Loss] = field(default_factory=list)
 
+    def scopes(self) -> Iterator[tuple[Scope, int]]:
+        """Every distinct scope with the number of times a forward enters it."""
+        yield from _scopes(self.root, 1)
+
     def walk(self) -> Iterator[tuple[Node, int]]:
         """Every distinct node with the number of times a forward runs it."""
         yield from ((node, 1) for node in self.steps.nodes())
-        yield from _walk(self.root, 1)
+        for scope, times in self.scopes():
+            yield from ((item, times) for item in scope.items if isinstance(item, Node))
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter and buffer by its full name, in the order of the modules."""
         yield from _parameters(self.root, "")
 
-    def states(self) -> Iterator[tuple[int, str, Store, str]]:
-        """(layer, name, store, component) of every slot of state."""
+    def states(self) -> Iterator[tuple[int, str, Store]]:
+        """(layer, name, store) of every slot of state."""
         for stack in (i for s in self.root.scopes() for i in s.items if isinstance(i, Stack)):
             for layer, kind in enumerate(stack.schedule):
                 for scope in stack.kinds[kind].scopes():
-                    for name, store in scope.states.items():
-                        yield layer, name, store, scope.owners.get(f"state.{name}", "attention")
+                    yield from ((layer, name, store) for name, store in scope.states.items())
 
 
-def _walk(scope: Scope, times: int) -> Iterator[tuple[Node, int]]:
+def _scopes(scope: Scope, times: int) -> Iterator[tuple[Scope, int]]:
+    yield scope, times
     for item in scope.items:
-        if isinstance(item, Node):
-            yield item, times
-        elif isinstance(item, Scope):
-            yield from _walk(item, times)
-        else:
+        if isinstance(item, Scope):
+            yield from _scopes(item, times)
+        elif isinstance(item, Stack):
             for k, kind in enumerate(item.kinds):
-                yield from _walk(kind, times * len(item.indices(k)))
+                yield from _scopes(kind, times * item.schedule.count(k))
 
 
 def _parameters(scope: Scope, prefix: str) -> Iterator[Parameter]:

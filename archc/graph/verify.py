@@ -68,7 +68,9 @@ def _stack(stack: Stack, ready: set[Value], where: str) -> None:
         _scope(kind, inside)
         if [v.type for v in kind.returns] != [v.type for v in stack.args]:
             raise GraphError(f"{where}: {kind} does not return the state that the next layer takes")
-        loose = [v for n in kind.nodes() for v in n.ins if v.node is not None and v.step is None and not kind.holds(v.scope)]
+        loose = [
+            v for n in kind.nodes() for v in n.ins if v.node is not None and v.step is None and not kind.holds(v.scope)
+        ]
         if loose:
             raise GraphError(f"{where}: {kind} reads {loose[0]}, which is neither its argument nor of the step")
     ready.update(stack.outs)

@@ -5,7 +5,26 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from archc.ops.base import OPS, B, Cost, Dim, Op, ParamSpec, Role, S, Shape, ShapeError, Size, T, Type, Workload, expr, need, numel, size
+from archc.ops.base import (
+    OPS,
+    B,
+    Cost,
+    Dim,
+    Op,
+    ParamSpec,
+    Role,
+    S,
+    Shape,
+    ShapeError,
+    Size,
+    T,
+    Type,
+    Workload,
+    expr,
+    need,
+    numel,
+    size,
+)
 from archc.ops.time import Ring, Store, Table
 
 for _file in sorted(Path(__file__).parent.glob("[a-z]*.py")):

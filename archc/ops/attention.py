@@ -49,7 +49,10 @@ class Attend(Op):
         need(q.last == keys.last, f"queries have {q.last} channels, keys {keys.last}")
         need(keys.shape[:3] == values.shape[:3], f"keys {keys} and values {values}")
         heads, groups = q.shape[2], keys.shape[2]
-        need(isinstance(heads, int) and isinstance(groups, int) and heads % groups == 0, f"{groups} key heads do not divide {heads} query heads")
+        need(
+            isinstance(heads, int) and isinstance(groups, int) and heads % groups == 0,
+            f"{groups} key heads do not divide {heads} query heads",
+        )
         need(sinks is None or sinks.shape == (heads,), f"{sinks} sinks for {heads} heads")
         return Type((*q.shape[:-1], values.last), q.dtype)
 
@@ -65,7 +68,9 @@ class Attend(Op):
         backward = 2 * executed if stored else 2 * heads * pairs * (3 * q.last + 2 * values.last)
         return executed, 2 * heads * visible_pairs(w, self.window) * wide, backward
 
-    def code(self, q: ast.expr, keys: ast.expr, values: ast.expr, time: ast.expr, sinks: ast.expr | None = None) -> ast.expr:
+    def code(
+        self, q: ast.expr, keys: ast.expr, values: ast.expr, time: ast.expr, sinks: ast.expr | None = None
+    ) -> ast.expr:
         return expr(
             "attend(q, keys, values, time, scale=scale, window=window, sinks=sinks)",
             q=q,

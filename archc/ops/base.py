@@ -195,14 +195,21 @@ class Op:
     def __init_subclass__(cls, *, abstract: bool = False, **kw: Any) -> None:
         # A record by hand: generating fifty dataclasses would cost every command 20 ms.
         super().__init_subclass__(**kw)
-        own = {name: cls.__dict__.get(name, REQUIRED) for name, hint in cls.__dict__.get("__annotations__", {}).items() if "ClassVar" not in hint}
+        own = {
+            name: cls.__dict__.get(name, REQUIRED)
+            for name, hint in cls.__dict__.get("__annotations__", {}).items()
+            if "ClassVar" not in hint
+        }
         cls.fields = {**cls.fields, **own}
         if not abstract:
             cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
             OPS[cls.kind] = cls
 
     def __init__(self, **given: Any) -> None:
-        unknown, missing = given.keys() - self.fields.keys(), [n for n, d in self.fields.items() if d is REQUIRED and n not in given]
+        unknown, missing = (
+            given.keys() - self.fields.keys(),
+            [n for n, d in self.fields.items() if d is REQUIRED and n not in given],
+        )
         if unknown or missing:
             what = f"has no field {', '.join(sorted(unknown))}" if unknown else f"needs {', '.join(missing)}"
             raise TypeError(f"{self.kind} {what}; its fields: {', '.join(self.fields) or 'none'}")

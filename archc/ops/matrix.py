@@ -111,7 +111,10 @@ class Einsum(Op):
 
     def row(self, *ins: Type) -> bool:
         fixed = [t.shape for t in ins if all(isinstance(d, int) for d in t.shape)]
-        return all(t.shape[:2] == self.keep or t.shape in fixed for t in ins) and sum(map(math.prod, fixed)) <= ROW_WEIGHT_LIMIT  # type: ignore[arg-type]
+        return (
+            all(t.shape[:2] == self.keep or t.shape in fixed for t in ins)
+            and sum(map(math.prod, fixed)) <= ROW_WEIGHT_LIMIT
+        )  # type: ignore[arg-type]
 
     def code(self, *ins: ast.expr) -> ast.expr:
         return expr("torch.einsum(spec, *ins)", spec=self.spec, ins=ins)

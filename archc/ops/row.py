@@ -147,7 +147,14 @@ class Rotate(RowOp):
     def code(self, x: ast.expr, angles: ast.expr) -> ast.expr:
         pairs = None if self.pairs == "half" else self.pairs
         end = None if self.end == "first" else self.end
-        return expr("rotate(x, angles, pairs=pairs, end=end, inverse=inverse)", x=x, angles=angles, pairs=pairs, end=end, inverse=self.inverse)
+        return expr(
+            "rotate(x, angles, pairs=pairs, end=end, inverse=inverse)",
+            x=x,
+            angles=angles,
+            pairs=pairs,
+            end=end,
+            inverse=self.inverse,
+        )
 
 
 class Binary(RowOp):

@@ -24,7 +24,9 @@ class Ring:
 
     def code(self) -> ast.expr:
         """Its declaration in a package."""
-        return expr("Ring(keep=keep, shape=shape, dtype=dtype)", keep=self.keep, shape=self.shape, dtype=_dtype(self.dtype))
+        return expr(
+            "Ring(keep=keep, shape=shape, dtype=dtype)", keep=self.keep, shape=self.shape, dtype=_dtype(self.dtype)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,9 @@ class Table:
 
     def code(self) -> ast.expr:
         """Its declaration in a package."""
-        return expr("Table(every=every, shape=shape, dtype=dtype)", every=self.every, shape=self.shape, dtype=_dtype(self.dtype))
+        return expr(
+            "Table(every=every, shape=shape, dtype=dtype)", every=self.every, shape=self.shape, dtype=_dtype(self.dtype)
+        )
 
 
 Store = Ring | Table
@@ -101,7 +105,11 @@ class RopeAngles(Op):
         return Type((B, closing(self.every), self.dim // 2, 2), "fp32")
 
     def code(self, time: ast.expr) -> ast.expr:
-        where = expr("time.positions", time=time) if self.every == 1 else expr("group_positions(time, every=m)", time=time, m=self.every)
+        where = (
+            expr("time.positions", time=time)
+            if self.every == 1
+            else expr("group_positions(time, every=m)", time=time, m=self.every)
+        )
         return expr(
             "rope_angles(where, dim=dim, theta=theta, scaling=scaling, factor=factor, original=original, low=low, high=high,"
             " beta_fast=beta_fast, beta_slow=beta_slow, truncate=truncate, magnitude=magnitude)",
@@ -150,7 +158,13 @@ class Append(Op):
         return Type((B, T // self.every, *x.shape[2:]), x.dtype)
 
     def code(self, x: ast.expr, state: ast.expr, time: ast.expr) -> ast.expr:
-        return expr("append(x, state, time, every=every)", x=x, state=state, time=time, every=None if self.every == 1 else self.every)
+        return expr(
+            "append(x, state, time, every=every)",
+            x=x,
+            state=state,
+            time=time,
+            every=None if self.every == 1 else self.every,
+        )
 
 
 def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int) -> int:
@@ -161,4 +175,17 @@ def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int)
     return count * (element if store.dtype == "act" else BYTES[store.dtype])
 
 
-__all__ = ["Append", "Recall", "Ring", "RopeAngles", "Store", "Table", "TimeOf", "TokenIds", "Workload", "cache_bytes", "closing", "kept"]
+__all__ = [
+    "Append",
+    "Recall",
+    "Ring",
+    "RopeAngles",
+    "Store",
+    "Table",
+    "TimeOf",
+    "TokenIds",
+    "Workload",
+    "cache_bytes",
+    "closing",
+    "kept",
+]

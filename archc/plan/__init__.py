@@ -27,7 +27,9 @@ def _diagnostic(error: BuildError) -> Diagnostic:
         scope = scope.parent
     drawer = scope.drawer
     where = f"{drawer.slot} {drawer.label}: " if drawer is not None else ""
-    return Diagnostic(code="E0401", message=f"{where}{error.what}", span=drawer.origin.span if drawer is not None else None)
+    return Diagnostic(
+        code="E0401", message=f"{where}{error.what}", span=drawer.origin.span if drawer is not None else None
+    )
 
 
 __all__ = ["plan", "shrink"]

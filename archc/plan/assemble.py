@@ -57,7 +57,9 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
         if slots.memory is not None:
             with g.component("memory"):
                 streams = model.residual.streams(g, state)
-                streams = g.call("memory", class_name("memory", slots.memory.label), slots.memory.build, streams, slot=True)
+                streams = g.call(
+                    "memory", class_name("memory", slots.memory.label), slots.memory.build, streams, slot=True
+                )
                 state = model.residual.with_streams(g, state, streams)
         for slot, module, mixer, component in (
             ("attention", "self_attn", slots.attention, "attention"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from typing import Any
 
 from archc.schema import Drawer, LayerSlots, Model
@@ -64,8 +65,14 @@ def walk(schedule: tuple[LayerSlots, ...]) -> tuple[LayerSlots, ...]:
 
     Cut to 8 layers where even the shortest is longer; then kinds come before transitions.
     """
-    edges = frozenset(zip(schedule, schedule[1:], strict=False))
-    first, last = schedule[0], schedule[-1]
+    same: dict[LayerSlots, LayerSlots] = {}
+    known: dict[int, LayerSlots] = {}  # hashing a layer's drawers is slow, and most layers are the very same object
+    for slots in schedule:
+        if id(slots) not in known:
+            known[id(slots)] = same.setdefault(slots, slots)
+    pairs = {(id(a), id(b)): (a, b) for a, b in pairwise(known[id(slots)] for slots in schedule)}
+    edges = frozenset(pairs.values())
+    first, last = known[id(schedule[0])], known[id(schedule[-1])]
     queue: deque[tuple[tuple[LayerSlots, ...], frozenset]] = deque([((first,), frozenset())])
     seen = {(first, frozenset())}
     while queue:
@@ -80,4 +87,4 @@ def walk(schedule: tuple[LayerSlots, ...]) -> tuple[LayerSlots, ...]:
                 if state not in seen:
                     seen.add(state)
                     queue.append(((*path, edge[1]), state[1]))
-    return tuple(dict.fromkeys(schedule))[:MAX_LAYERS]
+    return tuple(same)[:MAX_LAYERS]

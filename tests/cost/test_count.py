@@ -31,7 +31,10 @@ def test_training_flops_of_405b_as_published() -> None:
     assert report.flops.ideal.train_per_token == pytest.approx(2448e9, rel=0.02)
 
 
-@pytest.mark.parametrize(("mode", "seq", "context"), [("train", 100, None), ("prefill", 100, None), ("prefill", 100, 350), ("decode", None, 350)])
+@pytest.mark.parametrize(
+    ("mode", "seq", "context"),
+    [("train", 100, None), ("prefill", 100, None), ("prefill", 100, 350), ("decode", None, 350)],
+)
 def test_ideal_flops_by_hand(mode: str, seq: int | None, context: int | None) -> None:
     """Linear maps twice their weights a token; attention 4 x heads x head_dim a visible pair."""
     model = archc.load("llama_3_1_8b")
@@ -81,7 +84,18 @@ def test_one_window_layer_by_hand() -> None:
     assert cache.bytes_total == 2 * cache.bytes_per_sequence_fixed
 
 
-@pytest.mark.parametrize("key", ["params.total", "params.active_core", "params.by_component.attention", "flops.ideal.workload_total", "flops.executed.by_component.head", "kv_cache.bytes_total", "kv_cache.by_component.attention"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "params.total",
+        "params.active_core",
+        "params.by_component.attention",
+        "flops.ideal.workload_total",
+        "flops.executed.by_component.head",
+        "kv_cache.bytes_total",
+        "kv_cache.by_component.attention",
+    ],
+)
 @pytest.mark.parametrize("mode", ["train", "decode"])
 def test_explanations_add_up(key: str, mode: str) -> None:
     from archc.cost.explain import explain

@@ -87,14 +87,45 @@ def test_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     program = "import archc, sys; archc.build(archc.load('llama_3_1_8b'), sys.argv[1])"
     trees = []
     for i, flags in enumerate((["-O"], ["-X", "no_debug_ranges"], ["-B"])):
-        subprocess.run([sys.executable, *flags, "-c", program, str(tmp_path / str(i))], check=True, cwd=resources.specs().parent)
-        trees.append({p.relative_to(tmp_path / str(i)): p.read_bytes() for p in sorted((tmp_path / str(i)).rglob("*.*"))})
+        subprocess.run(
+            [sys.executable, *flags, "-c", program, str(tmp_path / str(i))], check=True, cwd=resources.specs().parent
+        )
+        trees.append(
+            {p.relative_to(tmp_path / str(i)): p.read_bytes() for p in sorted((tmp_path / str(i)).rglob("*.*"))}
+        )
     assert trees[0] == trees[1] == trees[2]
     assert len(trees[0]) > 15
 
 
 def test_ruff_and_pyright_are_content(llama: Path) -> None:
-    ruff = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--select", "E,F,I,UP,B,W", "--line-length", "120", str(llama)], capture_output=True, text=True)
+    ruff = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--isolated",
+            "--select",
+            "E,F,I,UP,B,W",
+            "--line-length",
+            "120",
+            str(llama),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert ruff.returncode == 0, ruff.stdout
-    pyright = subprocess.run([sys.executable, "-m", "pyright", "--pythonpath", sys.executable, str(llama / "model.py"), str(llama / "tests" / "tiny_model.py")], capture_output=True, text=True)
+    pyright = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pyright",
+            "--pythonpath",
+            sys.executable,
+            str(llama / "model.py"),
+            str(llama / "tests" / "tiny_model.py"),
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert pyright.returncode == 0, pyright.stdout

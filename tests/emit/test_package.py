@@ -63,7 +63,10 @@ def test_stale_names_what_differs(tmp_path: Path) -> None:
 
 
 def test_only_kernels_in_use_are_carried(llama: Path) -> None:
-    assert sorted(p.stem for p in (llama / "kernels").glob("[a-z]*.py")) == json.loads((llama / "plan.json").read_text())["kernels"]
+    assert (
+        sorted(p.stem for p in (llama / "kernels").glob("[a-z]*.py"))
+        == json.loads((llama / "plan.json").read_text())["kernels"]
+    )
     assert not (llama / "kernels" / "sinkhorn.py").exists()
 
 

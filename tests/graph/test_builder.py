@@ -148,8 +148,20 @@ def test_states_of_nested_drawers_carry_their_name():
         (lambda g, x: g.einsum(x, g.param("p", (5, 2)), spec="bsd,dk->bsk"), "d is 6 and 5"),
         (lambda g, x: g.project(x, g.param("p", (2, 5))), "6 channels by a weight for 5"),
         (lambda g, x: x + g.param("p", (5,)), "\\+"),
-        (lambda g, x: g.attend(g.unflatten(x, sizes=(3, 2)), g.unflatten(x, sizes=(2, 3)), g.unflatten(x, sizes=(2, 3)), g.time, scale=1.0), "queries have 2 channels, keys 3"),
-        (lambda g, x: g.rotate(x, g.step("rope", "rope_angles", g.time, dim=8, theta=1e4)), "rotates 8 channels of a head that has 6"),
+        (
+            lambda g, x: g.attend(
+                g.unflatten(x, sizes=(3, 2)),
+                g.unflatten(x, sizes=(2, 3)),
+                g.unflatten(x, sizes=(2, 3)),
+                g.time,
+                scale=1.0,
+            ),
+            "queries have 2 channels, keys 3",
+        ),
+        (
+            lambda g, x: g.rotate(x, g.step("rope", "rope_angles", g.time, dim=8, theta=1e4)),
+            "rotates 8 channels of a head that has 6",
+        ),
     ],
 )
 def test_shape_rules_name_place_and_numbers(build, message):

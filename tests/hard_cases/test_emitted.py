@@ -131,7 +131,9 @@ def test_padding_changes_nothing(module: Any, side: str) -> None:
     assert torch.allclose(module(padded, attention_mask=mask).logits[:, columns], module(IDS).logits, atol=1e-9)
 
 
-@pytest.mark.parametrize(("new", "past", "cached"), [(53, 0, False), (32, 0, True), (9, 23, True), (1, 31, True), (1, 32, True)])
+@pytest.mark.parametrize(
+    ("new", "past", "cached"), [(53, 0, False), (32, 0, True), (9, 23, True), (1, 31, True), (1, 32, True)]
+)
 def test_executed_flops(model: Any, module: Any, new: int, past: int, cached: bool) -> None:
     cache = module.new_cache(2, 60) if cached else None
     with torch.no_grad():

@@ -14,7 +14,10 @@ from archc.ops.base import literal
 from archc.ops.time import Ring, Table, cache_bytes, closing
 
 workloads = st.builds(
-    lambda batch, new, past: Workload(batch=batch, new=new, past=past, cached=True), st.integers(1, 4), st.integers(1, 40), st.integers(0, 40)
+    lambda batch, new, past: Workload(batch=batch, new=new, past=past, cached=True),
+    st.integers(1, 4),
+    st.integers(1, 40),
+    st.integers(0, 40),
 )
 
 

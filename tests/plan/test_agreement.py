@@ -122,7 +122,9 @@ def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs
     return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
 
 
-def _attention_backward(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
+def _attention_backward(
+    grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any
+) -> int:
     """Its gradient: the scores again, then those of values, weights, queries and keys."""
     return 2 * q[0] * q[1] * q[2] * k[2] * (3 * q[3] + 2 * v[3])
 

@@ -17,12 +17,16 @@ class Gqa(Attention):
 
     dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
     heads: int = field("query heads", gt=0)
-    kv_heads: int = field("key-value heads, each shared by heads / kv_heads query heads", default_factory=lambda f: f["heads"], gt=0)
+    kv_heads: int = field(
+        "key-value heads, each shared by heads / kv_heads query heads", default_factory=lambda f: f["heads"], gt=0
+    )
     head_dim: int = field("width of a head", unit="channels", default_factory=lambda f: f["dim"] // f["heads"], gt=0)
     rope: Rope | None = field("rotary positions of queries and keys", default=None)
     bias: bool = field("biases in the query, key and value projections", default=False)
     out_bias: bool = field("a bias in the output projection", default=False)
-    qk_norm: Literal["head", "full"] | None = field("norm of queries and keys: per head, or over the whole projection", default=None)
+    qk_norm: Literal["head", "full"] | None = field(
+        "norm of queries and keys: per head, or over the whole projection", default=None
+    )
     norm: Norm = field("the kind of norm that qk_norm uses", inherit="norm")
     window: int | None = field("attend only to the last tokens, this one included", unit="tokens", default=None, gt=0)
     sinks: bool = field("one learned logit per head that takes attention mass and gives no value", default=False)
@@ -31,7 +35,9 @@ class Gqa(Attention):
 
     def problems(self) -> Iterator[Problem]:
         if self.heads % self.kv_heads:
-            yield Problem(fields=("kv_heads", "heads"), message=f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}")
+            yield Problem(
+                fields=("kv_heads", "heads"), message=f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}"
+            )
 
     def tiny(self) -> dict[str, Any]:
         kv_heads = min(self.kv_heads, 2)

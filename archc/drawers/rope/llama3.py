@@ -17,7 +17,13 @@ class Llama3(Rope):
     original: int = field("context before stretching", unit="tokens", gt=0)
 
     def scaling(self) -> dict[str, Any]:
-        return {"scaling": "llama3", "factor": self.factor, "low": self.low, "high": self.high, "original": self.original}
+        return {
+            "scaling": "llama3",
+            "factor": self.factor,
+            "low": self.low,
+            "high": self.high,
+            "original": self.original,
+        }
 
     def tiny(self) -> dict[str, Any]:
         return super().tiny() | {"original": min(self.original, 32)}

@@ -15,9 +15,15 @@ class Rope(RopeSlot):
     """Rotary positions (Su et al. 2021, arXiv:2104.09864)."""
 
     theta: float = field("base of the frequencies", default=10_000.0, gt=1)
-    dim: int | None = field("channels that are rotated; the whole head when left out", unit="channels", default=None, gt=0, multiple_of=2)
-    pairs: Literal["half", "interleaved"] = field("which channels form a pair: (i, i + dim / 2), or (2i, 2i + 1)", default="half")
-    end: Literal["first", "last"] = field("which end of the head is rotated when dim is smaller than it", default="first")
+    dim: int | None = field(
+        "channels that are rotated; the whole head when left out", unit="channels", default=None, gt=0, multiple_of=2
+    )
+    pairs: Literal["half", "interleaved"] = field(
+        "which channels form a pair: (i, i + dim / 2), or (2i, 2i + 1)", default="half"
+    )
+    end: Literal["first", "last"] = field(
+        "which end of the head is rotated when dim is smaller than it", default="first"
+    )
 
     def scaling(self) -> dict[str, Any]:
         """Fields of the `rope_angles` op beyond theta."""
@@ -27,7 +33,9 @@ class Rope(RopeSlot):
         """cos and sin for a head of ``width`` channels, at every token or at the first token of every closing group."""
         end = f"_{every}" if every > 1 else ""
         names = (f"rope{end}", f"rope_{self.kind}{end}")
-        return g.step(names, "rope_angles", g.time, dim=self.dim or width, theta=self.theta, every=every, **self.scaling())
+        return g.step(
+            names, "rope_angles", g.time, dim=self.dim or width, theta=self.theta, every=every, **self.scaling()
+        )
 
     def tiny(self) -> dict[str, Any]:
         return {"dim": self.dim and min(self.dim, 16)}

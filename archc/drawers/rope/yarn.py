@@ -18,7 +18,9 @@ class Yarn(Rope):
     beta_slow: float = field("rotations below which a frequency is divided", default=1.0, gt=0)
     mscale: float | None = field("weight of the length correction in cos and sin", default=None)
     mscale_all_dim: float | None = field("weight of the length correction in the attention scale", default=None)
-    attention_factor: float | None = field("factor on cos and sin; 0.1 ln(factor) + 1 when left out", default=None, gt=0)
+    attention_factor: float | None = field(
+        "factor on cos and sin; 0.1 ln(factor) + 1 when left out", default=None, gt=0
+    )
     truncate: bool = field("round the ends of the ramp to whole channels", default=True)
 
     def magnitude(self) -> float:
