@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,7 @@ def _run(package: Path, scratch: Path, *, slow: bool, select: str | None, quiet:
     """
     config, report = scratch / "pytest.ini", scratch / "report.xml"
     config.write_text("[pytest]\n", encoding="utf-8")
-    arguments = ["-c", str(config), "--rootdir", str(package.parent), "--confcutdir", str(package.parent)]
+    arguments = ["-c", str(config), "--rootdir", str(package.parent), "--confcutdir", str(package)]
     arguments += ["-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={report}"]
     arguments += [] if slow else ["-m", "not slow"]
     arguments += ["-k", select] if select else []
@@ -93,6 +94,7 @@ def _run(package: Path, scratch: Path, *, slow: bool, select: str | None, quiet:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments, str(package / "tests")],
             cwd=package.parent,
+            env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(scratch / "hypothesis")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

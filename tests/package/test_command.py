@@ -20,7 +20,7 @@ def invoke(*words: str) -> Result:
     return CliRunner().invoke(main, ["test", *words])
 
 
-@pytest.mark.parametrize("spec", ["llama_3_1_8b", SPEC], ids=["llama", "mixed"])
+@pytest.mark.parametrize("spec", [pytest.param("llama_3_1_8b", marks=pytest.mark.slow), SPEC], ids=["llama", "mixed"])
 def test_every_law_of_a_fresh_build_holds(spec: str, tmp_path: Path) -> None:
     """As a user runs it: its own process, from a folder that has nothing to do with the project."""
     root = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_a_broken_package_exits_1_and_shows_why(mixed: Path, tmp_path: Path) -> 
     plan = json.loads((package / "tests" / "tiny_plan.json").read_text())
     plan["parameters"][0]["shape"][0] += 1
     (package / "tests" / "tiny_plan.json").write_text(json.dumps(plan))
-    result = invoke(str(package), "-k", "parameters or alone")
+    result = invoke(str(package), "-k", "those_of_the_plan or stands_alone")
     assert result.exit_code == 1
     assert "FAILED" in result.output
     assert "parameters are those of the plan" in result.output

@@ -56,7 +56,8 @@ def test_it_shows_the_full_model_and_writes_both_packages(shown: tuple[str, Path
     for package in ("llama_3_1_8b", "tiny/llama_3_1_8b"):
         assert (folder / "build" / "demo" / package / "model.py").is_file()
     assert "\x1b" not in text, "escape sequences belong to terminals"
-    assert max(map(len, text.splitlines())) < 160
+    said, _, _ = text.partition("It continues a sentence")
+    assert max(map(len, said.splitlines())) < 120
 
 
 @pytest.mark.parametrize("words", [words for words, _ in NEXT if not words.startswith("test")])
@@ -79,8 +80,8 @@ def test_held_out_text_is_never_trained_on() -> None:
     text = corpus()
     assert len(text.train) > 200_000
     assert len(text.held_out) > 10 * training.COLUMNS
-    pieces = [piece for piece in text.held_out.split(b"\n\n") if len(piece) > 200]
-    assert len(pieces) > 10
+    pieces = [piece for piece in text.held_out.split(b"\n\n") if len(piece) > 60]
+    assert len(pieces) > 100
     assert not [piece for piece in pieces if piece in text.train]
 
 

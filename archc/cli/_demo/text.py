@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 HELD_OUT = 10
@@ -17,10 +18,23 @@ class Corpus:
 
 
 def corpus() -> Corpus:
-    """The language reference in `pydoc_data.topics`, some 400 KB of English and Python."""
+    """The language reference in `pydoc_data.topics`, some 400 KB of English and Python.
+
+    Topics repeat parts of each other: each paragraph is kept once, and those of the held-out topics only there.
+    """
     from pydoc_data.topics import topics
 
-    texts = [text.encode() for _, text in sorted(topics.items())]
-    held = texts[HELD_OUT // 2 :: HELD_OUT]
-    rest = [text for i, text in enumerate(texts) if i % HELD_OUT != HELD_OUT // 2]
-    return Corpus(train=b"\n\n".join(rest), held_out=b"\n\n".join(held))
+    texts = [text for _, text in sorted(topics.items())]
+    held_out = _paragraphs(texts[HELD_OUT // 2 :: HELD_OUT])
+    rest = _paragraphs(text for i, text in enumerate(texts) if i % HELD_OUT != HELD_OUT // 2)
+    train = [paragraph for key, paragraph in rest.items() if key not in held_out]
+    return Corpus(train="\n\n".join(train).encode(), held_out="\n\n".join(held_out.values()).encode())
+
+
+def _paragraphs(texts: Iterable[str]) -> dict[str, str]:
+    """Each different paragraph once, by its words: indentation and line breaks make no difference."""
+    found: dict[str, str] = {}
+    for text in texts:
+        for paragraph in text.strip("\n").split("\n\n"):
+            found.setdefault(" ".join(paragraph.split()), paragraph)
+    return found
