@@ -66,7 +66,7 @@ class Origin:
 class Drawer(BaseModel):
     """A swappable component. ``slot`` and ``kind`` come from where its file stands: ``drawers/<slot>/<kind>.py``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     slot: ClassVar[str] = ""
     kind: ClassVar[str] = ""

@@ -14,7 +14,7 @@ from archc.schema.slots import Attention, Cache, FeedForward, Head, Init, Memory
 class LayerSlots(BaseModel):
     """The drawers of one layer."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     attention: Attention | None
     ffn: FeedForward | None

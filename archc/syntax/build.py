@@ -180,7 +180,7 @@ class Builder:
         return tree.Group(span=self.span(parsed), items=self.items(parsed))
 
     def on_parenthesis(self, parsed: Parsed[Token]) -> tree.Expr:
-        return dataclasses.replace(self.expr(parsed.children[1]), span=self.span(parsed))
+        return self.expr(parsed.children[1]).replaced(span=self.span(parsed))
 
     def on_unary(self, parsed: Parsed[Token]) -> tree.Unary:
         op, operand = parsed.children

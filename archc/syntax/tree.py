@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from archc.diagnostics import Source, Span
+from archc.record import Record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(Record):
     """Any piece of the tree."""
 
     span: Span
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Name(Node):
     """An identifier."""
 
@@ -23,7 +21,6 @@ class Name(Node):
 
 
 # --- expressions ---------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Number(Node):
     """A literal number, its unit applied: `4Ki` is 4096. `unit` is the suffix as written ("" when there is none)."""
 
@@ -31,21 +28,18 @@ class Number(Node):
     unit: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class String(Node):
     """A literal string, unescaped."""
 
     value: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Constant(Node):
     """`true`, `false` or `none`."""
 
     value: bool | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ref(Node):
     """A dotted name."""
 
@@ -57,7 +51,6 @@ class Ref(Node):
         return ".".join(p.text for p in self.parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Amend(Node):
     """`base { changes }`."""
 
@@ -65,7 +58,6 @@ class Amend(Node):
     body: Body
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Keyword(Node):
     """`name = value` in a call."""
 
@@ -73,7 +65,6 @@ class Keyword(Node):
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Node):
     """`cost.kv_cache.bytes_total(context = 4Ki)`."""
 
@@ -82,21 +73,18 @@ class Call(Node):
     keywords: tuple[Keyword, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class List(Node):
     """`[a, b, c]`."""
 
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Group(Node):
     """`(a, b)`: two or more things in turn, in a schedule."""
 
     items: tuple[Expr, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Unary(Node):
     """`-x`, `+x` or `not x`."""
 
@@ -104,7 +92,6 @@ class Unary(Node):
     operand: Expr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Binary(Node):
     """Arithmetic, comparison or logic. `*` is also the repeat of a schedule."""
 
@@ -113,7 +100,6 @@ class Binary(Node):
     right: Expr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Range(Node):
     """`start..stop by step`, both ends included; an open end (`3..`) reaches the last layer."""
 
@@ -122,7 +108,6 @@ class Range(Node):
     step: Expr | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Placed(Node):
     """`drawer at where`."""
 
@@ -134,14 +119,12 @@ Expr = Number | String | Constant | Ref | Amend | Call | List | Group | Unary | 
 
 
 # --- statements ----------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Statement(Node):
     """`doc` holds the `##` lines above the statement, joined by newlines, "" when there are none."""
 
     doc: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Import(Statement):
     """`import "other.arch" as o`."""
 
@@ -149,7 +132,6 @@ class Import(Statement):
     alias: Name | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Let(Statement):
     """`let name = value`."""
 
@@ -157,7 +139,6 @@ class Let(Statement):
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Param(Statement):
     """`param name = value in domain`."""
 
@@ -166,7 +147,6 @@ class Param(Statement):
     domain: Expr | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Check(Statement):
     """`check condition else "why"`."""
 
@@ -174,7 +154,6 @@ class Check(Statement):
     why: String | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Assign(Statement):
     """`path = value`: replaces. `path` has one part for a plain field."""
 
@@ -182,7 +161,6 @@ class Assign(Statement):
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Declare(Statement):
     """`slot name = value`: a named drawer (`attention csa = ...`)."""
 
@@ -191,7 +169,6 @@ class Declare(Statement):
     value: Expr
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Section(Statement):
     """`head label... extends base { ... }`: a model, a schedule, a sweep; with neither label nor base it amends."""
 
@@ -201,7 +178,6 @@ class Section(Statement):
     body: Body
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AmendPath(Statement):
     """`a.b { ... }`: amends at a dotted path."""
 
@@ -212,14 +188,12 @@ class AmendPath(Statement):
 Stmt = Import | Let | Param | Check | Assign | Declare | Section | AmendPath
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Body(Node):
     """The statements between braces (the braces are in the span), or of a whole file."""
 
     statements: tuple[Stmt, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class File(Node):
     """One `.arch` file."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,9 +23,9 @@ def nodes(node: Any) -> Iterator[tree.Node]:
             yield from nodes(item)
     elif isinstance(node, tree.Node):
         yield node
-        for field in dataclasses.fields(node):
-            if field.name not in ("span", "source"):
-                yield from nodes(getattr(node, field.name))
+        for name in node.fields:
+            if name not in ("span", "source"):
+                yield from nodes(getattr(node, name))
 
 
 def shape(node: Any) -> Any:
@@ -34,8 +33,6 @@ def shape(node: Any) -> Any:
     if isinstance(node, tuple):
         return tuple(map(shape, node))
     if isinstance(node, tree.Node):
-        values = (
-            (f.name, shape(getattr(node, f.name))) for f in dataclasses.fields(node) if f.name not in ("span", "source")
-        )
+        values = ((name, shape(getattr(node, name))) for name in node.fields if name not in ("span", "source"))
         return (type(node).__name__, *values)
     return node
