@@ -212,9 +212,14 @@ def _value(spec: ParamSpec) -> str:
     """The expression of a new parameter or buffer."""
     sizes = ", ".join(map(str, spec.shape))
     std = "" if spec.std in (None, DEFAULT_STD) else f", std={spec.std}"
-    dtype = f", dtype={TORCH_DTYPES[spec.dtype]}" if spec.dtype != "act" else ""
+    dtype = "" if spec.dtype == "act" else f", dtype={_dtype(spec)}"
     if spec.buffer:
         return f"torch.{'ones' if spec.init == 'ones' else 'zeros'}({sizes}{dtype})"
     if spec.init == "normal":
         return f"normal({sizes}{std}{dtype})"
     return f"nn.Parameter(torch.{spec.init}({sizes}{dtype}))"
+
+
+def _dtype(spec: ParamSpec) -> str:
+    """What a parameter is stored in: islands widen with a model that is wider than they ask for."""
+    return "at_least_float32()" if spec.dtype == "fp32" else TORCH_DTYPES[spec.dtype]

@@ -23,6 +23,7 @@ RUNTIME_NAMES = {
     "StepBase": "runtime.step",
     "Table": "kernels.state",
     "Time": "runtime.time",
+    "at_least_float32": "runtime.modules",
     "building": "runtime.modules",
     "normal": "runtime.modules",
 }

@@ -23,6 +23,11 @@ def building(device: torch.device | str | None, dtype: torch.dtype) -> Iterator[
         torch.set_default_dtype(before)
 
 
+def at_least_float32() -> torch.dtype:
+    """The dtype of a model being built, or float32 where that is narrower: for parameters that must not be rounded more."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
+
+
 class Linear(nn.Linear):
     """A matrix from a normal distribution, without bias unless asked for (biases start at zero)."""
 
