@@ -85,9 +85,11 @@ def test_equals_transformers(sizes: dict[str, Any], group: int, window: int | No
     want.loss.backward()
     grads = dict(theirs.named_parameters())
     assert grads.keys() == dict(ours.named_parameters()).keys()
+    # A gradient that is 0 in theory (one token attends to itself whatever its query) is rounding noise of the others.
+    largest = max(p.grad.norm() for p in grads.values())
     for name, p in ours.named_parameters():
         reference = grads[name].grad
-        assert (p.grad - reference).norm() <= 1e-3 * reference.norm() + 1e-6, name
+        assert (p.grad - reference).norm() <= 1e-3 * reference.norm() + 1e-5 * largest, name
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6))

@@ -127,6 +127,16 @@ def test_take_finds_slots_and_says_which_exist(new: int, keep: int, wanted: int)
         assert not there or int(rows[b]) == wanted
 
 
+def test_a_full_row_without_new_tokens_stays_as_it_is() -> None:
+    """While another row goes on, a row that has no room left writes nothing, not even padding."""
+    cache = Cache([{"all": Table(every=1, shape=())}], 2, 4, 0, dtype=torch.float32, device=CPU)
+    for counts, x in (([4, 2], [[1.0, 2, 3, 4], [1, 2, 0, 0]]), ([0, 2], [[9.0, 9], [3, 4]])):
+        time = clock(cache, counts, len(x[0]))
+        tokens = append(torch.tensor(x), cache.layers[0].all, time)
+        cache.advance(time.count, counts)
+    assert tokens.tolist() == [[1, 2, 3, 4]] * 2
+
+
 def test_without_a_cache_nothing_is_kept_or_copied() -> None:
     x = torch.randn(2, 7, 3, requires_grad=True)
     time = Time(
