@@ -1,0 +1,41 @@
+"""Which nodes a training loss reaches."""
+
+from __future__ import annotations
+
+from archc.graph.value import Graph, Node, Scope, Stack, Value
+
+FLOATS = ("act", "fp32")
+
+
+def trained(graph: Graph) -> set[Node]:
+    """The nodes that get a gradient: those with a path of floating-point values to the results or to a loss.
+
+    A choice (ids of entries or experts) passes none back, so what only serves to choose has none.
+    """
+    reached: set[Value] = {*graph.root.returns, *(loss.value for loss in graph.losses)}
+    nodes: set[Node] = set()
+    _back(graph.root, reached, nodes)
+    _back(graph.steps, reached, nodes)
+    return nodes
+
+
+def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
+    for item in reversed(scope.items):
+        if isinstance(item, Node):
+            if any(v in reached and v.type.dtype in FLOATS for v in item.outs):
+                nodes.add(item)
+                reached.update(item.ins)
+        elif isinstance(item, Scope):
+            _back(item, reached, nodes)
+        else:
+            _stack(item, reached, nodes)
+
+
+def _stack(stack: Stack, reached: set[Value], nodes: set[Node]) -> None:
+    """Every layer hands its state on, so a gradient that reaches the last reaches the results of all."""
+    if not reached & set(stack.outs):
+        return
+    for kind in stack.kinds:
+        reached.update(kind.returns)
+        _back(kind, reached, nodes)
+    reached.update(stack.args)
