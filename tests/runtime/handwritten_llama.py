@@ -3,7 +3,6 @@
 Sizes stand here by name, so that tests can load the file with others; a build prints them as literals.
 """
 
-# ruff: noqa: RUF012
 from __future__ import annotations
 
 from dataclasses import dataclass
