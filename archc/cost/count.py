@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from archc.cost.report import COMPONENTS, Flops, FlopCount, KvCache, Mode, Params, Report, WorkloadReport
+from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, WorkloadReport
 from archc.graph import Graph, Node
+from archc.graph.gradient import trained
 from archc.ops import Table, Workload
 from archc.ops.time import cache_bytes
 from archc.schema import Model
@@ -110,12 +111,14 @@ def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
     """FLOPs by component, ideal and executed."""
     forward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
     backward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
+    learns = trained(graph)
     for node, times in graph.walk():
         cost = node_cost(node, w)
         forward["ideal"][node.component] += times * cost.useful
         forward["executed"][node.component] += times * cost.executed
-        backward["ideal"][node.component] += times * 2 * cost.useful
-        backward["executed"][node.component] += times * cost.backward
+        if node in learns:
+            backward["ideal"][node.component] += times * 2 * cost.useful
+            backward["executed"][node.component] += times * cost.backward
     tokens = w.batch * w.new
 
     def figures(kind: str) -> FlopCount:
