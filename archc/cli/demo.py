@@ -113,7 +113,7 @@ def _method(code: str, cls: str, name: str, width: int) -> str:
 # --- training ------------------------------------------------------------------------------------
 def _train(console: Console, package: Path, seconds: float) -> Any:
     """The trained model; shows its progress as a bar on a terminal, and as a line at each measurement everywhere."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     from archc.cli._demo import training
     from archc.cli._demo.text import corpus
@@ -130,13 +130,14 @@ def _train(console: Console, package: Path, seconds: float) -> Any:
     columns = (
         BarColumn(bar_width=24),
         TextColumn("step {task.fields[step]:,}  loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} bytes/s"),
-        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[left]:.0f} s left[/dim]"),
     )
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with bar:
-        task = bar.add_task("training", total=1.0, step=0, loss=math.log(model.vocab), rate=0.0)
+        task = bar.add_task("training", total=1.0, step=0, loss=math.log(model.vocab), rate=0.0, left=seconds)
         for now in training.train(model, text, seconds):
-            bar.update(task, completed=now.done, step=now.step, loss=now.loss, rate=now.bytes_per_second)
+            shown = {"step": now.step, "loss": now.loss, "rate": now.bytes_per_second, "left": seconds * (1 - now.done)}
+            bar.update(task, completed=now.done, **shown)
             for line in _measured(now, math.log(model.vocab), ascii_only=console.options.ascii_only):
                 bar.console.print(line)
     return model

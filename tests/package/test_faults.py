@@ -271,7 +271,7 @@ def there_is_one_parameter_more(p: Planted) -> None:
     p.tiny.Model.__init__ = larger
 
 
-@breaks("initial_weights_are_the_plans")
+@breaks("initial_weights_follow_the_plan")
 def matrices_start_too_large(p: Planted) -> None:
     module = p.module("runtime.modules")
     module.Linear.reset_parameters = lambda self: torch.nn.init.normal_(self.weight, std=1.2 * self.std)
@@ -292,7 +292,7 @@ def a_cache_is_a_token_too_long(p: Planted) -> None:
     p.tiny.Model.new_cache = lambda self, batch, max_tokens, **how: make(self, batch, max_tokens + 1, **how)
 
 
-@breaks("executed_flops_are_the_plans", "executed_flops_of_the_full_model_are_the_plans")
+@breaks("executed_flops_follow_the_plan", "executed_flops_of_the_full_model_follow_the_plan")
 def a_product_is_done_twice(p: Planted) -> None:
     for cls in (p.tiny.Model, p.package.Model):
         head = cls.head

@@ -21,7 +21,7 @@ MODES = ("train", "prefill", "decode")
 MODELS = pytest.mark.parametrize(("make", "plan"), [(Model, TINY), (FullModel, FULL)], ids=["tiny", "full"])
 
 
-def test_initial_weights_are_the_plans() -> None:
+def test_initial_weights_follow_the_plan() -> None:
     """Ones, zeros, or normal with the plan's standard deviation, within six standard errors."""
     state = fresh(seed=3).state_dict()
     for spec in TINY["parameters"]:
@@ -103,7 +103,7 @@ def executed(model: Model, mode: str, workload: dict[str, int]) -> int:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_executed_flops_are_the_plans(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executed_flops_follow_the_plan(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and backward of the twin, on the reference path."""
     monkeypatch.setenv("ARCHC_KERNELS", "reference")
     report = TINY["cost"][mode]
@@ -115,7 +115,7 @@ def test_executed_flops_are_the_plans(mode: str, monkeypatch: pytest.MonkeyPatch
     reason="which expert runs depends on data, which meta tensors lack",
 )
 @pytest.mark.parametrize("mode", MODES)
-def test_executed_flops_of_the_full_model_are_the_plans(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executed_flops_of_the_full_model_follow_the_plan(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The forward at full size, on the meta device: every width fits, no memory is needed."""
     monkeypatch.setenv("ARCHC_KERNELS", "reference")
     report = FULL["cost"][mode]
