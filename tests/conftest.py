@@ -36,6 +36,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The profile that was asked for counts, whatever the folders' own conftests loaded meanwhile."""
+    settings.load_profile(session.config.getoption("--hypothesis-profile", None) or "quick")
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """A function ``golden(path, text)``: fails with a diff unless ``tests/golden/<path>`` holds exactly the text.
