@@ -1,5 +1,6 @@
 """Attention over a window, compressed entries and a sink in one softmax (DeepSeek-V4, arXiv:2606.19348, section
-2.3)."""
+2.3).
+"""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ class _Weights:
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
     """left [B, n, H, I] times right [B, I, J] shared by all tokens, or [B, n, I, J] by the heads of one: [B, n, H,
-    J]."""
+    J].
+    """
     if right.dim() == 4:
         return left @ right
     return (left.flatten(1, 2) @ right).view(*left.shape[:3], right.shape[-1])

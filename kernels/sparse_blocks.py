@@ -14,7 +14,8 @@ LIMIT = 1 << 24
 
 class Block(NamedTuple):
     """Queries ``start`` to ``stop`` read window rows ``low`` to ``high`` and the first ``entries`` entries (or
-    their picks)."""
+    their picks).
+    """
 
     start: int
     stop: int

@@ -29,7 +29,8 @@ class Softmax(RowOp):
 
 class GroupMask(RowOp):
     """Scores [..., E] with all but the ``keep`` best of ``groups`` groups at -inf; a group is worth the sum of its
-    ``best`` largest."""
+    ``best`` largest.
+    """
 
     needs = {"group_mask": "kernels.group_mask"}
     island = True
@@ -128,7 +129,8 @@ class Experts(Op):
 
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """As by default, but only the experts that some token chose are read: those expected if every choice is as
-        likely."""
+        likely.
+        """
         whole = super().cost(w, ins, outs)
         chosen = 1 - (1 - ins[1].last / self.count) ** numel(ins[1].shape[:-1], w)
         idle = round((1 - chosen) * sum(numel(t.shape, w) * BYTES[t.dtype] for t in ins[3:]))

@@ -16,11 +16,11 @@ def hash_multipliers(layer: int, vocab: int, longest: int, seed: int = 0) -> tup
     ``layer`` counts from zero and seeds the generator; ``vocab`` bounds the factors, so that a product with a token
     stays below 2^63. The recipe is that of the public implementation, down to numpy's generator.
     """
-    import numpy
+    import numpy as np
 
-    generator = numpy.random.default_rng(seed + 10007 * layer)
+    generator = np.random.default_rng(seed + 10007 * layer)
     bound = max(1, (2**63 - 1) // vocab // 2)
-    return tuple(2 * int(r) + 1 for r in generator.integers(0, bound, size=longest, dtype=numpy.int64))
+    return tuple(2 * int(r) + 1 for r in generator.integers(0, bound, size=longest, dtype=np.int64))
 
 
 def hash_primes(start: int) -> Iterator[int]:
@@ -112,7 +112,8 @@ class TableLookup(Op):
 
 class ShortConv(Op):
     """A causal convolution of ``taps`` over each channel alone, ``dilation`` tokens apart: a `Recall` [B, R, *C] ->
-    [B, S, *C]."""
+    [B, S, *C].
+    """
 
     needs = {"short_conv": "kernels.short_conv"}
     taps: int

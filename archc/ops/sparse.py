@@ -16,7 +16,8 @@ from archc.ops.base import BYTES, B, Cost, Dim, Op, S, Type, Workload, expr, nee
 def schedule() -> ModuleType:
     """The block schedule of the references: the file that packages run, so that cost and code cannot disagree."""
     spec = util.spec_from_file_location("archc_sparse_blocks", resources.kernels() / "sparse_blocks.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -146,7 +147,8 @@ class SparseAttention(Op):
         picks: ast.expr | None = None,
     ) -> ast.expr:
         return expr(
-            "sparse_attention(q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks, every=every)",
+            "sparse_attention(q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks,"
+            " every=every)",
             q=q,
             recent=recent,
             sinks=sinks,

@@ -10,7 +10,8 @@ from archc.ops.row import RowOp
 
 class Sinkhorn(RowOp):
     """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on
-    columns."""
+    columns.
+    """
 
     needs = {"sinkhorn": "kernels.sinkhorn"}
     island = True

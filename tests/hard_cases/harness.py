@@ -1,4 +1,5 @@
-"""Builds a layer out of drawers, runs it by the graph interpreter in float64, and plays any history of calls with it."""
+"""Builds a layer out of drawers, runs it by the graph interpreter in float64, and plays any history of calls with
+it."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ class Case:
 
     @classmethod
     def random(cls, graph: Any, seed: int, **buffers: Tensor) -> Case:
-        """Weights of unit gain, norms and scales near one, biases of a third; integer buffers by the end of their names."""
+        """Weights of unit gain, norms and scales near one, biases of a third; integer buffers by the end of their
+        names."""
         r = torch.Generator().manual_seed(seed)
         parameters = {}
         for p in graph.parameters():
@@ -105,7 +107,9 @@ class Case:
         """What the layer gets for a row of tokens."""
         return self.parameters["model.embed.weight"].numpy()[list(tokens)]
 
-    def run(self, tokens: Tensor, cache: Any = None, counts: Sequence[int] | None = None, starts: Tensor | None = None) -> Tensor:
+    def run(
+        self, tokens: Tensor, cache: Any = None, counts: Sequence[int] | None = None, starts: Tensor | None = None
+    ) -> Tensor:
         """The results for ``tokens`` [B, S], of which row b has ``counts[b]``, after what the cache holds."""
         batch, new = tokens.shape
         counts = [new] * batch if counts is None else list(counts)
@@ -137,7 +141,9 @@ class Case:
 
     def state_bytes(self, batch: int) -> int:
         """Bytes that the plan says a float64 cache has."""
-        rows = (cache_bytes(store, max_tokens=MOST, max_rewind=REWIND, element=8) for _, _, store, _ in self.graph.states())
+        rows = (
+            cache_bytes(store, max_tokens=MOST, max_rewind=REWIND, element=8) for _, _, store in self.graph.states()
+        )
         return batch * (sum(rows) + 8)
 
 
@@ -219,7 +225,8 @@ def check_flops(case: Case, vocab: int, *, batch: int, past: int, new: int, cach
 
 
 def check_gradient(case: Case, vocab: int, without: tuple[str, ...] = ()) -> None:
-    """The gradient along a random direction is the slope of the loss; only parameters of names in ``without`` get none."""
+    """The gradient along a random direction is the slope of the loss; only parameters of names in ``without`` get
+    none."""
     r = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocab, (2, 13), generator=r)
     leaves = {n: p.clone().requires_grad_() for n, p in case.parameters.items() if p.is_floating_point()}

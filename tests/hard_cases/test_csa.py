@@ -104,7 +104,9 @@ def test_packed(d: Compressed, seed: int, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("past", "new", "cached"), [(0, 23, False), (0, 23, True), (11, 9, True), (15, 1, True), (16, 1, True)])
+@pytest.mark.parametrize(
+    ("past", "new", "cached"), [(0, 23, False), (0, 23, True), (11, 9, True), (15, 1, True), (16, 1, True)]
+)
 def test_plan_counts_what_runs(form: str, past: int, new: int, cached: bool) -> None:
     layer = Layer(drawer(form, dim=7, heads=2, head_dim=6, window=5, every=4, topk=2), 0)
     check_flops(layer.case, VOCAB, batch=2, past=past, new=new, cached=cached)

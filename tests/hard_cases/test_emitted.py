@@ -1,7 +1,8 @@
-"""All hard drawers in one spec: the package that is printed from them equals the graph interpreter and keeps the laws.
+"""All hard drawers in one spec: the package that is printed from them equals the graph interpreter and keeps the
+laws.
 
-The drawers stand outside the compiler (`--drawers`), so this is also the proof that none needs a special case in builder,
-printer or cost.
+The drawers stand outside the compiler (`--drawers`), so this is also the proof that none needs a special case in
+builder, printer or cost.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ model hard {
     rope = rope { dim = 6, pairs = interleaved, end = last }
   }
   attention csa = swa {
-    rope     = yarn { theta = 160e3, factor = 4, original = 32, attention_factor = 1.0, dim = 6, pairs = interleaved, end = last }
+    rope     = yarn {
+      theta = 160e3, factor = 4, original = 32, attention_factor = 1.0, dim = 6, pairs = interleaved, end = last
+    }
     compress = pool { every = 4, overlap = true, indexer = lightning { heads = 5, head_dim = 18, topk = 4 } }
   }
   attention hca = csa { compress = pool { every = 8 } }

@@ -21,7 +21,9 @@ VOCAB, MERGED = 60, 5
 class Layer:
     """A graph of one memory on streams, and what the transcription says of it."""
 
-    def __init__(self, *, streams: int, dim: int, orders: list[int], heads: int, taps: int, layer: int, seed: int) -> None:
+    def __init__(
+        self, *, streams: int, dim: int, orders: list[int], heads: int, taps: int, layer: int, seed: int
+    ) -> None:
         drawer = Engram(
             vocab=VOCAB,
             compressed=MERGED,
@@ -35,7 +37,10 @@ class Layer:
             taps=taps,
         )
         graph = build(
-            lambda g, x: g.call("memory", "EngramMemory", drawer.build, x, slot=True), dim=dim, vocab=VOCAB, streams=streams
+            lambda g, x: g.call("memory", "EngramMemory", drawer.build, x, slot=True),
+            dim=dim,
+            vocab=VOCAB,
+            streams=streams,
         )
         merged = torch.randint(MERGED, (VOCAB,), generator=torch.Generator().manual_seed(seed))
         self.case = Case.random(graph, seed, merged=merged)
@@ -107,7 +112,17 @@ def test_gradient() -> None:
 def test_released_sizes() -> None:
     """DeepSeek-V4.1-Flash: rows of its two tables, from the drawer's own constants."""
     first, second = (
-        Engram(vocab=129280, compressed=99092, pad=2, layer=n, orders=[2, 3, 4], heads=8, head_dim=256, rows=16_000_000, skip=k)
+        Engram(
+            vocab=129280,
+            compressed=99092,
+            pad=2,
+            layer=n,
+            orders=[2, 3, 4],
+            heads=8,
+            head_dim=256,
+            rows=16_000_000,
+            skip=k,
+        )
         for n, k in ((1, 0), (14, 24))
     )
     assert [sum(d.primes()) for d in (first, second)] == [384_006_168, 384_016_682]

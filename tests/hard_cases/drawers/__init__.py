@@ -1,1 +1,1 @@
-"""Drawers as `archc --drawers` finds them: ``<slot>/<kind>.py``, written against the same interfaces as the library's own."""
+"""Drawers as `archc --drawers` finds them, ``<slot>/<kind>.py``, on the same interfaces as the library's own."""

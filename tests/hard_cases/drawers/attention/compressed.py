@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Compressed(Attention):
-    """One key-value head over a window, a sink, and compressed entries of what lies before (DeepSeek-V4, arXiv:2606.19348)."""
+    """One key-value head over a window, a sink, and compressed entries of what lies before (DeepSeek-V4,
+    arXiv:2606.19348)."""
 
     dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
     heads: int = field("query heads", gt=0)
@@ -34,10 +35,14 @@ class Compressed(Attention):
 
     def build(self, g: Builder, x: Value) -> Value:
         q_latent = g.rms_norm("q_a_norm", g.linear("q_a_proj", x, out=self.q_rank), eps=self.eps)
-        q = g.unflatten(g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim), sizes=(self.heads, self.head_dim))
+        q = g.unflatten(
+            g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim), sizes=(self.heads, self.head_dim)
+        )
         q = self.rope.build(g, g.rms_norm(None, q, eps=self.eps))
         kv = self.rope.build(g, g.rms_norm("kv_norm", g.linear("kv_proj", x, out=self.head_dim), eps=self.eps))
-        recent = g.recall(kv, g.state("window", Ring(keep=self.window - 1, shape=(self.head_dim,))), g.time, keep=self.window - 1)
+        recent = g.recall(
+            kv, g.state("window", Ring(keep=self.window - 1, shape=(self.head_dim,))), g.time, keep=self.window - 1
+        )
         entries, picks, every = None, None, 1
         if self.compress is not None:
             entries, picks = self.compress.build(g, x, q_latent, self.head_dim, self.rope)
@@ -53,6 +58,8 @@ class Compressed(Attention):
         """Each group of heads through a low-rank matrix of its own, then all through one [B, S, dim]."""
         wide = self.heads * self.head_dim // self.out_groups
         out = g.unflatten(g.flatten(out), sizes=(self.out_groups, wide))
-        weight = g.unflatten_rows(g.param("o_a_proj.weight", (self.out_groups * self.out_rank, wide)), n=self.out_groups)
+        weight = g.unflatten_rows(
+            g.param("o_a_proj.weight", (self.out_groups * self.out_rank, wide)), n=self.out_groups
+        )
         out = g.einsum(out, weight, spec="bsgi,goi->bsgo")
         return g.linear("o_b_proj", g.flatten(out), out=self.dim, role="output")

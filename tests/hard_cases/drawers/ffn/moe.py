@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class Moe(FeedForward):
-    """Gated feed-forwards of which each token uses a few, beside shared ones that all use (DeepSeekMoE, arXiv:2401.06066)."""
+    """Gated feed-forwards of which each token uses a few, beside shared ones of all (DeepSeekMoE,
+    arXiv:2401.06066)."""
 
     dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
     experts: int = field("routed experts", gt=0)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class Lightning(Indexer):
-    """Small heads score every entry of a compressor of their own; the best are attended to (DeepSeek-V4, arXiv:2606.19348)."""
+    """Small heads score entries of a compressor of their own; the best are attended to (DeepSeek-V4,
+    arXiv:2606.19348)."""
 
     heads: int = field("index heads", gt=0)
     head_dim: int = field("width of an index head", unit="channels", gt=0)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Engram(Memory):
-    """N-grams of token ids, hashed into a large table and gated into every residual stream (Engram, arXiv:2601.07372)."""
+    """N-grams of token ids, hashed into a large table, gated into every residual stream (Engram,
+    arXiv:2601.07372)."""
 
     vocab: int = field("token ids", inherit="vocab", gt=0)
     compressed: int = field("ids after equal-looking tokens are merged", gt=0)
@@ -41,7 +42,9 @@ class Engram(Memory):
         gate = g.sigmoid(g.signed_sqrt(score, floor=1e-6))
         value = g.linear("value_proj", memory, out=dim)
         gated = g.unsqueeze(gate, dim=-1) * g.unsqueeze(value, dim=-2)
-        normed = g.rms_norm(None, gated, eps=self.conv_eps) * g.param("conv_norm", (count, dim), role="norm", init="ones")
+        normed = g.rms_norm(None, gated, eps=self.conv_eps) * g.param(
+            "conv_norm", (count, dim), role="norm", init="ones"
+        )
         keep = (self.taps - 1) * max(self.orders)
         recent = g.recall(normed, g.state("values", Ring(keep=keep, shape=(count, dim))), g.time, keep=keep)
         mixed = g.silu(g.short_conv("conv_weight", recent, g.time, taps=self.taps, dilation=max(self.orders)))

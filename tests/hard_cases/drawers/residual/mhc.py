@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 class Mhc(Residual):
-    """Residual streams mixed by a doubly stochastic matrix around every sub-layer (mHC, arXiv:2512.24880, as in DeepSeek-V4)."""
+    """Residual streams mixed by a doubly stochastic matrix around every sub-layer (mHC, arXiv:2512.24880, as in
+    DeepSeek-V4)."""
 
     count: int = field("residual streams", gt=1)
     iters: int = field("passes of Sinkhorn's iteration", default=20, gt=0)
@@ -44,12 +45,14 @@ class Mhc(Residual):
         return (streams,)
 
     def mixes(self, g: Builder, streams: Value, prefix: str, out: int) -> Value:
-        """The linear part of the coefficients [B, S, out], in float32: one norm over all streams of a token, without weight."""
+        """The linear part of the coefficients [B, S, out], in float32: one norm over all streams of a token,
+        without weight."""
         flat = g.rms_norm(None, g.flatten(streams), eps=self.norm_eps)
         return g.project(flat, g.param(f"{prefix}fn", (out, flat.type.last), dtype="fp32"))
 
     def coefficients(self, g: Builder, streams: Value) -> tuple[Value, Value, Value]:
-        """The collapsed input of a sub-layer, how its output is spread (post), and how the streams are mixed (comb)."""
+        """The collapsed input of a sub-layer, how its output is spread (post), and how the streams are mixed
+        (comb)."""
         n = self.count
         wide = g.cast(streams, to="fp32")
         pre, post, comb = g.split(self.mixes(g, wide, "", n * (n + 2)), sizes=(n, n, n * n))

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class Biased(Router):
-    """Chooses by scores plus a bias that balances load, weighs by the scores alone (DeepSeek-V3, arXiv:2412.19437)."""
+    """Chooses by scores plus a bias that balances load, weighs by the scores alone (DeepSeek-V3,
+    arXiv:2412.19437)."""
 
     scoring: Literal["sigmoid", "sqrt_softplus"] = field("affinity of a token to an expert", default="sigmoid")
     active: int = field("experts per token", gt=0)
@@ -24,7 +25,9 @@ class Biased(Router):
         """Ids and weights of each token's experts: [B, S, active] each."""
         logits = g.project(g.cast(x, to="fp32"), g.cast(g.param("weight", (experts, x.type.last)), to="fp32"))
         scores = g.sigmoid(logits) if self.scoring == "sigmoid" else g.sqrt_softplus(logits)
-        choice = scores + g.param("e_score_correction_bias", (experts,), role="bias", init="zeros", dtype="fp32", buffer=True)
+        choice = scores + g.param(
+            "e_score_correction_bias", (experts,), role="bias", init="zeros", dtype="fp32", buffer=True
+        )
         if self.groups > 1:
             choice = g.group_mask(choice, groups=self.groups, keep=self.keep_groups)
         ids = g.topk(choice, k=self.active)
