@@ -27,8 +27,9 @@ def cost(
 ) -> Report:
     """The cost report of a resolved model.
 
-    ``seq`` new tokens of each of ``batch`` rows, the last of ``context`` tokens (decode: one new token, ``context`` defaults to
-    the model's). Raises ValueError for a workload that cannot be, `ArchError` for a model that does not fit together.
+    ``seq`` new tokens of each of ``batch`` rows, the last of ``context`` tokens (decode: one new token, ``context``
+    defaults to the model's). Raises ValueError for a workload that cannot be, `ArchError` for a model that does not
+    fit together.
     """
     return count(model, graph or plan(model), mode=mode, batch=batch, seq=seq, context=context)
 

@@ -10,6 +10,8 @@ import click
 from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from archc.cost.explain import Explanation
     from archc.cost.report import Mode, Report
 
@@ -28,7 +30,7 @@ class Quantity(click.ParamType):
             found, unit = parse_number(value)
         except (ValueError, OverflowError):
             found, unit = 0, ""
-        if found < 1 or found != int(found) or unit.endswith(("B", "/s")) and unit != "B":
+        if found < 1 or found != int(found) or (unit.endswith(("B", "/s")) and unit != "B"):
             self.fail(f"{value!r} is not a count like 4096 or 4Ki", param, ctx)
         return int(found)
 
@@ -97,7 +99,7 @@ def _json(data: dict[str, Any]) -> None:
 
 
 # --- tables --------------------------------------------------------------------------------------
-def _console():
+def _console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=False)
@@ -162,15 +164,25 @@ def _table(report: Report) -> None:
     rows = [
         (
             "active a token",
-            f"{p.active:,} with embedding and head, {p.active_without_embedding:,} without the embedding, {p.active_core:,} without both",
+            (
+                f"{p.active:,} with embedding and head, {p.active_without_embedding:,} without the embedding,"
+                f" {p.active_core:,} without both"
+            ),
         ),
         (
             "FLOPs a token",
-            f"forward {flops_text(f.ideal.forward_per_token)} ideal, {flops_text(f.executed.forward_per_token)} executed; with backward {flops_text(f.ideal.train_per_token)}",
+            (
+                f"forward {flops_text(f.ideal.forward_per_token)} ideal,"
+                f" {flops_text(f.executed.forward_per_token)} executed;"
+                f" with backward {flops_text(f.ideal.train_per_token)}"
+            ),
         ),
         (
             "cache",
-            f"{bytes_text(c.bytes_per_token)} a token and {bytes_text(c.bytes_per_sequence_fixed)} a row, stored as {c.layout}",
+            (
+                f"{bytes_text(c.bytes_per_token)} a token and {bytes_text(c.bytes_per_sequence_fixed)} a row,"
+                f" stored as {c.layout}"
+            ),
         ),
     ]
     for row in rows:

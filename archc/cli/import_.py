@@ -64,7 +64,8 @@ def _write(path: Path, text: str) -> None:
             file.write(text.encode())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(file.name, 0o666 & ~mask)
-        os.replace(file.name, path)
+        fresh = Path(file.name)
+        fresh.chmod(0o666 & ~mask)
+        fresh.replace(path)
     except OSError as error:
         raise click.UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -1,7 +1,7 @@
 """What a model will cost, counted on its graph.
 
-The public function ``archc.cost(model, ...)`` has the name of this package, which the import system binds to ``archc.cost`` as
-soon as any part of it is imported: so the package itself can be called.
+The public function ``archc.cost(model, ...)`` has the name of this package, which the import system binds to
+``archc.cost`` as soon as any part of it is imported: so the package itself can be called.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import math
 from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, WorkloadReport
 from archc.graph import Graph, Node
 from archc.graph.gradient import trained
-from archc.ops import Table, Workload
+from archc.ops import Cost, Table, Workload
 from archc.ops.time import cache_bytes
 from archc.schema import Model
 from archc.version import VERSION
@@ -23,12 +23,22 @@ LAYOUT_BYTES = {"bf16": 2, "fp32": 4}
 
 ASSUMPTIONS = (
     "FLOPs: matrix products only, 2 per multiply-add; embedding lookups, norms and other element-wise work count zero.",
-    "ideal: each query meets only the keys it may see (causal average). executed: the blocks that the reference path on a CPU"
-    " really runs; its backward includes the scores that a fused attention computes again.",
-    "train: forward and backward of `seq` tokens a row, without recomputation. prefill: the last `seq` of `context` tokens go"
-    " into a cache. decode: one token a row, the last of `context`.",
-    "params.active: what one token uses, input embedding and head included; a head tied to the embedding counts as embedding.",
-    "kv_cache: tensors that `new_cache(batch, context)` allocates, with room to take back 8 tokens and the rows' lengths.",
+    (
+        "ideal: each query meets only the keys it may see (causal average). executed: the blocks that the reference"
+        " path on a CPU really runs; its backward includes the scores that a fused attention computes again."
+    ),
+    (
+        "train: forward and backward of `seq` tokens a row, without recomputation. prefill: the last `seq` of `context`"
+        " tokens go into a cache. decode: one token a row, the last of `context`."
+    ),
+    (
+        "params.active: what one token uses, input embedding and head included; a head tied to the embedding counts"
+        " as embedding."
+    ),
+    (
+        "kv_cache: tensors that `new_cache(batch, context)` allocates, with room to take back 8 tokens and the"
+        " rows' lengths."
+    ),
     "weighted_fp8_equivalent: ideal FLOPs of a token with bfloat16 products counted twice, FP8 once.",
 )
 
@@ -36,7 +46,10 @@ ASSUMPTIONS = (
 def workload(
     model: Model, mode: Mode, batch: int, seq: int | None, context: int | None
 ) -> tuple[Workload, WorkloadReport]:
-    """The workload that the options mean; ``seq`` defaults to 4096 (or the model's context) and decode's context to the model's."""
+    """The workload that the options mean.
+
+    ``seq`` defaults to 4096 (or the model's context), and decode's context to the model's.
+    """
     if mode == "decode":
         new, total = 1, model.context if context is None else context
     else:
@@ -102,7 +115,7 @@ def params(graph: Graph) -> Params:
     )
 
 
-def node_cost(node: Node, w: Workload):
+def node_cost(node: Node, w: Workload) -> Cost:
     """The cost of one run of a node."""
     return node.op.cost(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,14 +12,14 @@ from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, node_co
 from archc.cost.report import Report
 from archc.diagnostics import Span
 from archc.graph import Graph, Scope
-from archc.ops import Table, Workload
+from archc.ops import ParamSpec, Table, Workload
 from archc.ops.time import cache_bytes
 from archc.schema import Drawer, Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """``count`` equal parts of a figure: ``what`` they are, the ``formula`` of one with its numbers, and their ``total``."""
+    """``count`` equal parts of a figure: ``what`` they are, the ``formula`` of one in numbers, their ``total``."""
 
     what: str
     count: int
@@ -88,7 +88,7 @@ _LEFT_OUT = {
 def _params(graph: Graph, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
     groups: dict[tuple, list[Scope]] = {}
     for scope, name, spec, owner, times in _parameters(graph):
-        if component is not None and owner != component or owner in _LEFT_OUT.get(rest, ()):
+        if (component is not None and owner != component) or owner in _LEFT_OUT.get(rest, ()):
             continue
         if (rest == "mtp" and owner != "mtp") or spec.buffer != (rest == "buffers"):
             continue
@@ -103,7 +103,7 @@ def _params(graph: Graph, rest: str, component: str | None) -> list[tuple[Term, 
     return out
 
 
-def _parameters(graph: Graph):
+def _parameters(graph: Graph) -> Iterator[tuple[Scope, str, ParamSpec, str, int]]:
     """(scope, name with the layer left open, spec, component, times) of every distinct parameter."""
     for scope, times in graph.scopes():
         for value in scope.params:
@@ -127,9 +127,9 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
         cost = node_cost(node, w)
         ahead = cost.useful if ideal else cost.executed
         back = 2 * cost.useful if ideal else cost.backward
-        trained = shown.mode == "train" and "forward_per_token" not in rest or rest.endswith("train_per_token")
+        trained = (shown.mode == "train" and "forward_per_token" not in rest) or rest.endswith("train_per_token")
         total = times * (ahead + (back if trained else 0))
-        if not total or component is not None and node.component != component:
+        if not total or (component is not None and node.component != component):
             continue
         shapes = " , ".join(str(v.type) for v in node.ins if v.type.dtype != "none")
         sizes = f"B = {w.batch}, S = {w.new}, T = {w.total}"
