@@ -18,8 +18,8 @@ INLINE = 64
 class Body:
     """Statements of a scope's items, with the drawer's own variable names.
 
-    ``names`` are the values bound on entry, ``keep`` those that must stay bound to the end, ``reserved`` what no variable may be
-    called (everything the file imports).
+    ``names`` are the values bound on entry, ``keep`` those that must stay bound to the end, ``reserved`` what no
+    variable may be called (everything the file imports).
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from archc.emit.body import Body
@@ -59,7 +60,7 @@ class Classes:
                 self.of[scope] = self.classes.setdefault(name, Class(name, text, slots, takes_layer))
                 return
 
-    def _names(self, scope: Scope):
+    def _names(self, scope: Scope) -> Iterator[str]:
         """Candidates for a class name: the drawer's, with its parent's before it, then numbered."""
         base = scope.cls if scope.cls not in self.reserved else f"{scope.cls}Module"
         yield base
@@ -79,7 +80,7 @@ class Classes:
         return ast.Call(func=ast.Name(id=cls.name, ctx=ast.Load()), args=args, keywords=[])
 
     def init(self, scope: Scope, slots: tuple[str, ...]) -> list[str]:
-        """The statements of a constructor: submodules, parameters and layers, in the order in which the forward uses them."""
+        """The statements of a constructor: submodules, parameters and layers, in the order of the forward."""
         lines = ["        self.layer = layer"] if scope.states else []
         groups: dict[str, list[tuple[str, ast.expr]]] = {}
         printed = set()
@@ -201,9 +202,8 @@ def _held(owner: str, specs: list[ParamSpec]) -> list[str]:
     """The declaration of parameters under a dotted name that an equation uses directly."""
     (first, *others) = specs
     if not others and len(first.shape) == 2 and first.init == "normal":  # the weight of a linear map in all but its use
-        return [
-            f"        self.{owner} = {source(_with_std(expr('Linear(i, o)', i=first.shape[1], o=first.shape[0]), specs))}"
-        ]
+        linear = expr("Linear(i, o)", i=first.shape[1], o=first.shape[0])
+        return [f"        self.{owner} = {source(_with_std(linear, specs))}"]
     values = ", ".join(f'"{s.name.rpartition(".")[2]}": {_value(s)}' for s in specs)
     return [f"        self.{owner} = nn.ParameterDict({{{values}}})"]
 

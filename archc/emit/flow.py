@@ -48,7 +48,7 @@ class Flow:
         return self._captured[scope]
 
     def gives(self, scope: Scope) -> list[Value]:
-        """What a module's forward gives back: its declared results that someone reads, and whatever is read outside it."""
+        """What a module's forward gives back: declared results that someone reads, and what else is read outside."""
         if scope.parent is None or _is_layer(scope):
             return list(scope.returns)
         made = [v for n in scope.nodes() for v in n.outs] + [v for s in _stacks(scope) for v in s.outs]

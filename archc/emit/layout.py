@@ -80,7 +80,7 @@ def _broken(prefix: str, value: ast.expr, indent: int, suffix: str = "") -> list
     match value:
         case ast.Call(func=func, args=args, keywords=keywords):
             parts: list[tuple[str, ast.expr]] = [("", a) for a in args] + [(f"{k.arg}=", k.value) for k in keywords]
-            if isinstance(func, ast.Attribute) and not args and not keywords or not parts:
+            if (isinstance(func, ast.Attribute) and not args and not keywords) or not parts:
                 return [whole]
             if (
                 isinstance(func, ast.Attribute)

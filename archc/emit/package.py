@@ -1,10 +1,9 @@
-"""Writes a package: model, kernels, run time, plan, README and tests; atomically, and the same bytes for the same input."""
+"""Writes a package: model, kernels, run time, plan, README and tests; atomically, same bytes for same input."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -122,7 +121,10 @@ def _render(path: Path, **context: Any) -> str:
 
 # --- writing -------------------------------------------------------------------------------------
 def write(content: dict[str, str], folder: Path) -> Path:
-    """Replaces ``folder`` by the files, or leaves it as it was if anything fails. Only a package that archc wrote is replaced."""
+    """The folder, replaced by the files, or left as it was if anything fails.
+
+    Raises FileExistsError for a folder with anything but a package that archc wrote.
+    """
     folder = folder.absolute()
     if folder.exists() and any(folder.iterdir()) and not (folder / "plan.json").is_file():
         raise FileExistsError(f"{folder} exists and is not a package that archc wrote")
@@ -135,11 +137,11 @@ def write(content: dict[str, str], folder: Path) -> Path:
             path.write_text(text, encoding="utf-8", newline="\n")
         fresh.chmod(0o755)
         if not folder.exists():
-            os.replace(fresh, folder)
+            fresh.replace(folder)
             return folder
         old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-        os.replace(folder, old / "package")
-        _or_undo(lambda: os.replace(fresh, folder), lambda: os.replace(old / "package", folder))
+        kept = folder.replace(old / "package")
+        _or_undo(lambda: fresh.replace(folder), lambda: kept.replace(folder))
         shutil.rmtree(old)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -147,7 +149,7 @@ def write(content: dict[str, str], folder: Path) -> Path:
     return folder
 
 
-def _or_undo(act: Callable[[], None], undo: Callable[[], None]) -> None:
+def _or_undo(act: Callable[[], object], undo: Callable[[], object]) -> None:
     try:
         act()
     except BaseException:
