@@ -34,8 +34,8 @@ else:
 class Builder(Vocabulary):
     """Writes a graph.
 
-    Ops are methods by their registered name, ``g.linear("q_proj", x, out=4096)``: an optional name first (ops with parameters or
-    a submodule need one), then operands, then the op's fields. ``archc ops`` shows all of them.
+    Ops are methods by their registered name, ``g.linear("q_proj", x, out=4096)``: an optional name first (ops with
+    parameters or a submodule need one), then operands, then the op's fields. ``archc ops`` shows all of them.
     """
 
     def __init__(self, name: str, std: Callable[[Role, int], float] | None = None) -> None:
@@ -214,7 +214,8 @@ class Builder(Vocabulary):
     ) -> tuple[Value, ...]:
         """Layers in a row, one per key: ``build(key)`` gives the forward of a layer, built once per distinct key.
 
-        ``cls(key)`` names its class. ``state`` goes into the first layer; each layer returns the state of the next, of the same types.
+        ``cls(key)`` names its class. ``state`` goes into the first layer; each layer returns the state of the next,
+        of the same types.
         """
         outer = self.here
         kinds: dict[Hashable, int] = {}
@@ -237,10 +238,8 @@ class Builder(Vocabulary):
             result = self._run(scope, forward, args)
             got = result if isinstance(result, tuple) else (result,)
             if [v.shape for v in got] != [v.shape for v in state]:  # dtypes are the islands pass's business
-                raise BuildError(
-                    scope,
-                    f"layer kind {i} returns {', '.join(str(v.type) for v in got)}, the next needs {', '.join(str(v.type) for v in state)}",
-                )
+                returned, needed = (", ".join(str(v.type) for v in values) for values in (got, state))
+                raise BuildError(scope, f"layer kind {i} returns {returned}, the next needs {needed}")
             stack.kinds.append(scope)
         stack.outs = [Value(v.type, outer, self) for v in state]
         for out, value in zip(stack.outs, state, strict=True):
@@ -251,7 +250,7 @@ class Builder(Vocabulary):
     def _open(self, scope: Scope, build: Callable[..., Any], values: Sequence[Value]) -> None:
         scope.args = list(values)
         scope.hints.update({v: self.here.hints[v] for v in values if v in self.here.hints})
-        formal = [p for p in inspect.signature(build).parameters.values()][1:]
+        formal = list(inspect.signature(build).parameters.values())[1:]
         scope.hints.update(
             {v: p.name for v, p in zip(values, formal, strict=False) if p.kind is p.POSITIONAL_OR_KEYWORD}
         )

@@ -1,4 +1,4 @@
-"""The op vocabulary as text: what each op is called with, for people (`archc ops`) and for type checkers (`vocabulary.pyi`)."""
+"""The op vocabulary as text: how each op is called, for people (`archc ops`) and type checkers (`vocabulary.pyi`)."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def _usage(op: type[Op]) -> Usage:
             operands.append(f"*{p.name}")
         else:
             operands.append(p.name if p.default is p.empty else f"{p.name}?")
-    hints = {
-        name: hint for base in reversed(op.__mro__) for name, hint in base.__dict__.get("__annotations__", {}).items()
-    }
+    hints = {name: hint for base in reversed(op.__mro__) for name, hint in inspect.get_annotations(base).items()}
     fields = tuple((n, hints[n], "" if d is REQUIRED else repr(d)) for n, d in op.fields.items())
     doc = inspect.cleandoc(op.__doc__ or "")
     return Usage(

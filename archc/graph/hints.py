@@ -1,8 +1,8 @@
 """Names for emitted variables: those the drawer's own source gives to the values it builds.
 
-A value built by a statement ``q = g.rotate(g.linear(...), rope)`` is called ``q``: the last value a statement builds gets the
-statement's targets. A value that a method returns gets its name from the statement that called the method. Only line numbers
-are used, so that output does not depend on interpreter switches (`-X no_debug_ranges`).
+A value built by a statement ``q = g.rotate(g.linear(...), rope)`` is called ``q``: the last value a statement builds
+gets the statement's targets. A value that a method returns gets its name from the statement that called the method.
+Only line numbers are used, so that output does not depend on interpreter switches (`-X no_debug_ranges`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _statements(path: str) -> dict[int, tuple[int, tuple[str, ...] | None]]:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The statement that names what is being built: its frame and first line, and how far it and its callees have run."""
+    """The statement that names what is being built: its frame and first line, how far it and its callees have run."""
 
     frame: int
     line: int
@@ -57,8 +57,8 @@ class Claim:
 def claim(frame: FrameType | None) -> Claim:
     """The claim of the statement that ``frame`` is running.
 
-    Where that is a `return`, or rebinds a parameter of a helper (``x = g.clamp(x)``), the helper only refines what its caller
-    names: the caller's statement counts.
+    Where that is a `return`, or rebinds a parameter of a helper (``x = g.clamp(x)``), the helper only refines what
+    its caller names: the caller's statement counts.
     """
     while frame is not None and _of_graph(frame):
         frame = frame.f_back

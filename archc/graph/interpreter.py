@@ -1,7 +1,7 @@
 """Runs a graph node by node, each by its reference: the third witness beside the emitted module and public models.
 
-Nothing of the printer is used: no variable names, no inlining, no classes, no loop. Only an op's own printed form is shared,
-evaluated over the values of its operands.
+Nothing of the printer is used: no variable names, no inlining, no classes, no loop. Only an op's own printed form is
+shared, evaluated over the values of its operands.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Interpreter:
         return runtime.Cache(keeps, batch, max_tokens, max_rewind, dtype=dtype or first.dtype, device=first.device)
 
     def run(self, tokens: Tensor, time: Any, cache: Any = None) -> list[Any]:
-        """The root's results for ``tokens`` [B, S] at ``time`` (the runtime's `Time`), rows right-padded as inside a package."""
+        """The root's results for ``tokens`` [B, S] at ``time`` (the runtime's `Time`), padded as inside a package."""
         values: dict[Value, Any] = {}
         self.names.update(tokens=tokens, time=time)
         self._items(self.graph.steps, values, "", None)
@@ -59,7 +59,7 @@ class Interpreter:
     def call(
         self, scope: Scope, arguments: list[Any], tokens: Tensor, time: Any, state: Any = None, prefix: str = ""
     ) -> list[Any]:
-        """The results of one scope for given arguments; ``state`` holds its stores, ``prefix`` leads its parameters' names."""
+        """The results of one scope for given arguments; ``state`` holds its stores, ``prefix`` leads names."""
         values: dict[Value, Any] = dict(zip(scope.args, arguments, strict=True))
         self.names.update(tokens=tokens, time=time)
         self._items(self.graph.steps, values, "", None)
@@ -80,11 +80,12 @@ class Interpreter:
 
     def _stack(self, stack: Stack, values: dict[Value, Any], prefix: str, cache: Any) -> None:
         state = [values[v] for v in stack.args]
+        kept = () if cache is None else cache.layers
         for layer, index in enumerate(stack.schedule):
             kind = stack.kinds[index]
             values.update(zip(kind.args, state, strict=True))
-            keeps = cache is not None and layer < len(cache.layers)  # layers after the last with a state have no entry
-            self._items(kind, values, f"{prefix}{stack.name}.{layer}.", cache.layers[layer] if keeps else None)
+            keeps = layer < len(kept)  # layers after the last with a state have no entry
+            self._items(kind, values, f"{prefix}{stack.name}.{layer}.", kept[layer] if keeps else None)
             state = [values[v] for v in kind.returns]
         values.update(zip(stack.outs, state, strict=True))
 

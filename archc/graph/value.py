@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from archc.ops import Op, ParamSpec, Shape, Store, Type
 
 if TYPE_CHECKING:
-    from archc.schema import Drawer
     from archc.graph.builder import Builder
+    from archc.schema import Drawer
 
 
 @dataclass(eq=False, repr=False, slots=True)
 class Value:
-    """Something a node reads: made by a node, or a parameter, a field of the step, a slot of state, an argument of a scope."""
+    """Something a node reads: another node's result, a parameter, a field of the step, a slot of state, an argument."""
 
     type: Type
     scope: Scope

@@ -29,7 +29,7 @@ def network(graph: Graph) -> networkx.DiGraph:
 
 
 def verify(graph: Graph) -> None:
-    """Raises `GraphError` unless every value is made before it is read, types follow from the ops, and names are unique."""
+    """Raises `GraphError` unless values are made before they are read, types follow from ops, names are unique."""
     import networkx
 
     if not networkx.is_directed_acyclic_graph(network(graph)):

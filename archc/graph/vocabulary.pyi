@@ -109,7 +109,7 @@ class Vocabulary:
         """Every entry so far, the new ones included [B, T // every, ...]."""
 
     def recall(self, x: Value, state: Value, time: Value, *, keep: int) -> Value:
-        """The kept past tokens in time order, followed by the new ones [B, keep + S, ...]; the ring then keeps the newest."""
+        """The kept past tokens in time order, then the new ones [B, keep + S, ...]; the ring then keeps the newest."""
 
     def rope_angles(self, time: Value, *, dim: int, theta: float, scaling: Literal['linear', 'llama3', 'yarn'] | None = ..., factor: float = ..., original: int = ..., low: float | None = ..., high: float | None = ..., beta_fast: float | None = ..., beta_slow: float | None = ..., truncate: bool = ..., magnitude: float = ..., every: int = ...) -> Value:
         """cos and sin at token positions, or (every > 1) at the first token of each closing group: [B, S, dim / 2, 2]."""

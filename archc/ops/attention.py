@@ -13,9 +13,10 @@ from archc.ops.base import Op, Type, Workload, expr, need, size
 
 @cache
 def blocks() -> ModuleType:
-    """The block schedule of the attention reference: the file that packages run, so that cost and code cannot disagree."""
+    """The block schedule of the attention reference: the file packages run, so that cost and code cannot disagree."""
     spec = util.spec_from_file_location("archc_attention_blocks", resources.kernels() / "blocks.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -35,10 +36,11 @@ def visible_pairs(w: Workload, window: int | None) -> int:
 
 
 class Attend(Op):
-    """softmax(q k^T * scale) v over the keys a token may see: q [B, S, H, D], keys [B, T, G, D], values [B, T, G, V] -> [B, S, H, V].
+    """softmax(q k^T * scale) v over the keys a token may see:
+    q [B, S, H, D], keys [B, T, G, D], values [B, T, G, V] -> [B, S, H, V].
 
-    Query head h reads key head h * G // H. ``window`` keeps the last tokens, the query's own included; with it, keys are a
-    `Recall`, without it an `Append`. ``sinks`` [H] are logits that take mass and give no value.
+    Query head h reads key head h * G // H. ``window`` keeps the last tokens, the query's own included; with it, keys
+    are a `Recall`, without it an `Append`. ``sinks`` [H] are logits that take mass and give no value.
     """
 
     needs = {"attend": "kernels.attend"}

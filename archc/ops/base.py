@@ -1,12 +1,13 @@
 """What an op is: its parameters, shape rule, cost rule and printed form, all torch-free.
 
-An op is one equation of a paper (a linear map, a norm, an attention over given keys). Its *reference* is what its printed
-form says: the expression is printed into a package's `model.py`, and evaluated by the graph interpreter.
+An op is one equation of a paper (a linear map, a norm, an attention over given keys). Its *reference* is what its
+printed form says: the expression is printed into a package's `model.py`, and evaluated by the graph interpreter.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ DType = Literal["act", "fp32", "int", "bool", "none"]
 # --- sizes ---------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a forward is asked to do: ``batch`` rows, ``new`` tokens each, after ``past`` tokens when there is a cache."""
+    """What a forward is asked to do: ``batch`` rows of ``new`` tokens, after ``past`` ones if there is a cache."""
 
     batch: int
     new: int
@@ -41,7 +42,7 @@ class Dim:
     name: str
     value: Callable[[Workload], int] = field(compare=False, repr=False)
 
-    def _with(self, op: str, other: Size, apply: Callable[[int, int], int], flip: bool = False) -> Dim:
+    def _with(self, op: str, other: Size, apply: Callable[[int, int], int], *, flip: bool = False) -> Dim:
         left, right = (other, self) if flip else (self, other)
         tight = op in "*//"
         names = [f"({n})" if tight and re.search(r"[+\- /]", n) else n for n in (str(left), str(right))]
@@ -126,7 +127,10 @@ Role = Literal["embedding", "head", "matrix", "output", "experts", "norm", "bias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParamSpec:
-    """A parameter that an op or a drawer declares; ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones" or "zeros"."""
+    """A parameter that an op or a drawer declares.
+
+    ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones" or "zeros".
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -152,8 +156,9 @@ TORCH_DTYPES: dict[DType, str] = {"fp32": "torch.float32", "int": "torch.int64",
 class Cost:
     """Work of one run of an op.
 
-    ``executed``: FLOPs of the matrix products that the reference path really runs (2 per multiply-add). ``useful``: those the
-    equation needs (causal: only visible pairs). ``backward``: executed FLOPs of its gradient. ``read`` and ``written`` in bytes.
+    ``executed``: FLOPs of the matrix products that the reference path really runs (2 per multiply-add). ``useful``:
+    those the equation needs (causal: only visible pairs). ``backward``: executed FLOPs of its gradient. ``read`` and
+    ``written`` in bytes.
     """
 
     executed: int = 0
@@ -187,7 +192,7 @@ class Op:
     lowers: ClassVar[bool] = False
     """Wants its float operands in the activation dtype: the dtype pass casts islands back before it."""
     uniform: ClassVar[bool] = False
-    """Wants its float operands, parameters included, in one dtype: where one is float32, the dtype pass lifts the others."""
+    """Wants its float operands, parameters included, in one dtype: the dtype pass lifts all where one is float32."""
 
     fields: ClassVar[dict[str, Any]] = {}
     """Attributes by name with their defaults; `REQUIRED` where there is none."""
@@ -197,7 +202,7 @@ class Op:
         super().__init_subclass__(**kw)
         own = {
             name: cls.__dict__.get(name, REQUIRED)
-            for name, hint in cls.__dict__.get("__annotations__", {}).items()
+            for name, hint in inspect.get_annotations(cls).items()
             if "ClassVar" not in hint
         }
         cls.fields = {**cls.fields, **own}
@@ -248,7 +253,7 @@ class Op:
         return Cost(executed=executed, useful=useful, backward=backward, read=read, written=written)
 
     def row(self, *ins: Type) -> bool:
-        """Whether a token's result depends on that token alone, with weights small enough to sit in a row-wise kernel."""
+        """Whether a token's result depends on that token alone, with weights that fit into a row-wise kernel."""
         return False
 
     def code(self, *ins: ast.expr) -> ast.expr:
@@ -269,8 +274,8 @@ def _parsed(template: str) -> ast.expr:
 def expr(template: str, **values: Any) -> ast.expr:
     """A Python expression: ``template`` with the names given in ``values`` replaced by expressions or literals.
 
-    ``expr("rms_norm(x, eps=eps)", x=operand, eps=1e-6)``; keyword arguments whose value is None or False disappear, and a
-    starred name takes a list of expressions.
+    ``expr("rms_norm(x, eps=eps)", x=operand, eps=1e-6)``; keyword arguments whose value is None or False disappear, and
+    a starred name takes a list of expressions.
     """
 
     def build(node: Any) -> Any:

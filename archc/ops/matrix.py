@@ -110,11 +110,9 @@ class Einsum(Op):
         return n, n, 2 * n
 
     def row(self, *ins: Type) -> bool:
-        fixed = [t.shape for t in ins if all(isinstance(d, int) for d in t.shape)]
-        return (
-            all(t.shape[:2] == self.keep or t.shape in fixed for t in ins)
-            and sum(map(math.prod, fixed)) <= ROW_WEIGHT_LIMIT
-        )  # type: ignore[arg-type]
+        fixed = [s for t in ins if (s := tuple(d for d in t.shape if isinstance(d, int))) == t.shape]
+        small = sum(math.prod(s) for s in fixed) <= ROW_WEIGHT_LIMIT
+        return small and all(t.shape[:2] == self.keep or t.shape in fixed for t in ins)
 
     def code(self, *ins: ast.expr) -> ast.expr:
         return expr("torch.einsum(spec, *ins)", spec=self.spec, ins=ins)

@@ -111,8 +111,8 @@ class RopeAngles(Op):
             else expr("group_positions(time, every=m)", time=time, m=self.every)
         )
         return expr(
-            "rope_angles(where, dim=dim, theta=theta, scaling=scaling, factor=factor, original=original, low=low, high=high,"
-            " beta_fast=beta_fast, beta_slow=beta_slow, truncate=truncate, magnitude=magnitude)",
+            "rope_angles(where, dim=dim, theta=theta, scaling=scaling, factor=factor, original=original, low=low,"
+            " high=high, beta_fast=beta_fast, beta_slow=beta_slow, truncate=truncate, magnitude=magnitude)",
             where=where,
             dim=self.dim,
             theta=self.theta,
@@ -135,7 +135,7 @@ def kept(keep: int) -> Size:
 
 
 class Recall(Op):
-    """The kept past tokens in time order, followed by the new ones [B, keep + S, ...]; the ring then keeps the newest."""
+    """The kept past tokens in time order, then the new ones [B, keep + S, ...]; the ring then keeps the newest."""
 
     needs = {"recall": "kernels.state"}
     keep: int
@@ -168,7 +168,7 @@ class Append(Op):
 
 
 def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int) -> int:
-    """Bytes a cache allocates for one row of the batch; ``element`` is the size of an activation in the cache's layout."""
+    """Bytes a cache allocates for one row; ``element`` is the size of an activation in the cache's layout."""
     count = store.rows(max_tokens, max_rewind)
     for n in store.shape:
         count *= n

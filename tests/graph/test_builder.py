@@ -174,7 +174,7 @@ def test_shape_rules_name_place_and_numbers(build, message):
 
 
 def test_unknown_op_lists_the_known_ones():
-    with pytest.raises(AttributeError, match="no op 'linnear'; there are .*linear"):
+    with pytest.raises(AttributeError, match=r"no op 'linnear'; there are .*linear"):
         Builder("m").linnear  # noqa: B018
 
 

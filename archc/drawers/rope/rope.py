@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from archc.schema import field
 from archc.schema import Rope as RopeSlot
+from archc.schema import field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value

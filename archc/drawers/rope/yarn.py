@@ -10,7 +10,7 @@ from archc.schema import field
 
 
 class Yarn(Rope):
-    """Frequencies interpolated by how often they turn over the original context (Peng et al. 2023, arXiv:2309.00071)."""
+    """Frequencies interpolated by their turns over the original context (Peng et al. 2023, arXiv:2309.00071)."""
 
     factor: float = field("how many times the original context is stretched", ge=1)
     original: int = field("context before stretching", unit="tokens", gt=0)
