@@ -15,6 +15,8 @@ DIM, VOCAB, CONTEXT, MAX_LAYERS = 128, 512, 512, 8
 
 def shrink(model: Model) -> Model:
     """The tiny twin: every drawer, every layer kind and every transition between kinds, in at most 8 layers."""
+    from archc.drawers import drawer_class
+
     order = walk(model.schedule)
     small = {slots: _layer(slots) for slots in dict.fromkeys(order)}
     fields = {
@@ -23,21 +25,12 @@ def shrink(model: Model) -> Model:
         "layers": len(order),
         "context": min(model.context, CONTEXT),
         "schedule": tuple(small[slots] for slots in order),
-        "cache": _cache(model),
+        "cache": drawer_class("cache", "fp32")(),  # float32 storage, in which the laws are exact
     }
     for name in ("norm", "residual", "head", "init"):
         fields[name] = _drawer(getattr(model, name))
-    twin = model.model_copy(update=fields)
-    twin._spec_hash = model.spec_hash
-    twin._checks = ()  # budgets hold for the full model
-    return twin
-
-
-def _cache(model: Model) -> Drawer:
-    """Float32 storage, in which the laws are exact."""
-    from archc.drawers import drawer_class
-
-    return drawer_class("cache", "fp32")().placed("", None)
+    # Checks are left out: budgets hold for the full model.
+    return model.model_copy(update=fields).completed(checks=(), sweeps=model.sweeps, spec_hash=model.spec_hash)
 
 
 def _layer(slots: LayerSlots) -> LayerSlots:
@@ -45,7 +38,7 @@ def _layer(slots: LayerSlots) -> LayerSlots:
 
 
 def _drawer(drawer: Drawer | None) -> Any:
-    """A drawer with its own tiny values, inherited widths following the tiny model."""
+    """A drawer with its own tiny values, inherited widths following the tiny model; its name and origin stay."""
     if drawer is None:
         return None
     values: dict[str, Any] = {}
@@ -55,13 +48,11 @@ def _drawer(drawer: Drawer | None) -> Any:
             values[name] = _drawer(value)
         elif info.inherit == "dim":
             values[name] = min(value, DIM)
-    small = drawer.model_copy(update=values)
-    small = small.model_copy(update=drawer.tiny())
-    return small.placed(drawer._label, drawer._origin)
+    return drawer.model_copy(update=values | drawer.tiny())
 
 
 def walk(schedule: tuple[LayerSlots, ...]) -> tuple[LayerSlots, ...]:
-    """The shortest run of layers with every kind and every transition of a schedule, its first and its last kind in place.
+    """The shortest run of layers with every kind and transition of a schedule, from its first kind to its last.
 
     Cut to 8 layers where even the shortest is longer; then kinds come before transitions.
     """

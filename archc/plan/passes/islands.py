@@ -1,4 +1,4 @@
-"""Dtype islands: casts around ops that want at least float32, as nodes, so that they are printed, checked and costed."""
+"""Dtype islands: casts around ops that want at least float32, as nodes: printed, checked and costed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from archc.ops import OPS, Type
 
 
 def islands(graph: Graph) -> Graph:
-    """The graph with casts up before ops that want float32, and back before matrix products and at the end of a layer."""
+    """The graph with casts up before ops that want float32, and back before matrix products and at a layer's end."""
     for scope in (graph.steps, graph.root):
         _scope(scope)
     return graph
