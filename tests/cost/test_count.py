@@ -26,7 +26,7 @@ def test_cache_of_405b_as_published() -> None:
 
 
 def test_training_flops_of_405b_as_published() -> None:
-    """2,448 GFLOPs a token in training at 4,096 (arXiv:2505.09343, table 2, which does not say how attention is counted)."""
+    """2,448 GFLOPs a token in training at 4,096 (arXiv:2505.09343, table 2; how it counts attention is not said)."""
     report = archc.cost(archc.load("llama_3_1_405b"), mode="train", seq=4096)
     assert report.flops.ideal.train_per_token == pytest.approx(2448e9, rel=0.02)
 

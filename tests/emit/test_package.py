@@ -87,7 +87,7 @@ def test_a_package_runs_without_archc(llama: Path) -> None:
         "full = llama_3_1_8b.Model(device='meta')\n"
         "print(sum(p.numel() for p in full.parameters()))\n"
     )
-    run = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, cwd=llama)
+    run = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, cwd=llama, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split("\n")[:2] == ["torch.Size([1, 6, 512])", "8030261248"]
 

@@ -35,7 +35,8 @@ from tests.parity.configs import cases
 
 HEAD = "arch 1\nmodel spec { vocab = 61, context = 90\n"
 SPECS = {
-    "sinks": "dim = 20, layers = 2, attention = gqa { heads = 6, kv_heads = 2, head_dim = 6, sinks = true, rope = rope }\n"
+    "sinks": "dim = 20, layers = 2\n"
+    "attention = gqa { heads = 6, kv_heads = 2, head_dim = 6, sinks = true, rope = rope }\n"
     "ffn = swiglu { hidden = 33 }",
     "window_of_sinks": "dim = 21, layers = 3, norm_placement = both\n"
     "attention local = gqa { heads = 3, head_dim = 8, window = 5, sinks = true, rope = rope { dim = 4 } }\n"
@@ -44,10 +45,12 @@ SPECS = {
     "layer_norm": "dim = 18, layers = 2, norm = layer { bias = false }, head = untied { bias = true }\n"
     "attention = gqa { heads = 3, qk_norm = head, rope = rope { pairs = interleaved, dim = 4, end = last } }\n"
     "ffn = swiglu { hidden = 30, activation = relu }",
-    "narrow_cache": "dim = 24, layers = 4, head = tied, cache = bf16, init = normal { std = 0.1, output_by_depth = true }\n"
+    "narrow_cache": "dim = 24, layers = 4, head = tied, cache = bf16\n"
+    "init = normal { std = 0.1, output_by_depth = true }\n"
     "attention wide = gqa { heads = 4, kv_heads = 1, out_bias = true }\nattention local = wide { window = 1 }\n"
     "ffn = swiglu { hidden = 7 }\nschedule { attention = [wide, local * 2, wide] }",
-    "no_attention": "dim = 16, layers = 3, attention full = gqa { heads = 2, rope = yarn { factor = 4, original = 16 } }\n"
+    "no_attention": "dim = 16, layers = 3\n"
+    "attention full = gqa { heads = 2, rope = yarn { factor = 4, original = 16 } }\n"
     "ffn mix = swiglu { hidden = 40 }\nschedule { attention = [full, none, full], ffn = [none, mix, mix] }",
 }
 """What no importer reads, by name."""
@@ -107,7 +110,7 @@ def test_the_graph_is_sound(both: Both) -> None:
 # --- parameters ----------------------------------------------------------------------------------
 def test_parameters(both: Both) -> None:
     planned = {p.name: p.spec for p in both.graph.parameters()}
-    trainable = {name: p for name, p in both.module.named_parameters()}
+    trainable = dict(both.module.named_parameters())
     assert {name: spec.shape for name, spec in planned.items() if not spec.buffer} == {
         name: tuple(p.shape) for name, p in trainable.items()
     }
