@@ -1,7 +1,7 @@
 """Laws that every generated language model obeys, as functions of a model and of hypothesis' choices.
 
-However its tokens reach a model, each gets the logits that one pass over its own sequence gives it. Models are float64, so
-that what differs is more than rounding.
+However its tokens reach a model, each gets the logits that one pass over its own sequence gives it. Models are float64,
+so that what differs is more than rounding.
 """
 
 from __future__ import annotations

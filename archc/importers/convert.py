@@ -33,8 +33,8 @@ def convert(
 ) -> tuple[str, tuple[Diagnostic, ...]]:
     """The text of a spec with one model ``name``, and what there is to say about the config.
 
-    The text is empty where there is an error: a config is imported whole or not at all. ``origin`` says in the doc comment
-    where the config is from, ``spans`` where its keys stand. ``mtp`` asks for multi-token prediction.
+    The text is empty where there is an error: a config is imported whole or not at all. ``origin`` says in the doc
+    comment where the config is from, ``spans`` where its keys stand. ``mtp`` asks for multi-token prediction.
     """
     sink = Sink()
     spans = spans or {}

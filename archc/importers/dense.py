@@ -1,4 +1,4 @@
-"""What Llama and its kin have in common: pre- or post-normed layers of grouped-query attention and a gated feed-forward."""
+"""What Llama and its kin have in common: layers of grouped-query attention and a gated feed-forward."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def attention(c: Reader, *, dim: int, context: int, head_dim: int | None, qk_nor
     heads = c.whole("num_attention_heads")
     kv_heads = c.whole_or_none("num_key_value_heads") or heads
     if heads % kv_heads:
-        c.bad("num_key_value_heads", f"`num_key_value_heads` = {kv_heads} does not divide `num_attention_heads` = {heads}")
+        c.bad(
+            "num_key_value_heads", f"`num_key_value_heads` = {kv_heads} does not divide `num_attention_heads` = {heads}"
+        )
     fields: dict[str, Value] = {"heads": heads, "kv_heads": kv_heads}
     if head_dim is None and heads > dim:
         c.bad("num_attention_heads", f"`num_attention_heads` = {heads} is more than `hidden_size` = {dim} channels")

@@ -1,7 +1,7 @@
 """Keys of a `config.json` that describe no part of a model, whatever its type: data tables.
 
-They follow `PreTrainedConfig` and the defaults of `GenerationConfig` in transformers 5.23, older releases of both, and tools
-that write into configs.
+They follow `PreTrainedConfig` and the defaults of `GenerationConfig` in transformers 5.23, older releases of both, and
+tools that write into configs.
 """
 
 from __future__ import annotations

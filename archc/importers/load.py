@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from archc import resolve
 from archc.diagnostics import ArchError, Sink
 from archc.importers.convert import convert
 from archc.importers.source import open_config
@@ -32,6 +33,25 @@ def is_config(spec: str | os.PathLike[str]) -> bool:
     return Path(spec).suffix == ".json"
 
 
+def load(spec: str | os.PathLike[str], *, sink: Sink | None = None, **options: Any) -> Model:
+    """The model of a SPEC: of a config by its importer, of anything else by `archc.resolve.load`.
+
+    ``options`` are those of `archc.resolve.load`; ``model`` names the one model of a config. Raises `ArchError` with all
+    diagnostics when there is an error.
+    """
+    if not is_config(spec):
+        return resolve.load(spec, sink=sink, **options)
+    name = options.pop("model", None)
+    return load_config(spec, name=None if name is None else identifier(name), sink=sink, **options).model
+
+
+def load_all(spec: str | os.PathLike[str], *, sink: Sink | None = None, **options: Any) -> tuple[Model, ...]:
+    """Every model of a SPEC, as `archc.resolve.load_all`; a config has one."""
+    if not is_config(spec):
+        return resolve.load_all(spec, sink=sink, **options)
+    return (load_config(spec, sink=sink, **options).model,)
+
+
 def load_config(
     path: str | os.PathLike[str],
     *,
@@ -42,7 +62,7 @@ def load_config(
     mtp: bool = False,
     sink: Sink | None = None,
 ) -> Imported:
-    """The model that a config means, called ``name`` or after the config; ``params``, ``set`` and ``drawers`` as of a spec.
+    """The model that a config means, called ``name`` or after the config; the rest as for a spec.
 
     Diagnostics (warnings too) are also put into ``sink``. Raises `ArchError` with all of them when there is an error.
     """

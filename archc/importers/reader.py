@@ -16,7 +16,7 @@ _ABSENT = object()
 class Reader:
     """A config, or an object inside one. A key that the config leaves out has the value in ``defaults``.
 
-    A value that cannot be is reported once (E0604) and read as the default, or as a value that fits, so that reading goes on.
+    A value that cannot be is reported (E0604) and read as the default, or as one that fits, so that reading goes on.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Reader:
         return self._checked(key, "true or false", lambda v: isinstance(v, bool), False)
 
     def word(self, key: str, words: Mapping[str, str], what: str) -> str:
-        """The spec's word for one of the config's ``words``; another word is a feature that cannot be imported (E0605)."""
+        """The spec's word for one of the config's ``words``; others are features that cannot be imported (E0605)."""
         given = self._checked(key, "a word in quotes", lambda v: isinstance(v, str), next(iter(words)))
         if given not in words:
             self.unsupported(key, f"{what} `{given}` cannot be imported", f"known are {_listed(words)}")

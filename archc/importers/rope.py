@@ -1,4 +1,4 @@
-"""The rotary positions of a config: `rope_parameters` of transformers 5, or `rope_theta` and `rope_scaling` of older releases."""
+"""The rotary positions of a config: `rope_parameters` of transformers 5, `rope_theta` and `rope_scaling` before."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MISSING = object()
 def rope(config: Reader, context: int) -> Drawer:
     """The rope drawer that a config means; ``context`` is its `max_position_embeddings`.
 
-    `rope_scaling` goes before `rope_parameters`, and what either says before the same key beside it, as in transformers.
+    `rope_scaling` goes before `rope_parameters`, and a key inside it before the same key beside it, as in transformers.
     """
     settings = _settings(config)
     theta = _theta(config, settings)
@@ -178,4 +178,3 @@ def _account(settings: Reader, kind: str) -> None:
             settings.ignored(key, f"rotary positions of type `{kind}` do not read it")
         else:
             settings.unknown(key)
-

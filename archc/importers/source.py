@@ -18,7 +18,7 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
-    """A parsed config. ``spans`` maps keys, and the keys of objects inside it (`rope_scaling.factor`), to their places."""
+    """A parsed config. ``spans`` maps keys, and keys of objects inside (`rope_scaling.factor`), to their places."""
 
     name: str
     """How messages call it: the path as the user wrote it."""
@@ -52,14 +52,18 @@ def parse_config(text: str, shown: str, sink: Sink) -> ConfigFile | None:
         sink.add(Diagnostic(code="E0601", message=f"not JSON: {error}"))
         return None
     if not isinstance(values, dict):
-        sink.add(Diagnostic(code="E0601", message="a config is a JSON object, `{ ... }`", span=_span(source, 0, min(1, len(text)))))
+        sink.add(
+            Diagnostic(
+                code="E0601", message="a config is a JSON object, `{ ... }`", span=_span(source, 0, min(1, len(text)))
+            )
+        )
         return None
     spans = {key: _span(source, start, end) for key, start, end in _keys(text, _skip(text, 0), "", depth=2)}
     return ConfigFile(name=shown, values=values, spans=spans)
 
 
 def _keys(text: str, at: int, prefix: str, depth: int) -> Iterator[tuple[str, int, int]]:
-    """The keys of the object that starts at ``at``, dotted, with the offsets of their first character and one past the last.
+    """The keys of the object at ``at``, dotted, with the offsets of their first character and one past the last.
 
     The text has been parsed before, so it is known to be well formed.
     """

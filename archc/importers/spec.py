@@ -5,17 +5,37 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 WIDTH = 100
 """Drawers that fit into a line of this width stand on one."""
 
 _INDENT = "  "
-_RESERVED = frozenset(
-    "and arch as at by check else extends false import in let none not or param rest schedule sweep true".split()
-)
+_RESERVED = frozenset({
+    "and",
+    "arch",
+    "as",
+    "at",
+    "by",
+    "check",
+    "else",
+    "extends",
+    "false",
+    "import",
+    "in",
+    "let",
+    "none",
+    "not",
+    "or",
+    "param",
+    "rest",
+    "schedule",
+    "sweep",
+    "true",
+})  # fmt: skip
 """Words of the language that cannot name a model."""
 
-Value = "int | float | str | bool | Tokens | Drawer"
+Value: TypeAlias = "int | float | str | bool | Tokens | Drawer"
 """What a field may hold; a str is a word of the language."""
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import archc.importers
 from archc.cli import main
+from archc.diagnostics import ArchError, Sink
 from archc.importers import is_config, load_config
 from archc.resolve import load
 from tests.importers.configs import LLAMA_3_1, small
@@ -114,6 +116,18 @@ def test_configs_are_specs(config: Any) -> None:
     imported = load_config(path, set={"layers": 5, "ffn.hidden": "2 * 24"})
     assert (imported.model.layers, len(imported.model.schedule)) == (5, 5)
     assert imported.model.schedule[0].ffn.hidden == 48  # type: ignore[union-attr]
+
+
+def test_one_door_for_both(config: Any) -> None:
+    path = config(small())
+    assert archc.importers.load(path, model="other", set={"layers": 5}).name == "other"
+    assert [m.name for m in archc.importers.load_all(path)] == ["tiny_1_5"]
+    assert archc.importers.load("llama_3_1_8b", set={"layers": 5}).layers == 5
+    assert [m.name for m in archc.importers.load_all("llama_3_1_8b")] == ["llama_3_1_8b"]
+    sink = Sink()
+    with pytest.raises(ArchError):
+        archc.importers.load(config(small(hidden_act="mish")), sink=sink)
+    assert [d.code for d in sink.items] == ["E0605"]
 
 
 def test_nothing_heavy_is_imported(config: Any) -> None:

@@ -49,7 +49,9 @@ def forms(draw: st.DrawFn) -> dict[str, Any]:
         if kind == "yarn" and draw(st.booleans()):
             inside["factor"] = None
             # The context is never shorter than what it was stretched from.
-            (inside if "original_max_position_embeddings" in inside else beside)["original_max_position_embeddings"] = 32
+            (inside if "original_max_position_embeddings" in inside else beside)["original_max_position_embeddings"] = (
+                32
+            )
             beside.pop("original_max_position_embeddings", None)
             inside["original_max_position_embeddings"] = 32
     for where in (inside, beside):
@@ -90,7 +92,9 @@ def test_partial_rotation_is_what_transformers_makes_of_it() -> None:
     """Ignored without scaling, which is a warning; a failure with it, which is an error."""
     whole = LlamaRotaryEmbedding(LlamaConfig(head_dim=12, partial_rotary_factor=0.5))
     assert len(whole.inv_freq) == 6
-    cut = LlamaRotaryEmbedding(LlamaConfig(head_dim=12, rope_scaling={"rope_type": "linear", "factor": 2.0}, partial_rotary_factor=0.5))
+    cut = LlamaRotaryEmbedding(
+        LlamaConfig(head_dim=12, rope_scaling={"rope_type": "linear", "factor": 2.0}, partial_rotary_factor=0.5)
+    )
     assert len(cut.inv_freq) == 3
 
 

@@ -71,7 +71,10 @@ def _keywords(family: str, i: int) -> dict[str, Any]:
     heads = groups * kv_heads
     # Llama demands that heads divide the width, even where the width of a head is given.
     hidden = heads * rng.choice([5, 6, 8, 9, 11])
-    if hidden // heads % 2 or i % 2:
+    if ROPES[i % 6]["rope_type"] == "yarn":
+        # Wide enough that a ramp has channels inside.
+        head_dim = rng.choice([10, 14, 16])
+    elif hidden // heads % 2 or i % 2:
         head_dim = rng.choice([2, 4, 6, 10, 14])
     else:
         head_dim = None

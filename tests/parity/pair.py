@@ -1,4 +1,4 @@
-"""A model of transformers and the package that archc makes of its config, with the same weights, in float32 and float64."""
+"""A model of transformers and the package made of its config, with the same weights, in float32 and float64."""
 
 from __future__ import annotations
 

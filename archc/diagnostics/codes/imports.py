@@ -35,8 +35,8 @@ A `config.json` of transformers is one JSON object. The file cannot be read, is 
         id="E0602",
         title="unsupported type of model",
         explanation="""\
-`model_type` says which implementation of transformers a config is for. Each has an importer of its own, and there is none for
-this one. A config of a model with several parts has that of its language model under `text_config`.""",
+`model_type` says which implementation of transformers a config is for. Each has an importer of its own, and there
+is none for this one. A config of a model with several parts has that of its language model under `text_config`.""",
         failing=_llama(model_type="mamba"),
         fixed=_llama(),
         example="json",
@@ -45,9 +45,9 @@ this one. A config of a model with several parts has that of its language model 
         id="E0603",
         title="unknown key in a config",
         explanation="""\
-Neither the implementation in transformers nor the importer knows the key. It may be misspelt, or belong to a feature of another
-implementation: as its meaning is unknown, nothing is imported. Remove the key if it says nothing about the model. Keys that are
-`null` are left alone.""",
+Neither the implementation in transformers nor the importer knows the key. It may be misspelt, or belong to a
+feature of another implementation: as its meaning is unknown, nothing is imported. Remove the key if it says nothing
+about the model. Keys that are `null` are left alone.""",
         failing=_llama(hidden_sise=128),
         fixed=_llama(hidden_size=128),
         example="json",
@@ -56,8 +56,8 @@ implementation: as its meaning is unknown, nothing is imported. Remove the key i
         id="E0604",
         title="wrong value in a config",
         explanation="""\
-The value is of the wrong type, out of its domain, contradicts another one, or a key that its neighbours need is missing.
-transformers cannot build this model either.""",
+The value is of the wrong type, out of its domain, contradicts another one, or a key that its neighbours need is
+missing. transformers cannot build this model either.""",
         failing=_llama(num_attention_heads="4"),
         fixed=_llama(num_attention_heads=4),
         example="json",
@@ -66,9 +66,10 @@ transformers cannot build this model either.""",
         id="E0605",
         title="feature that cannot be imported",
         explanation="""\
-transformers honours the value, and a spec cannot say the same: an activation, a kind of rotary positions or a type of layer
-without a drawer, or a quantised checkpoint. Nothing is put in its place. A drawer of your own can add what is missing
-(`archc new drawer`); then write the spec by hand, starting from the import of a config without the feature.""",
+transformers honours the value, and a spec cannot say the same: an activation, a kind of rotary positions or a type
+of layer without a drawer, or a quantised checkpoint. Nothing is put in its place. A drawer of your own can add what
+is missing (`archc new drawer`); then write the spec by hand, starting from the import of a config without the
+feature.""",
         failing=_llama(hidden_act="mish"),
         fixed=_llama(hidden_act="gelu"),
         example="json",
@@ -77,8 +78,8 @@ without a drawer, or a quantised checkpoint. Nothing is put in its place. A draw
         id="W0601",
         title="key without effect",
         explanation="""\
-transformers has the key in its configs and does not honour it in this type of model, or another key goes before it. The spec is
-that of what transformers really runs.""",
+transformers has the key in its configs and does not honour it in this type of model, or another key goes before it.
+The spec is that of what transformers really runs.""",
         failing=_llama(pretraining_tp=2),
         fixed=_llama(pretraining_tp=1),
         example="json",
@@ -87,7 +88,8 @@ that of what transformers really runs.""",
         id="W0602",
         title="dropout is not imported",
         explanation="""\
-The reference drops values at random in training, at this rate; generated models drop nothing. Inference is the same.""",
+The reference drops values at random in training, at this rate; generated models drop nothing. Inference is the
+same.""",
         failing=_llama(attention_dropout=0.1),
         fixed=_llama(attention_dropout=0.0),
         example="json",
@@ -105,8 +107,8 @@ The reference drops values at random in training, at this rate; generated models
         id="W0604",
         title="checkpoint with another head",
         explanation="""\
-`architectures` names a model for another task. Its layers are imported and given the head of a language model, which the
-checkpoint may not have weights for.""",
+`architectures` names a model for another task. Its layers are imported and given the head of a language model,
+which the checkpoint may not have weights for.""",
         failing=_llama(architectures=["LlamaForSequenceClassification"]),
         fixed=_llama(architectures=["LlamaForCausalLM"]),
         example="json",

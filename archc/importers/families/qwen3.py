@@ -70,7 +70,11 @@ def _schedule(c: Reader, layers: int) -> tuple[tuple[str, ...], int | None]:
         c.bad("layer_types", f"`layer_types` must be a list of {layers} words, one for each layer, got {shown(types)}")
         return ("full",) * layers, None
     for unknown in dict.fromkeys(t for t in types if t not in KINDS):
-        c.unsupported("layer_types", f"layers of type `{unknown}` cannot be imported", "known are `full_attention`, `sliding_attention`")
+        c.unsupported(
+            "layer_types",
+            f"layers of type `{unknown}` cannot be imported",
+            "known are `full_attention`, `sliding_attention`",
+        )
     if "sliding_attention" in types and window is None:
         c.bad("layer_types", "`sliding_attention` needs `use_sliding_window = true` and a `sliding_window`")
     return tuple(KINDS.get(t, "full") for t in types), window
