@@ -1,4 +1,5 @@
-"""Mutated specs that resolve go on through plan, cost, the tiny twin and the printer: results or diagnostics, never a traceback.
+"""Mutated specs that resolve go on through plan, cost, the tiny twin and the printer: results or diagnostics, never a
+traceback.
 
 `ARCHC_MUTANTS=100000` runs more of them.
 """
@@ -9,6 +10,7 @@ import ast
 import random
 import time
 
+from archc import resources
 from archc.api import MODES
 from archc.cost.count import count
 from archc.diagnostics import ArchError
@@ -17,7 +19,6 @@ from archc.graph.verify import verify
 from archc.plan import plan, shrink
 from archc.resolve import load_text
 from archc.schema import Model
-from archc import resources
 from tests.resolve.test_mutations import MUTANTS, SEED, mutant
 
 RICH = """arch 1
@@ -34,7 +35,10 @@ model rich {
   param groups = 2 in [1, 2, 4]
   let far      = yarn { theta = 1e6, factor = 4, original = 1Ki }
 
-  attention near = gqa { heads = 8, kv_heads = groups, window = 128, sinks = true, rope = rope { theta = 10e3, dim = 8 } }
+  attention near = gqa {
+    heads = 8, kv_heads = groups, window = 128, sinks = true
+    rope = rope { theta = 10e3, dim = 8 }
+  }
   attention full = near { window = none, rope = far, qk_norm = head }
   ffn wide       = swiglu { hidden = 4 * dim }
   ffn narrow     = swiglu { hidden = 100, bias = true, activation = gelu }
@@ -49,10 +53,13 @@ model rich {
 
 def through(model: Model, *, printed: bool) -> bool:
     """Whether a model can be planned; whatever can is costed and shrunk, and printed if asked."""
+    graph, found = None, ()
     try:
         graph = plan(model)
     except ArchError as error:
-        assert all(d.code.startswith("E04") and d.span for d in error.diagnostics)
+        found = error.diagnostics
+    assert all(d.code.startswith("E04") and d.span for d in found)
+    if graph is None:
         return False
     for mode in MODES if printed else MODES[:1]:
         report = count(model, graph, mode=mode)
