@@ -12,7 +12,7 @@ import pytest
 
 from archc.diagnostics.codes.imports import CODES
 from archc.importers import convert, keys, model_types
-from archc.importers.convert import families
+from archc.importers.translate import families
 from archc.resolve import check_text
 from tests.importers.configs import small
 

@@ -1,4 +1,4 @@
-"""The doors to importers: from the path of a `config.json` to a spec, or to a resolved model."""
+"""From the path of a `config.json` to a spec and the model it resolves to."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archc import resolve
 from archc.diagnostics import ArchError, Sink
-from archc.importers.convert import convert
 from archc.importers.source import open_config
 from archc.importers.spec import identifier
+from archc.importers.translate import convert
 from archc.resolve.finish import resolved
 from archc.resolve.overrides import parsed
 from archc.resolve.project import Project
@@ -26,30 +25,6 @@ class Imported:
     name: str
     text: str
     model: Model
-
-
-def is_config(spec: str | os.PathLike[str]) -> bool:
-    """Whether a SPEC is the path of a config and not of an `.arch` file: it ends in `.json`."""
-    return Path(spec).suffix == ".json"
-
-
-def load(spec: str | os.PathLike[str], *, sink: Sink | None = None, **options: Any) -> Model:
-    """The model of a SPEC: of a config by its importer, of anything else by `archc.resolve.load`.
-
-    ``options`` are those of `archc.resolve.load`; ``model`` names the one model of a config. Raises `ArchError` with all
-    diagnostics when there is an error.
-    """
-    if not is_config(spec):
-        return resolve.load(spec, sink=sink, **options)
-    name = options.pop("model", None)
-    return load_config(spec, name=None if name is None else identifier(name), sink=sink, **options).model
-
-
-def load_all(spec: str | os.PathLike[str], *, sink: Sink | None = None, **options: Any) -> tuple[Model, ...]:
-    """Every model of a SPEC, as `archc.resolve.load_all`; a config has one."""
-    if not is_config(spec):
-        return resolve.load_all(spec, sink=sink, **options)
-    return (load_config(spec, sink=sink, **options).model,)
 
 
 def load_config(
