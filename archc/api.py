@@ -9,8 +9,8 @@ from typing import Any
 from archc.cost.count import count
 from archc.cost.report import Mode, Report
 from archc.graph import Graph
+from archc.importers import load
 from archc.plan import plan, shrink
-from archc.resolve import load
 from archc.schema import Model
 
 MODES: tuple[Mode, ...] = ("train", "prefill", "decode")

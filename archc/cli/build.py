@@ -44,7 +44,8 @@ def command(
     from archc.api import lookup, package
     from archc.diagnostics import Sink
     from archc.emit.package import stale, write
-    from archc.resolve import load, run_checks
+    from archc.importers import load
+    from archc.resolve import run_checks
 
     sink = Sink()
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers, sink=sink)

@@ -51,7 +51,8 @@ def _check(
     spec: str, model: str | None, params: dict[str, str], sets: dict[str, str], drawers: tuple[Path, ...]
 ) -> tuple[list[Diagnostic], int]:
     """The diagnostics of one spec, and how many of its models are sound."""
-    from archc.resolve import load, load_all, run_checks
+    from archc.importers import load, load_all
+    from archc.resolve import run_checks
 
     sink = Sink()
     try:

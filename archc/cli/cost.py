@@ -71,8 +71,8 @@ def command(
 ) -> None:
     """Parameters, FLOPs and cache of a SPEC under a workload."""
     from archc.cost.count import count
+    from archc.importers import load
     from archc.plan import plan
-    from archc.resolve import load
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
     graph = plan(resolved)

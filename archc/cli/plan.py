@@ -23,8 +23,8 @@ def command(
     spec: str, model: str | None, params: dict[str, str], sets: dict[str, str], drawers: tuple[Path, ...], format: str
 ) -> None:
     """Show the layers of a SPEC, the graph of each distinct one after all passes, and the kernels picked."""
+    from archc.importers import load
     from archc.plan import plan
-    from archc.resolve import load
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
     graph = plan(resolved)

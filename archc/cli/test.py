@@ -63,7 +63,7 @@ def command(
         package = Path(spec)
         if not package.is_dir():
             from archc.api import build
-            from archc.resolve import load
+            from archc.importers import load
 
             package = build(load(spec, model=model, params=params, set=sets, drawers=drawers), Path(scratch) / "build")
         elif not (package / "plan.json").is_file() or not (package / "tests").is_dir():

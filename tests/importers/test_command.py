@@ -130,6 +130,26 @@ def test_one_door_for_both(config: Any) -> None:
     assert [d.code for d in sink.items] == ["E0605"]
 
 
+@pytest.mark.parametrize("command", ["check", "cost", "plan", "build"])
+def test_commands_take_configs(command: str, config: Any, tmp_path: Path) -> None:
+    path = str(config(small(pretraining_tp=2)))
+    where = ["-o", str(tmp_path / "build")] if command == "build" else []
+    result = CliRunner().invoke(main, [command, path, "--set", "layers=4", *where])
+    assert result.exit_code == 0, result.output
+    broken = CliRunner().invoke(main, [command, str(config(small(hidden_act="mish"))), *where])
+    assert broken.exit_code == 1
+    assert "E0605" in broken.stdout
+
+
+def test_a_config_costs_what_its_spec_costs(config: Any) -> None:
+    direct = CliRunner().invoke(main, ["cost", str(config(LLAMA_3_1["llama_3_1_8b"])), "--format", "json"])
+    library = CliRunner().invoke(main, ["cost", "llama_3_1_8b", "--format", "json"])
+    ours, theirs = json.loads(direct.stdout), json.loads(library.stdout)
+    assert ours.pop("model") == "tiny_1_5"
+    assert theirs.pop("model") == "llama_3_1_8b"
+    assert ours == theirs
+
+
 def test_nothing_heavy_is_imported(config: Any) -> None:
     code = (
         "import sys; from archc.cli import main; main(sys.argv[1:], standalone_mode=False); "
