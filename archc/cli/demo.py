@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from archc.cli._demo.training import Progress
 
 SPEC = "llama_3_1_8b"
-PROMPT = "The following statement"
+PROMPTS = ("The following statement", "If an exception")
 """What the trained model continues: the kind of sentence its text is made of."""
-NEW_BYTES = 400
+NEW_BYTES = 220
 
 NEXT = (
     ("test {out}/{spec}", "the laws that the package carries, on its twin"),
@@ -75,7 +75,7 @@ def command(ctx: click.Context, seconds: float, out: Path) -> None:
     _title(console, f"The twin learns to write, in {seconds:.0f} seconds")
     require(("torch", "safetensors"))
     model = _train(console, out / "tiny" / SPEC, seconds)
-    _title(console, "It continues a sentence, with a cache")
+    _title(console, "It continues sentences, with a cache")
     _write(console, model)
 
     _title(console, "What to try next")
@@ -163,6 +163,7 @@ def _write(console: Console, model: Any) -> None:
         console.file.write(shown.encode(encoding, "replace").decode(encoding))
         console.file.flush()
 
-    console.print(PROMPT, style="bold", end="")
-    speed = generate(model, PROMPT, NEW_BYTES, write)
-    console.print(f"\n\n[dim]{NEW_BYTES} bytes, {speed:,.0f} a second[/dim]")
+    for prompt in PROMPTS:
+        console.print(prompt, style="bold", end="")
+        speed = generate(model, prompt, NEW_BYTES, write)
+        console.print(f" ...\n\n[dim]{NEW_BYTES} bytes, {speed:,.0f} a second[/dim]\n")
