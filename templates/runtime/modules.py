@@ -24,7 +24,7 @@ def building(device: torch.device | str | None, dtype: torch.dtype) -> Iterator[
 
 
 def at_least_float32() -> torch.dtype:
-    """The dtype of a model being built, or float32 where that is narrower: for parameters that must not be rounded more."""
+    """The dtype of a model being built, or float32 where that is narrower: for parameters of dtype islands."""
     return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
