@@ -61,7 +61,7 @@ def visible(time: Clock, every: int) -> tuple[Tensor | None, Tensor]:
 
 def _ends(time: Clock, every: int) -> Tensor:
     """Whether each new token is the last of a group, in packed rows: [B, S]."""
-    age = slots(time) - time.starts + 1
+    age = slots(time) - (0 if time.starts is None else time.starts) + 1
     valid = torch.arange(time.new, device=age.device) < time.count[:, None]
     return (age % every == 0) & valid
 

@@ -189,7 +189,7 @@ class _SparseAttention(torch.autograd.Function):
             dnear = w.near * (_products(dy, w.keys.mT) - mean) * ctx.scale
             drows = _products(dnear, w.keys)
             drecent[:, block.low : block.high] += _outer(w.near, dy, False) + _outer(dnear, w.q, False)
-            if w.far is not None and w.others is not None and dentries is not None:
+            if w.far is not None and w.others is not None and entries is not None and dentries is not None:
                 dfar = w.far * (_products(dy, w.others.mT) - mean) * ctx.scale
                 drows += _products(dfar, w.others)
                 dothers = _outer(w.far, dy, picks is not None) + _outer(dfar, w.q, picks is not None)

@@ -141,21 +141,41 @@ class Cache(Drawer):
 
 
 class Router(Drawer):
-    """Chooses the experts of a token (used by later families)."""
+    """Chooses the experts of a token."""
 
     slot = "router"
 
+    def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
+        """Ids and weights of each token's experts, best first: [B, S, K] each."""
+        raise NotImplementedError
+
 
 class Compress(Drawer):
-    """Makes one entry of several tokens (used by later families)."""
+    """Makes one entry of every few tokens."""
 
     slot = "compress"
 
+    def stride(self) -> int:
+        """Tokens for each entry."""
+        raise NotImplementedError
+
+    def build(self, g: Builder, x: Value, q_latent: Value, width: int, rope: Rope) -> tuple[Value, Value | None]:
+        """Every entry so far [B, T // stride, width], and which each token attends to [B, S, K] (None: all it sees)."""
+        raise NotImplementedError
+
+    def entries(self, g: Builder, x: Value, width: int, rope: Rope) -> Value:
+        """Every entry so far [B, T // stride, width], with weights and state of the current scope (an indexer's own)."""
+        raise NotImplementedError
+
 
 class Indexer(Drawer):
-    """Picks the entries a token attends to (used by later families)."""
+    """Picks the entries a token attends to."""
 
     slot = "indexer"
+
+    def build(self, g: Builder, x: Value, q_latent: Value, compress: Compress, rope: Rope) -> Value:
+        """Ids of the entries that each token attends to, -1 for none: [B, S, K]."""
+        raise NotImplementedError
 
 
 class Mtp(Drawer):

@@ -35,7 +35,9 @@ def drawer(form: str, *, dim: int, heads: int, head_dim: int, window: int, every
 def transcription(d: Compressed) -> Csa:
     """The same sizes, for the transcription."""
     pool = d.compress
+    assert pool is None or isinstance(pool, Pool)
     index = pool.indexer if pool else None
+    assert index is None or isinstance(index, Lightning)
     return Csa(
         heads=d.heads,
         head_dim=d.head_dim,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -29,10 +31,11 @@ def randomized(module: nn.Module, seed: int) -> Weights:
     return weights
 
 
-def v4_config(ratio: int) -> object:
+def v4_config(ratio: int) -> Any:
     from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
 
     yarn = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 8, "beta_fast": 32, "beta_slow": 1}
+    others: dict[str, Any] = {"qk_rope_head_dim": 4, "num_hash_layers": 0, "attn_implementation": "eager"}
     return DeepseekV4Config(
         vocab_size=32,
         hidden_size=24,
@@ -40,7 +43,6 @@ def v4_config(ratio: int) -> object:
         num_attention_heads=4,
         num_key_value_heads=1,
         head_dim=12,
-        qk_rope_head_dim=4,
         q_lora_rank=10,
         o_groups=2,
         o_lora_rank=6,
@@ -52,7 +54,6 @@ def v4_config(ratio: int) -> object:
             {0: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}[ratio]
         ],
         compress_rates={"compressed_sparse_attention": 4, "heavily_compressed_attention": 6},
-        num_hash_layers=0,
         n_routed_experts=4,
         num_experts_per_tok=2,
         moe_intermediate_size=8,
@@ -61,7 +62,7 @@ def v4_config(ratio: int) -> object:
             "main": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 4 / 12},
             "compress": {"rope_theta": 160000.0, "partial_rotary_factor": 4 / 12, "attention_factor": 1.0, **yarn},
         },
-        attn_implementation="eager",
+        **others,
     )
 
 
@@ -155,8 +156,9 @@ def test_decoder_layer_of_deepseek_v4_leaves_a_sub_layer_as_the_transcription_do
             y = hidden_states * 2 + 1
             return (y, None) if self.pair else y
 
-    layer.input_layernorm = layer.post_attention_layernorm = nn.Identity()
-    layer.self_attn, layer.mlp = Doubled(True), Doubled(False)
+    replaced = {"input_layernorm": nn.Identity(), "post_attention_layernorm": nn.Identity()}
+    for name, module in (replaced | {"self_attn": Doubled(True), "mlp": Doubled(False)}).items():
+        setattr(layer, name, module)
     oracle = Mhc(streams=4)
     streams = torch.randn(1, 3, 4, 24, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
@@ -179,6 +181,7 @@ def test_mixture_of_experts_of_deepseek_v3() -> None:
     from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
     from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 
+    eager: dict[str, Any] = {"experts_implementation": "eager"}
     config = DeepseekV3Config(
         hidden_size=16,
         moe_intermediate_size=8,
@@ -189,7 +192,7 @@ def test_mixture_of_experts_of_deepseek_v3() -> None:
         n_shared_experts=2,
         routed_scaling_factor=2.5,
         norm_topk_prob=True,
-        experts_implementation="eager",
+        **eager,
     )
     module = DeepseekV3MoE(config).eval()
     weights = randomized(module, seed=8)

@@ -46,7 +46,7 @@ class Compressed(Attention):
         entries, picks, every = None, None, 1
         if self.compress is not None:
             entries, picks = self.compress.build(g, x, q_latent, self.head_dim, self.rope)
-            every = self.compress.every
+            every = self.compress.stride()
         sinks = g.param("sinks", (self.heads,), role="scale", init="zeros", dtype="fp32")
         out = g.sparse_attention(
             q, recent, sinks, g.time, entries, picks, scale=self.head_dim**-0.5, window=self.window, every=every

@@ -19,9 +19,10 @@ class Pool(Compress):
     every: int = field("tokens of a group", unit="tokens", gt=1)
     overlap: bool = field("a group also pools the tokens of the group before", default=False)
     eps: float = field("of the norm of an entry", default=1e-6, ge=0)
-    indexer: Indexer | None = field(
-        "picks the entries that a token attends to; all when left out", default=None
-    )
+    indexer: Indexer | None = field("picks the entries that a token attends to; all when left out", default=None)
+
+    def stride(self) -> int:
+        return self.every
 
     def build(self, g: Builder, x: Value, q_latent: Value, width: int, rope: Rope) -> tuple[Value, Value | None]:
         """Every entry so far [B, T // every, width], and which of them each token attends to [B, S, k]."""

@@ -27,7 +27,7 @@ class Lightning(Indexer):
             q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
             q = rope.build(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
             weights = g.call("scorer", "Scorer", self.scores, x, doc="What each index head counts for.")
-            picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.every)
+            picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.stride())
             return picks
 
         with g.component("indexer"):

@@ -34,7 +34,8 @@ class Engram(Memory):
 
     def build(self, g: Builder, streams: Value) -> Value:
         memory = self.recall(g)
-        count, dim = int(streams.shape[2]), streams.type.last
+        count, dim = streams.shape[2], streams.type.last
+        assert isinstance(count, int)
         keys = g.unflatten(g.linear("key_proj", memory, out=count * dim), sizes=(count, dim))
         keys = g.rms_norm(None, keys, eps=self.eps) * g.param("k_weight", (count, dim), role="norm", init="ones")
         queries = g.rms_norm(None, streams, eps=self.eps) * g.param("q_weight", (count, dim), role="norm", init="ones")
