@@ -1,7 +1,7 @@
 """Frozen records made without code generation.
 
-A standard dataclass compiles half a dozen methods for every class. The compiler has about a hundred small classes that are
-all imported before anything can be checked: generating them would cost every command more than reading its spec.
+A standard dataclass compiles half a dozen methods for every class. The compiler has about a hundred small classes that
+are all imported before anything can be checked: generating them would cost every command more than reading its spec.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ REQUIRED: Any = object()
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Record:
-    """Base of a frozen class whose annotated names are its fields, given by keyword. Equal when of one class with equal fields."""
+    """Base of a frozen class whose annotated names are its fields, given by keyword.
+
+    Records are equal when they are of one class and their fields are.
+    """
 
     fields: ClassVar[dict[str, Any]] = {}
     """Fields with their defaults, those of base classes first."""
@@ -29,9 +32,8 @@ class Record:
         fields = self.fields
         if given.keys() != fields.keys():
             if unknown := given.keys() - fields.keys():
-                raise TypeError(
-                    f"{self._label()} has no field {', '.join(sorted(unknown))}; its fields: {', '.join(fields) or 'none'}"
-                )
+                known = f"its fields: {', '.join(fields) or 'none'}"
+                raise TypeError(f"{self._label()} has no field {', '.join(sorted(unknown))}; {known}")
             given = {**fields, **given}
             if missing := [name for name, value in given.items() if value is REQUIRED]:
                 raise TypeError(f"{self._label()} needs {', '.join(missing)}")

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from archc.ops import OPS, Op
-from archc.ops.base import REQUIRED
+from archc.record import REQUIRED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,14 @@ printed form says: the expression is printed into a package's `model.py`, and ev
 from __future__ import annotations
 
 import ast
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, dataclass_transform
+from typing import Any, ClassVar, Literal
+
+from archc.record import Record
 
 DType = Literal["act", "fp32", "int", "bool", "none"]
 """`act` is the activation dtype of the model; `fp32` an island that keeps at least float32; `none` is not a tensor."""
@@ -170,12 +171,9 @@ class Cost:
 
 # --- ops -----------------------------------------------------------------------------------------
 OPS: dict[str, type[Op]] = {}
-REQUIRED = object()
-"""Marks a field without a default."""
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-class Op:
+class Op(Record):
     """Base of every op: a frozen record whose annotated fields are its attributes.
 
     Subclasses register themselves under their snake-case name, which is how a drawer calls them: ``g.rms_norm(...)``.
@@ -188,49 +186,19 @@ class Op:
     """Moves no data."""
     island: ClassVar[bool] = False
     """Wants its float operands in at least float32: the dtype pass inserts the casts."""
-
     lowers: ClassVar[bool] = False
     """Wants its float operands in the activation dtype: the dtype pass casts islands back before it."""
     uniform: ClassVar[bool] = False
     """Wants its float operands, parameters included, in one dtype: the dtype pass lifts all where one is float32."""
 
-    fields: ClassVar[dict[str, Any]] = {}
-    """Attributes by name with their defaults; `REQUIRED` where there is none."""
-
     def __init_subclass__(cls, *, abstract: bool = False, **kw: Any) -> None:
-        # A record by hand: generating fifty dataclasses would cost every command 20 ms.
         super().__init_subclass__(**kw)
-        own = {
-            name: cls.__dict__.get(name, REQUIRED)
-            for name, hint in inspect.get_annotations(cls).items()
-            if "ClassVar" not in hint
-        }
-        cls.fields = {**cls.fields, **own}
         if not abstract:
             cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
             OPS[cls.kind] = cls
 
-    def __init__(self, **given: Any) -> None:
-        unknown, missing = (
-            given.keys() - self.fields.keys(),
-            [n for n, d in self.fields.items() if d is REQUIRED and n not in given],
-        )
-        if unknown or missing:
-            what = f"has no field {', '.join(sorted(unknown))}" if unknown else f"needs {', '.join(missing)}"
-            raise TypeError(f"{self.kind} {what}; its fields: {', '.join(self.fields) or 'none'}")
-        self.__dict__.update({**self.fields, **given})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"{self.kind} is frozen")
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.__dict__ == other.__dict__
-
-    def __hash__(self) -> int:
-        return hash((self.kind, *self.__dict__.values()))
-
-    def __repr__(self) -> str:
-        return f"{self.kind}({', '.join(f'{k}={v!r}' for k, v in self.__dict__.items())})"
+    def _label(self) -> str:
+        return self.kind
 
     def params(self, name: str | None, *ins: Type) -> tuple[ParamSpec, ...]:
         """Parameters it declares; they become its last operands."""
