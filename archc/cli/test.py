@@ -94,7 +94,7 @@ def _run(package: Path, scratch: Path, *, slow: bool, select: str | None, quiet:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments, str(package / "tests")],
             cwd=package.parent,
-            env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(scratch / "hypothesis")},
+            env={"OMP_NUM_THREADS": "1", **os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(scratch / "hypothesis")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -17,7 +17,7 @@ from torch import Tensor
 from archc.cli._demo.text import Corpus
 
 ROWS, COLUMNS = 3, 256
-"""Bytes of a step: small, because a minute on a CPU has few of them; long rows, because it writes no better beyond them."""
+"""Bytes of a step: few, because a minute is short; in long rows, because it writes badly beyond their length."""
 RATE, FLOOR, WARM_UP = 2.5e-3, 0.02, 20
 """The largest learning rate, the part of it that is left at the end, and the steps until it is reached."""
 CHECKS = 24
@@ -44,8 +44,8 @@ def load_model(package: Path) -> Any:
         module = importlib.import_module(package.name)
     finally:
         sys.path.remove(str(package.parent))
-    # Products this small lose more by waiting for many threads than they gain.
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    # Products this small gain little from a second thread, and on a busy machine waiting for it costs far more than that.
+    torch.set_num_threads(1)
     torch.manual_seed(SEED)
     return module.Model()
 
