@@ -44,7 +44,7 @@ def load_model(package: Path) -> Any:
         module = importlib.import_module(package.name)
     finally:
         sys.path.remove(str(package.parent))
-    # Products this small gain little from a second thread, and on a busy machine waiting for it costs far more than that.
+    # Products this small gain little from a second thread; on a busy machine, waiting for it costs far more.
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     return module.Model()
