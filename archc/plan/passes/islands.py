@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from archc.graph import Graph, Node, Scope, Stack, Value
-from archc.ops import OPS, Type
+from archc.ops import Type
+from archc.ops.row import Cast
+
+To = Literal["fp32", "act"]
 
 
 def islands(graph: Graph) -> Graph:
@@ -16,7 +20,7 @@ def islands(graph: Graph) -> Graph:
 
 
 def _scope(scope: Scope) -> None:
-    casts: dict[tuple[Value, str], Value] = {}
+    casts: dict[tuple[Value, To], Value] = {}
     act = next((a for a in scope.args if a.type.dtype == "act"), None)
     items: list[Node | Scope | Stack] = []
     for item in scope.items:
@@ -33,7 +37,7 @@ def _scope(scope: Scope) -> None:
                 if (value, to) not in casts and (to == "fp32" or act is not None):
                     like = () if to == "fp32" or act is None else (act,)
                     casts[value, to] = _cast(scope, items, to, value, *like, component=item.component)
-            item.ins = tuple(casts.get((v, to), v) for v, to in zip(item.ins, _targets(item), strict=True))
+            item.ins = tuple(casts.get((v, to), v) if to else v for v, to in zip(item.ins, _targets(item), strict=True))
             types = item.op.infer(*(v.type for v in item.ins))
             for out, new in zip(item.outs, (types,) if isinstance(types, Type) else types, strict=True):
                 out.type = new
@@ -42,10 +46,10 @@ def _scope(scope: Scope) -> None:
     scope.items = items
 
 
-def _targets(node: Node) -> list[str]:
-    """The dtype that each operand must have, "" where any will do."""
+def _targets(node: Node) -> list[To | None]:
+    """The dtype that each operand must have, None where any will do."""
     mixed = node.op.uniform and any(v.type.dtype == "fp32" for v in node.ins)
-    targets = []
+    targets: list[To | None] = []
     for value in node.ins:
         dtype = value.type.dtype
         if dtype == "act" and (mixed or (node.op.island and value.param is None)):
@@ -53,11 +57,11 @@ def _targets(node: Node) -> list[str]:
         elif dtype == "fp32" and node.op.lowers and value.param is None and value.step is None:
             targets.append("act")
         else:
-            targets.append("")
+            targets.append(None)
     return targets
 
 
-def _wanted(node: Node) -> list[tuple[str, Value]]:
+def _wanted(node: Node) -> list[tuple[To, Value]]:
     return [(to, v) for to, v in zip(_targets(node), node.ins, strict=True) if to]
 
 
@@ -75,9 +79,9 @@ def _restore(kind: Scope, state: list[Value]) -> None:
             kind.hints[kind.returns[i]] = kind.hints.get(value, "x")
 
 
-def _cast(scope: Scope, items: list, to: str, value: Value, *like: Value, component: str) -> Value:
-    node = Node(OPS["cast"](to=to), (value, *like), (), scope, None, component)
-    out = Value(Type(value.shape, to), scope, value.g, node)  # type: ignore[arg-type]
+def _cast(scope: Scope, items: list[Node | Scope | Stack], to: To, value: Value, *like: Value, component: str) -> Value:
+    node = Node(Cast(to=to), (value, *like), (), scope, None, component)
+    out = Value(Type(value.shape, to), scope, value.g, node)
     node.outs = (out,)
     items.append(node)
     return out
