@@ -58,10 +58,10 @@ class IndexTopk(Op):
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, keys = ins[:2]
         heads = int(q.shape[2])  # type: ignore[arg-type]
-        blocks = schedule().index_blocks(
+        pairs = schedule().index_pairs(
             batch=w.batch, heads=heads, past=w.past, new=w.new, every=self.every, entries=size(keys.shape[1], w)
         )
-        executed = 2 * heads * q.last * w.batch * schedule().index_pairs(blocks)
+        executed = 2 * heads * q.last * w.batch * pairs
         return executed, 2 * heads * q.last * visible_entries(w, self.every), 0
 
     def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:
@@ -103,7 +103,7 @@ class SparseAttention(Op):
         heads = int(q.shape[2])  # type: ignore[arg-type]
         entries = size(ins[4].shape[1], w) if len(ins) > 4 else 0
         picks = size(ins[5].shape[2], w) if len(ins) > 5 else None
-        blocks = schedule().attention_blocks(
+        pairs = schedule().attention_pairs(
             batch=w.batch,
             heads=heads,
             dim=q.last,
@@ -116,7 +116,7 @@ class SparseAttention(Op):
             picks=picks,
         )
         pair = 4 * heads * q.last
-        executed = pair * w.batch * schedule().attention_pairs(blocks)
+        executed = pair * w.batch * pairs
         useful = visible_pairs(w, self.window) + (visible_entries(w, self.every, picks) if len(ins) > 4 else 0)
         # The gradient computes the weights again: five products where the forward has two.
         return executed, pair * useful, executed * 5 // 2

@@ -164,7 +164,7 @@ class Compress(Drawer):
         raise NotImplementedError
 
     def entries(self, g: Builder, x: Value, width: int, rope: Rope) -> Value:
-        """Every entry so far [B, T // stride, width], with weights and state of the current scope (an indexer's own)."""
+        """Every entry so far [B, T // stride, width], with weights and state of the current scope."""
         raise NotImplementedError
 
 

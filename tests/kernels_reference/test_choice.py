@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -78,6 +78,7 @@ def test_index_topk_is_the_best_of_what_a_token_sees(
         assert picks[b, j].tolist() == want
 
 
+@settings(max_examples=30)
 @given(
     past=st.integers(0, 50), new=st.integers(1, 40), every=st.integers(1, 6), limit=st.sampled_from([1, 300, 1 << 24])
 )
@@ -87,7 +88,8 @@ def test_index_blocks_count_what_runs(past: int, new: int, every: int, limit: in
     q, keys, weights = torch.rand(2, new, heads, dim), torch.rand(2, entries, dim), torch.rand(2, new, heads)
     with FlopCounterMode(display=False) as counter:
         index_topk(q, keys, weights, time, k=2, every=every, limit=limit)
-    blocks = index_blocks(batch=2, heads=heads, past=past, new=new, every=every, entries=entries, limit=limit)
-    assert counter.get_total_flops() == 2 * 2 * heads * dim * index_pairs(blocks)
+    sizes = {"batch": 2, "heads": heads, "past": past, "new": new, "every": every, "entries": entries, "limit": limit}
+    blocks = index_blocks(**sizes)
+    assert counter.get_total_flops() == 2 * 2 * heads * dim * index_pairs(**sizes)
     assert [b[0] for b in blocks[1:]] == [b[1] for b in blocks[:-1]] and blocks[-1][1] == new
     assert all((stop - start) * heads * seen * 2 <= limit for start, stop, seen in blocks if stop - start > 1)

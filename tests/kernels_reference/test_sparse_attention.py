@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.sparse_attention import sparse_attention
-from kernels.sparse_blocks import attention_blocks, attention_pairs
+from kernels.sparse_blocks import attention_blocks, attention_pairs, index_blocks, index_pairs
 from tests.kernels_reference.clock import Rows, recalled, rows
 from tests.kernels_reference.test_groups import group_starts
 
@@ -113,20 +113,24 @@ def test_output_and_gradient_equal_a_softmax_written_out(case: tuple, limit: int
 @given(case=cases(), limit=st.sampled_from([1, 300, 1 << 24]))
 def test_blocks_count_what_runs(case: tuple, limit: int) -> None:
     time, window, every, q, _, recent, sinks, entries, picks = case
-    blocks = attention_blocks(
-        batch=len(time.pasts),
-        heads=HEADS,
-        dim=DIM,
-        past=time.past,
-        new=time.new,
-        kept=recent.shape[1] - time.new,
-        window=window,
-        every=every,
-        entries=0 if entries is None else entries.shape[1],
-        picks=None if picks is None else picks.shape[-1],
-        limit=limit,
+    pairs = (
+        len(time.pasts)
+        * HEADS
+        * DIM
+        * attention_pairs(
+            batch=len(time.pasts),
+            heads=HEADS,
+            dim=DIM,
+            past=time.past,
+            new=time.new,
+            kept=recent.shape[1] - time.new,
+            window=window,
+            every=every,
+            entries=0 if entries is None else entries.shape[1],
+            picks=None if picks is None else picks.shape[-1],
+            limit=limit,
+        )
     )
-    pairs = len(time.pasts) * HEADS * DIM * attention_pairs(blocks)
     q, recent, sinks = (t.clone().requires_grad_() for t in (q, recent, sinks))
     far = None if entries is None else entries.clone().requires_grad_()
     with FlopCounterMode(display=False) as counter:
@@ -154,7 +158,30 @@ def test_blocks_stay_within_their_limit_and_waste_little() -> None:
     for b in blocks:
         n = b.stop - b.start
         assert n * 64 * (b.high - b.low + b.entries) <= 1 << 24 and n * b.entries * 512 <= 1 << 24
-    assert attention_pairs(blocks) <= 4096 * (128 + 512) * 1.05
+    assert attention_pairs(**size, new=4096, picks=512) <= 4096 * (128 + 512) * 1.05
+
+
+@settings(max_examples=300)
+@given(
+    past=st.integers(0, 90),
+    new=st.integers(1, 150),
+    keep=st.integers(0, 40),
+    window=st.integers(1, 30),
+    every=st.integers(1, 9),
+    entries=st.integers(0, 40),
+    picks=st.one_of(st.none(), st.integers(0, 5)),
+    limit=st.sampled_from([1, 50, 3000, 1 << 24]),
+)
+def test_pairs_are_the_sum_over_blocks(*, keep: int, picks: int | None, **sizes: int) -> None:
+    kept = max(keep, sizes["window"] - 1)
+    near = {"batch": 2, "heads": 3, "dim": 5, "kept": kept, "picks": picks, **sizes}
+    blocks = attention_blocks(**near)
+    assert attention_pairs(**near) == sum((b.stop - b.start) * (b.high - b.low + b.entries) for b in blocks)
+    whole = {**near, "kept": 0}  # without a cache
+    blocks = attention_blocks(**whole)
+    assert attention_pairs(**whole) == sum((b.stop - b.start) * (b.high - b.low + b.entries) for b in blocks)
+    index = {n: near[n] for n in ("batch", "heads", "past", "new", "every", "entries", "limit")}
+    assert index_pairs(**index) == sum((stop - start) * seen for start, stop, seen in index_blocks(**index))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

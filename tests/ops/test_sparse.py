@@ -1,0 +1,92 @@
+"""Costs of sparse attention, index scores and experts against counting one query at a time; shape rules."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archc.ops import OPS, B, S, ShapeError, T, Type, Workload
+from archc.ops.sparse import visible_entries
+from archc.ops.time import closing, kept
+
+W = st.builds(Workload, batch=st.integers(1, 3), new=st.integers(1, 40), past=st.integers(0, 60), cached=st.just(True))
+
+
+@given(w=W, every=st.integers(1, 9), most=st.one_of(st.none(), st.integers(0, 12)))
+def test_visible_entries(w: Workload, every: int, most: int | None) -> None:
+    seen = [(t + 1) // every for t in range(w.past, w.past + w.new)]
+    assert visible_entries(w, every, most) == w.batch * sum(n if most is None else min(n, most) for n in seen)
+
+
+def attention(every: int, *, picks: int | None) -> tuple:
+    """The op of DeepSeek-V4-Flash, and the types of its operands."""
+    op = OPS["sparse_attention"](scale=512**-0.5, window=128, every=every)
+    ins = [Type((B, S, 64, 512)), Type((B, kept(127), 512)), Type((64,), "fp32"), Type((), "none")]
+    ins.append(Type((B, T // every, 512)))
+    if picks:
+        ins.append(Type((B, S, picks), "int"))
+    return op, tuple(ins)
+
+
+def test_decode_of_v4_flash_costs_its_window_and_picks() -> None:
+    """One token at 1M: 128 keys of the window and 512 picked entries, read once each in bfloat16."""
+    op, ins = attention(4, picks=512)
+    cost = op.cost(Workload(batch=1, new=1, past=(1 << 20) - 1, cached=True), ins, (op.infer(*ins),))
+    assert cost.executed == cost.useful == 4 * 64 * 512 * (128 + 512)
+    q, sinks, picks = 64 * 512 * 2, 64 * 4, 512 * 8
+    assert cost.read == q + 128 * 512 * 2 + sinks + 512 * 512 * 2 + picks
+    assert cost.written == q
+
+
+def test_prefill_of_a_million_tokens_is_counted_in_no_time() -> None:
+    w = Workload(batch=1, new=1 << 20, cached=True)
+    start = time.perf_counter()
+    for every, picks in ((4, 512), (128, None)):
+        op, ins = attention(every, picks=picks)
+        cost = op.cost(w, ins, (op.infer(*ins),))
+        assert cost.useful < cost.executed < 1.5 * cost.useful
+    index = OPS["index_topk"](k=512, every=4)
+    ins = (Type((B, S, 64, 128)), Type((B, T // 4, 128)), Type((B, S, 64)), Type((), "none"))
+    assert index.cost(w, ins, (index.infer(*ins),)).executed == pytest.approx(64 * 128 * (1 << 40) / 4, rel=1e-4)
+    assert time.perf_counter() - start < 0.05
+
+
+def test_experts_read_those_that_a_batch_is_expected_to_choose() -> None:
+    op = OPS["experts"](count=256, hidden=2048)
+    ins = (Type((B, S, 7168)), Type((B, S, 8), "int"), Type((B, S, 8), "fp32"))
+    ins += tuple(Type(p.shape) for p in op.params(None, *ins))
+    one = 3 * 2048 * 7168 * 2
+    single, many = (op.cost(Workload(batch=n, new=1), ins, (op.infer(*ins),)) for n in (1, 4096))
+    assert single.executed == single.useful == 2 * 8 * 3 * 2048 * 7168
+    assert single.read == pytest.approx(8 * one + 7168 * 2 + 8 * 12)
+    assert many.read == pytest.approx(256 * one + 4096 * (7168 * 2 + 8 * 12))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "ins", "message"),
+    [
+        (
+            "group_pool",
+            {"overlap": True},
+            [(B, closing(4), 8, 10)] * 2 + [(B, closing(4), 8), (5, 10)],
+            "groups of 5 tokens",
+        ),
+        ("group_pool", {}, [(B, closing(4), 4, 10)] * 2 + [(B, closing(4), 4), (4, 12)], "12 channels"),
+        ("index_topk", {"k": 2}, [(B, S, 3, 8), (B, T // 4, 6), (B, S, 3), ()], "8 channels, index keys 6"),
+        (
+            "sparse_attention",
+            {"scale": 1.0, "window": 4},
+            [(B, S, 3, 8), (B, S, 6), (3,), ()],
+            "8 channels, window keys 6",
+        ),
+        ("group_mask", {"groups": 3, "keep": 2}, [(B, S, 8)], "3 groups do not divide 8 experts"),
+        ("topk", {"k": 9}, [(B, S, 8)], "chooses 9 of 8"),
+        ("sinkhorn", {"iters": 3, "eps": 0.0}, [(B, S, 3, 4)], "square"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(kind: str, fields: dict, ins: list, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        OPS[kind](**fields).infer(*(Type(shape) for shape in ins))
