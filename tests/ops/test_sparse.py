@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archc.ops import OPS, B, S, ShapeError, T, Type, Workload
-from archc.ops.sparse import visible_entries
+from archc.ops.expert import Experts
+from archc.ops.sparse import IndexTopk, SparseAttention, visible_entries
 from archc.ops.time import closing, kept
 
 W = st.builds(Workload, batch=st.integers(1, 3), new=st.integers(1, 40), past=st.integers(0, 60), cached=st.just(True))
@@ -21,9 +22,9 @@ def test_visible_entries(w: Workload, every: int, most: int | None) -> None:
     assert visible_entries(w, every, most) == w.batch * sum(n if most is None else min(n, most) for n in seen)
 
 
-def attention(every: int, *, picks: int | None) -> tuple:
+def attention(every: int, *, picks: int | None) -> tuple[SparseAttention, tuple[Type, ...]]:
     """The op of DeepSeek-V4-Flash, and the types of its operands."""
-    op = OPS["sparse_attention"](scale=512**-0.5, window=128, every=every)
+    op = SparseAttention(scale=512**-0.5, window=128, every=every)
     ins = [Type((B, S, 64, 512)), Type((B, kept(127), 512)), Type((64,), "fp32"), Type((), "none")]
     ins.append(Type((B, T // every, 512)))
     if picks:
@@ -48,14 +49,14 @@ def test_prefill_of_a_million_tokens_is_counted_in_no_time() -> None:
         op, ins = attention(every, picks=picks)
         cost = op.cost(w, ins, (op.infer(*ins),))
         assert cost.useful < cost.executed < 1.5 * cost.useful
-    index = OPS["index_topk"](k=512, every=4)
+    index = IndexTopk(k=512, every=4)
     ins = (Type((B, S, 64, 128)), Type((B, T // 4, 128)), Type((B, S, 64)), Type((), "none"))
     assert index.cost(w, ins, (index.infer(*ins),)).executed == pytest.approx(64 * 128 * (1 << 40) / 4, rel=1e-4)
     assert time.perf_counter() - start < 0.05
 
 
 def test_experts_read_those_that_a_batch_is_expected_to_choose() -> None:
-    op = OPS["experts"](count=256, hidden=2048)
+    op = Experts(count=256, hidden=2048)
     ins = (Type((B, S, 7168)), Type((B, S, 8), "int"), Type((B, S, 8), "fp32"))
     ins += tuple(Type(p.shape) for p in op.params(None, *ins))
     one = 3 * 2048 * 7168 * 2
