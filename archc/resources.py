@@ -1,7 +1,7 @@
 """The one door to files that ship with archc: grammar, templates, kernels and the library of specs.
 
-A wheel carries them in ``archc/_data``; a checkout (editable installs included) has them beside the package. The checkout
-wins, because an editable install may leave a stale copy behind: so paths come from ``__file__``, never from
+A wheel carries them in ``archc/_data``; a checkout (editable installs included) has them beside the package. The
+checkout wins, because an editable install may leave a stale copy behind: so paths come from ``__file__``, never from
 ``importlib.resources``.
 """
 

@@ -7,8 +7,9 @@ CODES = (
         id="E0401",
         title="shapes do not fit",
         explanation="""
-A drawer wrote its forward pass and two shapes did not fit. The message names the drawer, the operation and the numbers. Every value
-of the spec was fine by itself; together they are not: here, more channels are to be rotated than a head has.
+A drawer wrote its forward pass and two shapes did not fit. The message names the drawer, the operation and the
+numbers. Every value of the spec was fine by itself; together they are not: here, more channels are to be rotated than
+a head has.
 """,
         failing="""\
 arch 1
