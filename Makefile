@@ -23,8 +23,8 @@ demo: $(STAMP) ## check, cost, build and train a small Llama (about two minutes)
 test: $(STAMP) ## the tests, without the slow ones (four to twelve minutes on two cores)
 	@$(PYTEST) $(PARALLEL) -q -m "not slow" $(ARGS)
 
-test-all: $(STAMP) ## every test, properties with many more examples
-	@$(PYTEST) $(PARALLEL) -q --hypothesis-profile=thorough $(ARGS)
+test-all: $(STAMP) ## every test, 100,000 mutated specs, properties with many more examples (hours)
+	@ARCHC_MUTANTS=100000 $(PYTEST) $(PARALLEL) -q --hypothesis-profile=thorough $(ARGS)
 
 golden: $(STAMP) ## write the golden files anew; review them as a diff
 	@$(PYTEST) -q --update-golden $(ARGS)

@@ -27,9 +27,6 @@ class Vocabulary:
     def lookup(self, table: Value, ids: Value) -> Value:
         """Rows of a table [V, ...] that is not learned: table[ids] [*ids, ...]."""
 
-    def softmax(self, x: Value) -> Value:
-        """exp(x) over its sum, in the last dim."""
-
     def sqrt_softplus(self, x: Value) -> Value:
         """sqrt(log(1 + exp(x))): the affinities of DeepSeek-V4."""
 

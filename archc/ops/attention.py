@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import ast
-from functools import cache
-from importlib import util
-from types import ModuleType
 
-from archc import resources
 from archc.ops.base import Op, Type, Workload, expr, need, size
-
-
-@cache
-def blocks() -> ModuleType:
-    """The block schedule of the attention reference: the file packages run, so that cost and code cannot disagree."""
-    spec = util.spec_from_file_location("archc_attention_blocks", resources.kernels() / "blocks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from archc.ops.schedules import schedule
 
 
 def visible_pairs(w: Workload, window: int | None) -> int:
@@ -62,7 +48,7 @@ class Attend(Op):
         q, keys, values = ins[:3]
         heads, wide = int(q.shape[2]), q.last + values.last  # type: ignore[arg-type]
         stored = len(ins) > 4 or q.last != values.last
-        pairs = w.batch * blocks().scored_pairs(
+        pairs = w.batch * schedule("blocks").scored_pairs(
             batch=w.batch, heads=heads, new=w.new, keys=size(keys.shape[1], w), window=self.window, materialise=stored
         )
         executed = 2 * heads * pairs * wide

@@ -18,15 +18,6 @@ class SqrtSoftplus(RowOp):
         return expr("F.softplus(x).sqrt()", x=x)
 
 
-class Softmax(RowOp):
-    """exp(x) over its sum, in the last dim."""
-
-    island = True
-
-    def code(self, x: ast.expr) -> ast.expr:
-        return expr("x.softmax(-1)", x=x)
-
-
 class GroupMask(RowOp):
     """Scores [..., E] with all but the ``keep`` best of ``groups`` groups at -inf; a group is worth the sum of its
     ``best`` largest.

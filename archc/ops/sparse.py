@@ -3,24 +3,10 @@
 from __future__ import annotations
 
 import ast
-from functools import cache
-from importlib import util
-from types import ModuleType
 
-from archc import resources
 from archc.ops.attention import visible_pairs
 from archc.ops.base import BYTES, B, Cost, Dim, Op, S, Type, Workload, expr, need, numel, size
-
-
-@cache
-def schedule() -> ModuleType:
-    """The block schedule of the references: the file that packages run, so that cost and code cannot disagree."""
-    spec = util.spec_from_file_location("archc_sparse_blocks", resources.kernels() / "sparse_blocks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from archc.ops.schedules import schedule
 
 
 def visible_entries(w: Workload, every: int, most: int | None = None) -> int:
@@ -58,7 +44,7 @@ class IndexTopk(Op):
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, keys = ins[:2]
         heads = int(q.shape[2])  # type: ignore[arg-type]
-        pairs = schedule().index_pairs(
+        pairs = schedule("sparse_blocks").index_pairs(
             batch=w.batch, heads=heads, past=w.past, new=w.new, every=self.every, entries=size(keys.shape[1], w)
         )
         executed = 2 * heads * q.last * w.batch * pairs
@@ -103,7 +89,7 @@ class SparseAttention(Op):
         heads = int(q.shape[2])  # type: ignore[arg-type]
         entries = size(ins[4].shape[1], w) if len(ins) > 4 else 0
         picks = size(ins[5].shape[2], w) if len(ins) > 5 else None
-        pairs = schedule().attention_pairs(
+        pairs = schedule("sparse_blocks").attention_pairs(
             batch=w.batch,
             heads=heads,
             dim=q.last,
