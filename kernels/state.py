@@ -119,7 +119,7 @@ def recall(x: Tensor, store: RingStore | None, time: Clock) -> Tensor:
 def append(x: Tensor, store: TableStore | None, time: Clock, *, every: int = 1) -> Tensor:
     """All entries so far, one for `every` tokens, the new ones included: [B, (past + S) // every, ...].
 
-    `x` [B, G, ...] holds a row's new entries in order, first those that exist (see `Time.closed`). Entries a row does
+    `x` [B, G, ...] holds a row's new entries in order, first those that exist. Entries a row does
     not have yet hold nothing and must be masked. Without a store, `x` itself.
     """
     if store is None:

@@ -14,6 +14,7 @@ from archc import resources
 from archc.emit.module import print_model
 from archc.emit.readme import figures
 from archc.graph import Graph
+from archc.graph.gradient import learned
 from archc.schema import Model
 from archc.version import VERSION
 
@@ -54,6 +55,7 @@ def files(
 
 def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[str]) -> dict[str, Any]:
     """What `plan.json` says."""
+    trained = learned(graph)
     return {
         "archc": VERSION,
         "format_version": 1,
@@ -73,6 +75,7 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
                 "component": p.component,
                 "init": p.spec.init if p.spec.std is None else {"normal": p.spec.std},
                 "buffer": p.spec.buffer,
+                "trained": p.value in trained,
             }
             for p in graph.parameters()
         ],

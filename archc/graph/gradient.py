@@ -19,6 +19,12 @@ def trained(graph: Graph) -> set[Node]:
     return nodes
 
 
+def learned(graph: Graph) -> set[Value]:
+    """The parameters that get a gradient: those that a trained node reads. A stack's kinds count once."""
+    nodes = trained(graph)
+    return {v for node in nodes for v in node.ins if v.param is not None and not v.param.buffer}
+
+
 def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
     for item in reversed(scope.items):
         if isinstance(item, Node):

@@ -165,8 +165,14 @@ class Parameter:
     """A parameter of the whole model, its name spelled out."""
 
     name: str
-    spec: ParamSpec
+    value: Value
     component: str
+
+    @property
+    def spec(self) -> ParamSpec:
+        """What was declared of it."""
+        assert self.value.param is not None
+        return self.value.param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +228,7 @@ def _scopes(scope: Scope, times: int) -> Iterator[tuple[Scope, int]]:
 def _parameters(scope: Scope, prefix: str) -> Iterator[Parameter]:
     for value in scope.params:
         assert value.param is not None
-        yield Parameter(name=prefix + value.param.name, spec=value.param, component=scope.owners[value.param.name])
+        yield Parameter(name=prefix + value.param.name, value=value, component=scope.owners[value.param.name])
     for item in scope.items:
         if isinstance(item, Scope):
             yield from _parameters(item, f"{prefix}{item.name}.")

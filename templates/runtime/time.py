@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -35,25 +34,3 @@ class Time:
     def last(self) -> Tensor:
         """The slot of the last valid token of each row, first - 1 where a row has no new one: [B]."""
         return self.first + self.count - 1
-
-    def closed(self, every: int) -> Tensor:
-        """Ids of the groups of `every` tokens that this call completes, in order, then -1: [B, G].
-
-        Group i is made of the slots i * every .. (i + 1) * every - 1. G is S // every without a cache, and S / every
-        rounded up with one.
-        """
-        groups = -(-self.new // every) if self.cached else self.new // every
-        ids = (self.first // every)[:, None] + torch.arange(groups, device=self.first.device)
-        return ids.masked_fill((ids + 1) * every > (self.first + self.count)[:, None], -1)
-
-    def take(self, recent: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of `recent` [B, keep + S, ...] (see `recall`) at slots `wanted` [B, ...], and whether they exist.
-
-        Rows that do not exist hold arbitrary values.
-        """
-        kept = recent.shape[1] - self.new
-        first, last = (slot.view(-1, *[1] * (wanted.dim() - 1)) for slot in (self.first, self.last))
-        row = wanted - first + kept
-        exists = (wanted >= 0) & (row >= 0) & (wanted <= last)
-        batch = torch.arange(recent.shape[0], device=recent.device).view(first.shape)
-        return recent[batch, row.clamp(0, recent.shape[1] - 1)], exists

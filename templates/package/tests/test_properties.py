@@ -308,8 +308,8 @@ def test_the_gradient_reaches_every_parameter_and_is_that_of_the_loss() -> None:
     ids = tokens(4, COLUMNS, seed=10)
     model.zero_grad()
     model(ids, labels=ids).loss.backward()
-    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
-    assert not dead
+    dead = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()}
+    assert dead == {p["name"] for p in TINY["parameters"] if not (p["trained"] or p["buffer"])}
     # Along a random direction, the gradient of the language loss is the slope of the language loss.
     model.zero_grad()
     model(ids, labels=ids).lm_loss.backward()
