@@ -14,13 +14,18 @@ from click.testing import CliRunner, Result
 from archc.cli import main
 
 SPEC = str(Path(__file__).parent / "specs" / "mixed.arch")
+SMALL = str(Path(__file__).parent / "specs" / "small.arch")
 
 
 def invoke(*words: str) -> Result:
     return CliRunner().invoke(main, ["test", *words])
 
 
-@pytest.mark.parametrize("spec", [pytest.param("llama_3_1_8b", marks=pytest.mark.slow), SPEC], ids=["llama", "mixed"])
+@pytest.mark.parametrize(
+    "spec",
+    [pytest.param("llama_3_1_8b", marks=pytest.mark.slow), SPEC, SMALL],
+    ids=["llama", "mixed", "small"],
+)
 def test_every_law_of_a_fresh_build_holds(spec: str, tmp_path: Path) -> None:
     """As a user runs it: its own process, from a folder that has nothing to do with the project."""
     root = Path(__file__).parents[2]

@@ -270,9 +270,11 @@ def test_sampling_repeats_with_its_seed_and_obeys_top_p() -> None:
     def draw(seed: int, **how: float) -> Tensor:
         return model.generate(ids, max_new_tokens=8, generator=torch.Generator().manual_seed(seed), **how)
 
-    assert torch.equal(draw(0, temperature=1.5), draw(0, temperature=1.5))
-    assert not torch.equal(draw(0, temperature=1.5), draw(1, temperature=1.5))
-    assert torch.equal(draw(0, temperature=1.5, top_p=1e-9), greedy(model, ids, 8))
+    # So hot that every token is about as likely, however sure the model is (a tied head likes what it has just read).
+    hot = 1e4
+    assert torch.equal(draw(0, temperature=hot), draw(0, temperature=hot))
+    assert TINY["vocab"] == 1 or not torch.equal(draw(0, temperature=hot), draw(1, temperature=hot))
+    assert torch.equal(draw(0, temperature=hot, top_p=1e-9), greedy(model, ids, 8))
 
 
 # --- losses --------------------------------------------------------------------------------------
@@ -344,7 +346,8 @@ def test_a_few_steps_of_training_learn_a_row_by_heart() -> None:
         optimizer.step()
         model.after_step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] - 0.5
+    # Half a nat, or a good part of what a small vocabulary can lose at all.
+    assert losses[-1] < losses[0] - min(0.5, losses[0] / 5)
 
 
 # --- what a forward returns and leaves -----------------------------------------------------------
@@ -380,12 +383,13 @@ def test_bfloat16_stays_close() -> None:
     assert float(low.lm_loss) == pytest.approx(float(high.lm_loss), rel=0.05)
 
 
-@pytest.mark.parametrize("shard_bytes", [1 << 40, 100_000], ids=["one file", "shards"])
-def test_saved_weights_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, shard_bytes: int) -> None:
+@pytest.mark.parametrize("parts", [1, 3], ids=["one file", "shards"])
+def test_saved_weights_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, parts: int) -> None:
     folder = tmp_path_factory.mktemp("weights")
     saved = twin(torch.float32)
-    saved.save_weights(folder, shard_bytes=shard_bytes)
-    assert (len(list(folder.glob("*.safetensors"))) > 1) == (shard_bytes == 100_000)
+    size = sum(p.numel() * p.element_size() for p in saved.parameters())
+    saved.save_weights(folder, shard_bytes=-(-size // parts))
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == (parts > 1)
     for loaded in (fresh(seed=1), Model(device="meta")):
         load_weights(loaded, folder)
         for name, tensor in saved.state_dict().items():
