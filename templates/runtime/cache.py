@@ -107,6 +107,8 @@ class Cache:
     def _per_row(self, values: int | Sequence[int] | Tensor) -> list[int]:
         """One number for each row, on the host."""
         numbers = torch.as_tensor(values)
+        if numbers.is_floating_point():
+            raise ValueError(f"counts tokens or rows in whole numbers, got {values}")
         if numbers.shape not in ((), (self.batch,)):
             raise ValueError(f"got numbers of shape {list(numbers.shape)} for a cache of {self.batch} rows")
         return [int(number) for number in numbers.expand(self.batch).tolist()]

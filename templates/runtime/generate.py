@@ -47,6 +47,10 @@ def generate(
             f"needs max_new_tokens >= 0, temperature >= 0 and 0 < top_p <= 1, "
             f"got {max_new_tokens}, {temperature} and {top_p}"
         )
+    if input_ids.dim() != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            f"input_ids must be [batch, tokens] with at least one row and one column, not {list(input_ids.shape)}"
+        )
     if attention_mask is not None and not bool((attention_mask != 0).any(1).all()):
         raise ValueError("every row of a prompt needs at least one token")
     batch, prompt = input_ids.shape

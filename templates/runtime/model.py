@@ -182,8 +182,10 @@ def _rows(
     position_ids: Tensor | None = None,
 ) -> Rows:
     """How the caller's columns become rows without gaps; ValueError for arguments that do not fit each other."""
-    if input_ids.dim() != 2 or input_ids.shape[1] == 0:
-        raise ValueError(f"input_ids must be [batch, tokens] with at least one column, not {list(input_ids.shape)}")
+    if input_ids.dim() != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            f"input_ids must be [batch, tokens] with at least one row and one column, not {list(input_ids.shape)}"
+        )
     others = {"labels": labels, "attention_mask": attention_mask, "sequence_ids": sequence_ids}
     for name, ids in others.items():
         if ids is not None and ids.shape != input_ids.shape:

@@ -123,6 +123,12 @@ def test_impossible_requests_are_refused(model: Any, arguments: dict[str, Any], 
         model.generate(tokens(2, 3), **arguments)
 
 
+def test_prompts_without_a_row_or_a_token_are_refused(model: Any) -> None:
+    for ids in (tokens(2, 3)[0], tokens(2, 3)[:0], tokens(2, 0)):
+        with pytest.raises(ValueError, match="at least one row and one column"):
+            model.generate(ids, 2)
+
+
 def test_nothing_asked_for_is_nothing_generated(model: Any) -> None:
     ids = tokens(2, 3)
     assert torch.equal(model.generate(ids, 0), ids)

@@ -268,7 +268,8 @@ def test_other_losses_are_reported_apart_and_weighted_in_the_total() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"input_ids": tokens(2, 0)}, "at least one column"),
+        ({"input_ids": tokens(2, 0)}, "at least one row and one column"),
+        ({"input_ids": tokens(2, 4)[:0]}, "at least one row and one column"),
         ({"input_ids": tokens(1, 4)[0]}, "must be \\[batch, tokens\\]"),
         ({"attention_mask": torch.ones(2, 5)}, "attention_mask is \\[2, 5\\]"),
         ({"labels": tokens(2, 3)}, "labels is \\[2, 3\\]"),
@@ -294,6 +295,8 @@ def test_caches_that_do_not_fit_are_refused_before_anything_is_written() -> None
         model(tokens(1, 2), cache=cache)
     with pytest.raises(ValueError, match="layout is 'fp7'"):
         model.new_cache(2, 6, layout="fp7")
+    with pytest.raises(ValueError, match="whole numbers"):
+        cache.rewind(1.5)
     after = [store.data for layer in cache.layers for store in vars(layer).values()]
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
     assert cache.lengths.tolist() == [4, 4]
