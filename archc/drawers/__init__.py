@@ -134,7 +134,7 @@ def _load_version(path: Path, version: int) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise DrawerError(path, _reason(error)) from error
     return module
@@ -172,9 +172,10 @@ def _only_class(module: ModuleType, path: Path, slot: str, kind: str) -> type[Dr
     return cls
 
 
-def _reason(error: Exception) -> str:
-    where = f" (line {error.lineno})" if isinstance(error, SyntaxError) and error.lineno else ""
-    return f"{type(error).__name__}: {error}{where}"
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
+    return f"{type(error).__name__}: {error}"
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from archc.resolve.convert import shown
 from archc.resolve.scope import Recipe
 from archc.resolve.suggest import listed
 from archc.schema import Drawer
-from archc.schema.describe import FieldInfo
+from archc.schema.describe import FieldInfo, describe
 
 if TYPE_CHECKING:
     from archc.resolve.resolution import Resolution
@@ -42,11 +42,20 @@ def limits(r: Resolution, recipe: Recipe, error: ValidationError, failed: Abstra
         if name in failed or detail["type"] in ("default_factory_not_called", "missing"):
             continue
         given = recipe.given_at(name)
+        if given is None and _inherits_a_fault(r, recipe, name):
+            continue
         help = None
         if given is None:
             value = shown(detail.get("input"))
             help = f"`{name}` was not given: {value} follows from other fields; write `{name} = ...`"
         r.error("E0204", _limit(name, detail), given or recipe.at, help)
+
+
+def _inherits_a_fault(r: Resolution, recipe: Recipe, name: str) -> bool:
+    """Whether a field takes its value from one of the model that has been reported for its limits."""
+    info = describe(recipe.cls).get(name)
+    source = r.frame.recipe.given_at(info.inherit) if info is not None and info.inherit else None
+    return source is not None and any(d.code == "E0204" and d.span == source for d in r.sink.errors)
 
 
 def rules_hold(r: Resolution, recipe: Recipe, drawer: Drawer) -> bool:

@@ -195,7 +195,8 @@ class Recipes:
         try:
             return Recipe(drawer_class(slot, kind, self.r.folders), span)
         except DrawerError as error:
-            return self._error("E0116", f"the drawer file {error.path} cannot be used: {error.reason}", span)
+            unusable(self.r, error, span)
+            return FAILED
 
     def _unknown(self, name: str, slot: str, scope: Scope, named: Named | None, ref: tree.Ref) -> Failed:
         if named is not None:
@@ -296,7 +297,12 @@ def kinds_of(r: Resolution, slot: str, span: Span) -> tuple[str, ...]:
     try:
         return kinds(slot, r.folders)
     except DrawerError as error:
-        r.sink.add(
-            Diagnostic(code="E0116", message=f"the drawer file {error.path} cannot be used: {error.reason}", span=span)
-        )
+        unusable(r, error, span)
         return kinds(slot)
+
+
+def unusable(r: Resolution, error: DrawerError, span: Span) -> None:
+    """Reports a drawer file once: a single file is read to learn its slot, whatever slot is asked about."""
+    message = f"the drawer file {error.path} cannot be used: {error.reason}"
+    if all(d.message != message for d in r.sink.items):
+        r.sink.add(Diagnostic(code="E0116", message=message, span=span))

@@ -110,6 +110,17 @@ def test_a_file_that_cannot_be_used_is_a_diagnostic(tmp_path: Path, text: str, r
     assert check_text(spec(GQA + FFN), drawers=[tmp_path]) == ()
 
 
+@pytest.mark.parametrize("text", ["def broken(:", "class A:\n  pass\nraise SystemExit(3)"])
+def test_a_single_file_that_cannot_be_read_is_reported_once(tmp_path: Path, text: str) -> None:
+    """It is read to learn its slot, at whatever name comes first; the other names of the spec say nothing new."""
+    path = write(tmp_path / "toy.py", text)
+    for attention in ("attention = toy\n", "attention = gqa { heads = 4, rope = rope }\n"):
+        (problem,) = check_text(spec(attention + FFN + "norm = rms\n"), drawers=[tmp_path])
+        assert problem.code == "E0116"
+        assert str(path) in problem.message
+        assert problem.message.count("line 1") == text.startswith("def")
+
+
 def test_helpers_and_private_files_are_no_drawers(tmp_path: Path) -> None:
     write(tmp_path / "attention" / "_shared.py", "raise ValueError")
     write(tmp_path / "helper.py", "SIZE = 3")

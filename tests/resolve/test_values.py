@@ -195,3 +195,23 @@ def test_docs_reach_the_model() -> None:
         one("arch 1\n## A small one.\n## For tests.\n" + spec(GQA + FFN).removeprefix("arch 1\n\n")).doc
         == "A small one.\nFor tests."
     )
+
+
+def test_a_value_out_of_its_limits_is_reported_where_it_is_set_alone() -> None:
+    """Every drawer inherits `dim`; saying so for each of them would be an echo."""
+    text = spec(GQA.replace("}", ", head_dim = 16 }") + FFN).replace("dim = 64", "dim = -64")
+    problem = only(text)
+    assert (problem.code, problem.span.text, problem.span.line) == ("E0204", "-64", 4)
+
+
+def test_a_drawer_whose_inherited_value_is_set_in_it_is_reported_too() -> None:
+    problem = only(spec(GQA.replace("}", ", dim = -2, head_dim = 16 }") + FFN))
+    assert (problem.code, problem.span.text) == ("E0204", "-2")
+
+
+def test_a_ramp_of_frequencies_needs_two_ends() -> None:
+    """With low = high, Llama 3's formula divides by zero; with low > high nothing blends."""
+    for low, high in ((4, 4), (8, 4)):
+        rope = f"llama3 {{ factor = 8, low = {low}, high = {high}, original = 64 }}"
+        problem = only(spec(f"attention = gqa {{ heads = 4, rope = {rope} }}\n{FFN}"))
+        assert (problem.code, problem.message) == ("E0210", f"low = {low} is not below high = {high}")
