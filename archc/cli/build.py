@@ -69,8 +69,10 @@ def command(
         raise SystemExit(1 if differing else 0)
     try:
         write(files, folder)
-    except FileExistsError as error:
-        raise click.UsageError(str(error)) from error
+    except OSError as error:
+        # One of ours says it all; the system's come with a number and the path of a temporary folder.
+        reason = error.strerror.lower() if error.strerror else str(error)
+        raise click.UsageError(f"cannot write {folder}: {reason}") from error
     if format == "json":
         _json({"package": str(folder), "files": sorted(files)})
     else:
