@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from archc.drawers.rope.rope import Rope
-from archc.schema import Problem, field
+from archc.schema import field
 
 
 class Llama3(Rope):
@@ -16,10 +15,6 @@ class Llama3(Rope):
     low: float = field("rotations over the original context below which a frequency is divided", default=1.0, gt=0)
     high: float = field("rotations over the original context above which a frequency is kept", default=4.0, gt=0)
     original: int = field("context before stretching", unit="tokens", gt=0)
-
-    def problems(self) -> Iterator[Problem]:
-        if self.low >= self.high:
-            yield Problem(fields=("low", "high"), message=f"low = {self.low:g} is not below high = {self.high:g}")
 
     def scaling(self) -> dict[str, Any]:
         return {
