@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from archc.graph import Builder, Graph, Value
+from archc.graph import Builder, BuildError, Graph, Scope, Value
 from archc.plan.names import camel
 from archc.schema import LayerSlots, Model
 
@@ -56,10 +56,10 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
     def layer(g: Builder, *state: Value) -> tuple[Value, ...]:
         if slots.memory is not None:
             with g.component("memory"):
-                streams = model.residual.streams(g, state)
-                streams = g.call(
-                    "memory", class_name("memory", slots.memory.label), slots.memory.build, streams, slot=True
-                )
+                before = model.residual.streams(g, state)
+                name = class_name("memory", slots.memory.label)
+                streams = g.call("memory", name, slots.memory.build, before, slot=True)
+                _fits(g, streams, before)
                 state = model.residual.with_streams(g, state, streams)
         for slot, module, mixer, component in (
             ("attention", "self_attn", slots.attention, "attention"),
@@ -75,6 +75,7 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
                     h = model.norm.build(g, h, entering)
             with g.component(component):
                 y = g.call(module, class_name(slot, mixer.label), mixer.build, h, slot=True)
+                _fits(g, y, h)
             with g.component("norm"):
                 if leaving:
                     y = model.norm.build(g, y, leaving)
@@ -84,6 +85,13 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
 
     layer.__doc__ = f"Attention and feed-forward around the residual stream: {PLACEMENT[model.norm_placement]}."
     return layer
+
+
+def _fits(g: Builder, given: Value, wanted: Value) -> None:
+    """Raises `BuildError` in the module just built unless what it gives has the shape of what it took."""
+    if given.shape != wanted.shape:
+        made = next(item for item in reversed(g.here.items) if isinstance(item, Scope))
+        raise BuildError(made, f"gives {given.type} where the residual stream is {wanted.type}")
 
 
 def _layer_class(slots: LayerSlots) -> str:

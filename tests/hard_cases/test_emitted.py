@@ -25,6 +25,8 @@ from archc.ops import Workload
 from archc.plan import plan
 from tests.hard_cases.harness import torch_time
 
+DRAWERS = Path(__file__).parent / "drawers"
+
 SPEC = """arch 1
 
 model hard {
@@ -62,7 +64,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The resolved spec."""
     folder = tmp_path_factory.mktemp("hard")
     (folder / "hard.arch").write_text(SPEC)
-    return archc.load(folder / "hard.arch", drawers=[Path(__file__).parent / "drawers"])
+    return archc.load(folder / "hard.arch", drawers=[DRAWERS])
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +171,19 @@ def test_bfloat16_runs(module: Any) -> None:
     assert out.logits.dtype == torch.bfloat16
     out.loss.backward()
     assert out.loss.isfinite()
+
+
+def test_a_memory_on_a_plain_residual(tmp_path: Path) -> None:
+    """One stream is streams enough: the same memory writes to x + F(x)."""
+    (tmp_path / "hard.arch").write_text(SPEC.replace("mhc { count = 4 }", "add").replace("model hard", "model plain"))
+    folder = archc.build(archc.load(tmp_path / "hard.arch", drawers=[DRAWERS]), tmp_path)
+    text = (folder / "model.py").read_text()
+    assert "streams = self.memory(before, step)" in text
+    sys.path.insert(0, str(tmp_path))
+    try:
+        net = import_module("plain").Model(dtype=torch.float64)
+        cache = net.new_cache(2, 60)
+        parts = [net(ids, cache=cache).logits for ids in IDS.split([20, 1, 32], 1)]
+        assert torch.allclose(torch.cat(parts, 1), net(IDS).logits, atol=1e-9)
+    finally:
+        sys.path.remove(str(tmp_path))

@@ -21,3 +21,11 @@ class Add(Residual):
         (x,) = state
         x = x + y
         return (x,)
+
+    def streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
+        (x,) = state
+        return g.unsqueeze(x, dim=-2)
+
+    def with_streams(self, g: Builder, state: tuple[Value, ...], streams: Value) -> tuple[Value, ...]:
+        x = g.flatten(streams)
+        return (x,)
