@@ -13,6 +13,9 @@ from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec
 from archc.ops.base import TORCH_DTYPES, expr
 
+FRAME = frozenset({"Backbone", "Layer", "MemoryLayer"})
+"""Classes of the frame around the drawers, whose names no drawer may take."""
+
 DEFAULT_STD = 0.02
 """Standard deviation that the runtime's modules start with when none is printed."""
 
@@ -62,7 +65,8 @@ class Classes:
 
     def _names(self, scope: Scope) -> Iterator[str]:
         """Candidates for a class name: the drawer's, with its parent's before it, then numbered."""
-        base = scope.cls if scope.cls not in self.reserved else f"{scope.cls}Module"
+        taken = scope.cls in self.reserved or (scope.slot and scope.cls in FRAME)
+        base = f"{scope.cls}Module" if taken else scope.cls
         yield base
         if scope.parent is not None and scope.parent.cls not in ("Layer", "Backbone", "Model"):
             yield scope.parent.cls.removesuffix("Attention") + base
