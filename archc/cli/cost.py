@@ -46,7 +46,7 @@ class Quantity(click.ParamType):
     help="What is run.",
 )
 @click.option("--batch", type=Quantity(), default=1, show_default=True, help="Rows.")
-@click.option("--seq", type=Quantity(), help="New tokens a row in train and prefill; by default 4Ki.")
+@click.option("--seq", type=Quantity(), help="New tokens a row; by default 4Ki, in decode 1.")
 @click.option(
     "--context",
     type=Quantity(),
@@ -129,7 +129,7 @@ def _table(report: Report) -> None:
     what = {
         "train": f"training on {w.seq:,} tokens a row",
         "prefill": f"prefill of {w.seq:,} tokens a row, {w.context:,} in the end",
-        "decode": f"decoding token {w.context:,} of a row",
+        "decode": f"decoding {f'token {w.context:,}' if w.seq == 1 else f'{w.seq:,} tokens up to {w.context:,}'} of a row",
     }[w.mode]
     console.print(f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -211,6 +211,8 @@ def _explained(e: Explanation) -> None:
         for term in e.terms:
             table.add_row(term.what, f"{term.count:,}", term.formula.replace("[", "\\["), f"{term.total:,}")
         console.print(table)
+        if e.over > 1:
+            console.print(f"all together {sum(t.total for t in e.terms):,}, of {e.over:,} tokens")
         console.print()
     if e.sources:
         table = Table(box=None, pad_edge=False, header_style="bold")

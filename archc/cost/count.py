@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, WorkloadReport
 from archc.graph import Graph, Node
@@ -29,7 +30,7 @@ ASSUMPTIONS = (
     ),
     (
         "train: forward and backward of `seq` tokens a row, without recomputation. prefill: the last `seq` of `context`"
-        " tokens go into a cache. decode: one token a row, the last of `context`."
+        " tokens go into a cache. decode: `seq` tokens a row (one unless told otherwise), the last of `context`."
     ),
     (
         "params.active: what one token uses, input embedding and head included; a head tied to the embedding counts"
@@ -48,10 +49,12 @@ def workload(
 ) -> tuple[Workload, WorkloadReport]:
     """The workload that the options mean.
 
-    ``seq`` defaults to 4096 (or the model's context), and decode's context to the model's.
+    ``seq`` defaults to 4096 (or the model's context), in decode to 1; decode's context to the model's.
     """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode is {', '.join(get_args(Mode))}, not {mode!r}")
     if mode == "decode":
-        new, total = 1, model.context if context is None else context
+        new, total = 1 if seq is None else seq, model.context if context is None else context
     else:
         new = min(4096, model.context) if seq is None else seq
         total = new if context is None else context

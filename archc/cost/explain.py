@@ -12,8 +12,9 @@ from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, node_co
 from archc.cost.report import Report
 from archc.diagnostics import Span
 from archc.graph import Graph, Scope
+from archc.graph.gradient import trained
 from archc.ops import ParamSpec, Table, Workload
-from archc.ops.time import cache_bytes
+from archc.ops.time import BYTES, cache_bytes
 from archc.schema import Drawer, Model
 
 
@@ -24,7 +25,7 @@ class Term:
     what: str
     count: int
     formula: str
-    total: int
+    total: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +40,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """A figure taken apart."""
+    """A figure taken apart: the terms together, divided by ``over`` (1 unless it is a figure per token)."""
 
     key: str
     value: Any
     terms: tuple[Term, ...]
     sources: tuple[Source, ...]
+    over: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data; spans as ``file:line:column``."""
@@ -52,6 +54,7 @@ class Explanation:
             "key": self.key,
             "value": self.value,
             "terms": [asdict(t) for t in self.terms],
+            "over": self.over,
             "sources": [
                 {"drawer": s.drawer, "field": s.field, "value": s.value, "spans": [str(x) for x in s.spans]}
                 for s in self.sources
@@ -69,11 +72,18 @@ def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation
     elif section == "flops":
         parts = _flops(graph, report, rest, component)
     elif section == "kv_cache":
-        parts = _cache(graph, report, component)
+        parts = _cache(graph, report, rest, component)
     else:
         parts = []
     scopes = dict.fromkeys(scope for _, scope in parts)
-    return Explanation(key=key, value=value, terms=tuple(t for t, _ in parts), sources=tuple(_sources(model, scopes)))
+    per_token = section == "flops" and (rest.endswith("_per_token") or rest == "weighted_fp8_equivalent")
+    return Explanation(
+        key=key,
+        value=value,
+        terms=tuple(t for t, _ in parts),
+        sources=tuple(_sources(model, scopes)),
+        over=report.workload.batch * report.workload.seq if per_token else 1,
+    )
 
 
 # --- terms ---------------------------------------------------------------------------------------
@@ -122,13 +132,16 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
     shown = report.workload
     w = Workload(batch=shown.batch, new=shown.seq, past=shown.context - shown.seq, cached=shown.mode != "train")
     ideal = not rest.startswith("executed")
+    weighted = rest == "weighted_fp8_equivalent"
+    forward = weighted or rest.endswith("forward_per_token")
+    learns = trained(graph)
     out = []
     for node, times in graph.walk():
         cost = node_cost(node, w)
         ahead = cost.useful if ideal else cost.executed
         back = 2 * cost.useful if ideal else cost.backward
-        trained = (shown.mode == "train" and "forward_per_token" not in rest) or rest.endswith("train_per_token")
-        total = times * (ahead + (back if trained else 0))
+        both = node in learns and not forward and (shown.mode == "train" or rest.endswith("train_per_token"))
+        total = (2 if weighted else 1) * times * (ahead + (back if both else 0))
         if not total or (component is not None and node.component != component):
             continue
         shapes = " , ".join(str(v.type) for v in node.ins if v.type.dtype != "none")
@@ -143,32 +156,40 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
     return out
 
 
-def _cache(graph: Graph, report: Report, component: str | None) -> list[tuple[Term, Scope]]:
+_OF_ONE_ROW = ("bytes_per_token", "bytes_per_sequence_fixed")
+
+
+def _cache(graph: Graph, report: Report, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
     element, context, batch = LAYOUT_BYTES[report.kv_cache.layout], report.workload.context, report.workload.batch
     out = []
     for scope, times in graph.scopes():
         for name, store in scope.states.items():
             if component is not None and scope.owners[f"state.{name}"] != component:
                 continue
-            rows = store.rows(context, DEFAULT_REWIND)
-            shape = " x ".join(map(str, store.shape))
-            what = f"{'table' if isinstance(store, Table) else 'ring'} {name}"
-            total = batch * times * cache_bytes(store, max_tokens=context, max_rewind=DEFAULT_REWIND, element=element)
+            grows = isinstance(store, Table)
+            if rest == ("bytes_per_sequence_fixed" if grows else "bytes_per_token"):
+                continue
+            rows, shape = f"{store.rows(context, DEFAULT_REWIND):,}", " x ".join(map(str, store.shape))
+            each = cache_bytes(store, max_tokens=context, max_rewind=DEFAULT_REWIND, element=element)
+            if isinstance(store, Table) and rest == "bytes_per_token":
+                rows = f"1/{store.every}" if store.every > 1 else "1"
+                each = cache_bytes(store, max_tokens=store.every, max_rewind=0, element=element) / store.every
+                each = int(each) if each == int(each) else each
+            what = f"{'table' if grows else 'ring'} {name}"
+            count = times if rest in _OF_ONE_ROW else batch * times
+            width = element if store.dtype == "act" else BYTES[store.dtype]
             out.append(
                 (
-                    Term(what=what, count=batch * times, formula=f"{rows:,} x {shape} x {element} bytes", total=total),
+                    Term(what=what, count=count, formula=f"{rows} x {shape} x {width} bytes", total=count * each),
                     scope,
                 )
             )
-    if component is None:
-        out.append(
-            (
-                Term(
-                    what="lengths of the rows", count=batch, formula=f"{LENGTH_BYTES} bytes", total=batch * LENGTH_BYTES
-                ),
-                graph.root,
-            )
+    if component is None and rest not in ("bytes_per_token", "by_component"):
+        count = 1 if rest in _OF_ONE_ROW else batch
+        length = Term(
+            what="lengths of the rows", count=count, formula=f"{LENGTH_BYTES} bytes", total=count * LENGTH_BYTES
         )
+        out.append((length, graph.root))
     return out
 
 

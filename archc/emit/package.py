@@ -163,10 +163,11 @@ def _or_undo(act: Callable[[], object], undo: Callable[[], object]) -> None:
 def stale(content: dict[str, str], folder: Path) -> list[str]:
     """Files of a written package that differ from what a build would write now, missing and surplus ones included."""
     there = {
-        str(p.relative_to(folder)): p.read_text(encoding="utf-8")
+        str(p.relative_to(folder)): p.read_bytes()
         for p in folder.rglob("*")
         if p.is_file()
         and "__pycache__" not in p.parts
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
     }
-    return sorted(name for name in content.keys() | there.keys() if content.get(name) != there.get(name))
+    want = {name: text.encode() for name, text in content.items()}
+    return sorted(name for name in want.keys() | there.keys() if want.get(name) != there.get(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -259,10 +260,26 @@ class Builder(Vocabulary):
         outer, self.here = self.here, scope
         try:
             result = build(self, *values)
+        except BuildError:
+            raise
+        except Exception as error:
+            if scope.drawer is None:
+                raise
+            raise BuildError(scope, _raised(error, scope.drawer)) from error
         finally:
             self.here = outer
         scope.returns = list(result) if isinstance(result, tuple) else [result]
+        if not all(isinstance(value, Value) for value in scope.returns):
+            raise BuildError(scope, f"its forward gives back {type(result).__name__}, not values of the graph")
         return result
+
+
+def _raised(error: Exception, drawer: Drawer) -> str:
+    """What a drawer's forward raised, and at which of its lines."""
+    file = inspect.getsourcefile(type(drawer))
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    where = f" (line {lines[-1]} of {file})" if lines else ""
+    return f"its forward raises {type(error).__name__}: {error}{where}"
 
 
 def _doc(build: Callable[..., Any]) -> str:

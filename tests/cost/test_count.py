@@ -123,3 +123,42 @@ def test_unknown_figures_name_the_known_ones() -> None:
     with pytest.raises(KeyError) as error:
         archc.cost(archc.load("llama_3_1_8b")).value("params.totl")
     assert "params.total" in error.value.args[1]
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
+def test_every_figure_is_the_sum_of_its_terms(mode: str) -> None:
+    """Per-token figures too: their terms together, over the tokens of the workload."""
+    from archc.cost.explain import explain
+
+    model = archc.load("llama_3_1_8b", set={"attention.window": "128"})
+    graph = plan(model)
+    seq = None if mode == "decode" else 96
+    report = archc.cost(model, mode=mode, batch=3, seq=seq, context=None if mode == "train" else 500, graph=graph)
+
+    def keys(node: dict, prefix: str = "") -> list[str]:
+        found = []
+        for name, value in node.items():
+            if isinstance(value, dict):
+                found += keys(value, f"{prefix}{name}.")
+            elif isinstance(value, int | float):
+                found.append(prefix + name)
+        return found
+
+    data = report.as_dict()
+    for section in ("params", "flops", "kv_cache"):
+        for key in keys(data[section], f"{section}."):
+            found = explain(model, graph, report, key)
+            assert sum(t.total for t in found.terms) / found.over == pytest.approx(found.value), key
+
+
+def test_decoding_several_tokens_at_once() -> None:
+    """As verifying a draft does: the last tokens of the context together."""
+    model = archc.load("llama_3_1_8b")
+    together = archc.cost(model, mode="decode", seq=3, context=100).flops.ideal.workload_total
+    one_by_one = (archc.cost(model, mode="decode", context=n).flops.ideal.workload_total for n in (98, 99, 100))
+    assert together == sum(one_by_one)
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="mode is train, prefill, decode, not 'serve'"):
+        archc.cost(archc.load("llama_3_1_8b"), mode="serve")

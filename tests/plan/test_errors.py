@@ -26,3 +26,25 @@ def test_a_sub_layer_of_another_width_is_named() -> None:
     (diagnostic,) = error.value.diagnostics
     assert diagnostic.message == "ffn swiglu: gives [B, S, 96] where the residual stream is [B, S, 4096]"
     assert diagnostic.span is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return g.linear('w', x, out=1 // 0)", "its forward raises ZeroDivisionError"),
+        ("return 5", "gives back int, not values of the graph"),
+        ("return g.linnear('w', x, out=3)", "no op 'linnear'"),
+    ],
+)
+def test_a_faulty_drawer_is_blamed_by_name(tmp_path, body: str, message: str) -> None:
+    (tmp_path / "faulty.py").write_text(
+        "from archc.schema import FeedForward\n\n\nclass Faulty(FeedForward):\n    '''x.'''\n\n"
+        f"    def build(self, g, x):\n        {body}\n"
+    )
+    model = archc.load("llama_3_1_8b", set={"ffn": "faulty"}, drawers=[tmp_path])
+    with pytest.raises(archc.ArchError) as error:
+        plan(model)
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.code == "E0401"
+    assert diagnostic.message.startswith("ffn faulty: ")
+    assert message in diagnostic.message
