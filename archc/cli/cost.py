@@ -126,10 +126,11 @@ def _table(report: Report) -> None:
 
     w, p, f, c = report.workload, report.params, report.flops, report.kv_cache
     console = _console()
+    token = f"token {w.context:,}" if w.seq == 1 else f"{w.seq:,} tokens up to {w.context:,}"
     what = {
         "train": f"training on {w.seq:,} tokens a row",
         "prefill": f"prefill of {w.seq:,} tokens a row, {w.context:,} in the end",
-        "decode": f"decoding {f'token {w.context:,}' if w.seq == 1 else f'{w.seq:,} tokens up to {w.context:,}'} of a row",
+        "decode": f"decoding {token} of a row",
     }[w.mode]
     console.print(f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
