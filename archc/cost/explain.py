@@ -11,9 +11,9 @@ from typing import Any
 from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, node_cost
 from archc.cost.report import Report
 from archc.diagnostics import Span
-from archc.graph import Graph, Scope
+from archc.graph import Graph, Node, Scope
 from archc.graph.gradient import trained
-from archc.ops import ParamSpec, Table, Workload
+from archc.ops import ParamSpec, Table, Type, Workload, numel, size
 from archc.ops.time import BYTES, cache_bytes
 from archc.schema import Drawer, Model
 
@@ -144,16 +144,25 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
         total = (2 if weighted else 1) * times * (ahead + (back if both else 0))
         if not total or (component is not None and node.component != component):
             continue
-        shapes = " , ".join(str(v.type) for v in node.ins if v.type.dtype != "none")
-        sizes = f"B = {w.batch}, S = {w.new}, T = {w.total}"
         what = f"{node.component}: {node.op.kind} {node.name or ''}".rstrip()
-        out.append(
-            (
-                Term(what=what, count=times, formula=f"{shapes} -> {node.outs[0].type} with {sizes}", total=total),
-                node.scope,
-            )
-        )
+        learning = (" x 3 with backward" if back == 2 * ahead else f" + backward {back:,}") if both else ""
+        formula = _products(node, w, ahead) + learning + (" x 2" if weighted else "")
+        out.append((Term(what=what, count=times, formula=formula, total=total), node.scope))
     return out
+
+
+def _products(node: Node, w: Workload, flops: int) -> str:
+    """The multiply-adds of a node with its numbers: rows x out x in for a linear map, else their number and shapes."""
+    weight = next((v.type.shape for v in node.ins if v.param is not None and len(v.type.shape) == 2), None)
+    rows = node.outs[0].type.shape[:-1]
+    if weight is not None and flops == 2 * numel((*rows, *weight), w):
+        return " x ".join(f"{size(d, w):,}" for d in (2, *rows, *weight))
+    shapes = " , ".join(_sized(v.type, w) for v in node.ins if v.type.dtype != "none")
+    return f"2 x {flops // 2:,} over {shapes} -> {_sized(node.outs[0].type, w)}"
+
+
+def _sized(type_: Type, w: Workload) -> str:
+    return f"[{', '.join(f'{size(d, w):,}' for d in type_.shape)}]"
 
 
 _OF_ONE_ROW = ("bytes_per_token", "bytes_per_sequence_fixed")

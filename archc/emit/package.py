@@ -18,6 +18,9 @@ from archc.graph.gradient import learned
 from archc.schema import Model
 from archc.version import VERSION
 
+PLAN = "plan.json"
+"""The file that says what a package is, and which files archc wrote."""
+
 RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 """Runtime modules that every package exports from."""
 
@@ -37,7 +40,6 @@ def files(
         out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
     facts = plan_facts(model, graph, cost, carried)
     out["model.py"] = text
-    out["plan.json"] = json.dumps(facts, indent=1) + "\n"
     out["tests/__init__.py"] = ""
     out["tests/tiny_model.py"] = tiny_text
     tiny_facts = plan_facts(tiny, tiny_graph, tiny_cost, carried)
@@ -50,6 +52,8 @@ def files(
                 out[name.removesuffix(".j2")] = _render(path, **shown)
             else:
                 out[name] = path.read_text()
+    facts["files"] = sorted({*out, PLAN})
+    out[PLAN] = json.dumps(facts, indent=1) + "\n"
     return dict(sorted(out.items()))
 
 
@@ -129,8 +133,8 @@ def write(content: dict[str, str], folder: Path) -> Path:
     Raises FileExistsError for a folder with anything but a package that archc wrote.
     """
     folder = folder.absolute()
-    if folder.exists() and any(folder.iterdir()) and not (folder / "plan.json").is_file():
-        raise FileExistsError(f"{folder} exists and is not a package that archc wrote")
+    if folder.exists() and any(folder.iterdir()):
+        _refuse_strangers(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -152,6 +156,27 @@ def write(content: dict[str, str], folder: Path) -> Path:
     return folder
 
 
+def _refuse_strangers(folder: Path) -> None:
+    """Raises FileExistsError if replacing the folder would lose something that archc did not write."""
+    try:
+        facts = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        known = set(facts["files"]) if "archc" in facts else None
+    except (OSError, ValueError, KeyError, TypeError):
+        known = None
+    if known is None:
+        raise FileExistsError(f"{folder} exists and is not a package that archc wrote")
+    strangers = sorted(_there(folder) - known)
+    if strangers:
+        shown = ", ".join(strangers[:5]) + (" ..." if len(strangers) > 5 else "")
+        raise FileExistsError(f"{folder} holds files that archc did not write ({shown}): move them, or build elsewhere")
+
+
+def _there(folder: Path) -> set[str]:
+    """Files of a folder by relative path, caches and hidden files left out."""
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return {str(p) for p in found if "__pycache__" not in p.parts and not any(x.startswith(".") for x in p.parts)}
+
+
 def _or_undo(act: Callable[[], object], undo: Callable[[], object]) -> None:
     try:
         act()
@@ -162,12 +187,6 @@ def _or_undo(act: Callable[[], object], undo: Callable[[], object]) -> None:
 
 def stale(content: dict[str, str], folder: Path) -> list[str]:
     """Files of a written package that differ from what a build would write now, missing and surplus ones included."""
-    there = {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file()
-        and "__pycache__" not in p.parts
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    }
+    there = {name: (folder / name).read_bytes() for name in _there(folder)}
     want = {name: text.encode() for name, text in content.items()}
     return sorted(name for name in want.keys() | there.keys() if want.get(name) != there.get(name))

@@ -38,6 +38,8 @@ class LanguageModel(nn.Module):
     """What a cache stores, or the model's own dtype where that is wider."""
     tied_weights: ClassVar[dict[str, str]] = {}
     """Names that a checkpoint may repeat, and the names of the parameters they repeat."""
+    index_stage: Literal["off", "dense", "sparse"] = "off"
+    """How the losses of indexers are computed in training; a model without one has nothing to compute."""
     last_generation: Generation | None = None
     """What the last call of `generate` did."""
 

@@ -16,9 +16,14 @@ from archc.api import package
 from archc.emit import package as writer
 
 
+def plan(*files: str) -> str:
+    """A `plan.json` of a package with these files."""
+    return json.dumps({"archc": "0", "files": ["plan.json", *files]})
+
+
 def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "m"
-    writer.write({"plan.json": "{}", "a/b.py": "old"}, folder)
+    writer.write({"plan.json": plan("a/b.py"), "a/b.py": "old"}, folder)
     original = Path.write_text
 
     def failing(self: Path, *args, **kwargs):
@@ -28,7 +33,7 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Path, "write_text", failing)
     with pytest.raises(OSError, match="disk full"):
-        writer.write({"plan.json": "{}", "a/b.py": "new"}, folder)
+        writer.write({"plan.json": plan("a/b.py"), "a/b.py": "new"}, folder)
     monkeypatch.undo()
     assert (folder / "a" / "b.py").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
@@ -36,8 +41,8 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_new_build_leaves_no_old_file(tmp_path: Path) -> None:
     folder = tmp_path / "m"
-    writer.write({"plan.json": "{}", "old.py": ""}, folder)
-    writer.write({"plan.json": "{}", "new.py": ""}, folder)
+    writer.write({"plan.json": plan("old.py"), "old.py": ""}, folder)
+    writer.write({"plan.json": plan("new.py"), "new.py": ""}, folder)
     assert sorted(p.name for p in folder.iterdir()) == ["new.py", "plan.json"]
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
@@ -48,6 +53,29 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="not a package that archc wrote"):
         writer.write({"plan.json": "{}"}, tmp_path / "m")
     assert (tmp_path / "m" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("foreign", ["{}", "not json", '{"files": []}', "[1]"])
+def test_a_plan_json_of_something_else_is_not_ours(tmp_path: Path, foreign: str) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "plan.json").write_text(foreign)
+    with pytest.raises(FileExistsError, match="not a package that archc wrote"):
+        writer.write({"plan.json": plan()}, tmp_path / "m")
+    assert (tmp_path / "m" / "plan.json").read_text() == foreign
+
+
+def test_weights_kept_in_a_package_are_not_lost(tmp_path: Path) -> None:
+    content = package(archc.load("llama_3_1_8b"))
+    folder = writer.write(content, tmp_path / "llama_3_1_8b")
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "model.safetensors").write_text("weeks of training")
+    with pytest.raises(FileExistsError, match=r"did not write \(checkpoint/model.safetensors\)"):
+        writer.write(content, folder)
+    assert (folder / "checkpoint" / "model.safetensors").read_text() == "weeks of training"
+    (folder / "checkpoint" / "model.safetensors").unlink()
+    (folder / "model.py").write_text("edited")
+    writer.write(content, folder)
+    assert writer.stale(content, folder) == []
 
 
 def test_stale_names_what_differs(tmp_path: Path) -> None:

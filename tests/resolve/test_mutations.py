@@ -102,7 +102,8 @@ def value(rng: random.Random, old: str) -> str:
 
 def mutant(rng: random.Random, text: str) -> str:
     """A spec with one to three tokens changed: mostly values, sometimes names or the structure."""
-    tokens = _TOKEN.findall(text)
+    edition, _, rest = text.partition("\n")  # another edition is one mistake, and a dull one
+    tokens = _TOKEN.findall(rest)
     for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
         at = rng.randrange(len(tokens))
         numbers = [i for i, t in enumerate(tokens) if t[0].isdigit()]
@@ -120,7 +121,7 @@ def mutant(rng: random.Random, text: str) -> str:
                 del tokens[at]
             case _:
                 tokens[at] = tokens[rng.randrange(len(tokens))]
-    return "".join(tokens)
+    return "".join((edition, "\n", *tokens))
 
 
 def test_mutated_specs_give_models_or_diagnostics() -> None:
