@@ -81,7 +81,9 @@ def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation
         key=key,
         value=value,
         terms=tuple(t for t, _ in parts),
-        sources=tuple(_sources(model, scopes)),
+        sources=tuple(
+            s for s in _sources(model, scopes) if s.drawer != "model" or s.field in _matters(section, component)
+        ),
         over=report.workload.batch * report.workload.seq if per_token else 1,
     )
 
@@ -203,6 +205,14 @@ def _cache(graph: Graph, report: Report, rest: str, component: str | None) -> li
 
 
 # --- spec lines ----------------------------------------------------------------------------------
+def _matters(section: str, component: str | None) -> set[str]:
+    """The fields of a model that can change a figure of this section and component."""
+    fields = {"dim", "layers"}
+    if section != "kv_cache" and component in (None, "embedding", "head", "mtp"):
+        fields.add("vocab")
+    return fields if section == "params" else fields | {"context"}
+
+
 def _sources(model: Model, scopes: Iterable[Scope]) -> Iterable[Source]:
     drawers: dict[int, Drawer] = {id(model): model}
     for scope in scopes:

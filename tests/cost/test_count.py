@@ -114,6 +114,7 @@ def test_explanations_show_the_lines_behind_a_number() -> None:
     model = archc.load("llama_3_1_70b")
     graph = plan(model)
     found = explain(model, graph, archc.cost(model, graph=graph), "params.by_component.attention").sources
+    assert {s.field for s in found if s.drawer == "model"} == {"dim", "layers"}
     heads = next(s for s in found if s.field == "heads")
     assert [span.source.name.rpartition("/")[2] for span in heads.spans] == ["llama_3_1_70b.arch", "llama_3_1_8b.arch"]
     assert [span.text for span in heads.spans] == ["64", "32"]
