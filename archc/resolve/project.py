@@ -9,7 +9,8 @@ from pathlib import Path
 
 from archc import resources
 from archc.diagnostics import Diagnostic, Related, Sink, Source, Span
-from archc.resolve.suggest import did_you_mean
+from archc.resolve.suggest import did_you_mean, listed
+from archc.schema.slots import slot_names
 from archc.syntax.parser import parse
 from archc.syntax.tree import Assign, Check, Declare, File, Import, Let, Param, Section, Statement
 
@@ -88,6 +89,12 @@ class Project:
         match statement:
             case Import():
                 self._import(unit, statement)
+            case Declare(slot=slot) if slot.text == "model":
+                help = f"write `model {statement.name.text} extends BASE {{ ... }}`"
+                self._error("E0109", "a model is not set with `=`", statement.slot.span.to(statement.name.span), help)
+            case Declare(slot=slot) if slot.text not in slot_names():
+                near = did_you_mean(slot.text, slot_names()) or f"slots: {listed(slot_names())}"
+                self._error("E0113", f"there is no slot `{slot.text}`", slot.span, near)
             case Let() | Param() | Declare():
                 if self._free(unit, statement.name.text, statement.name.span):
                     unit.names[statement.name.text] = statement

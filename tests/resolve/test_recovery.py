@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from archc.resolve import check_text
 from tests.resolve.support import FFN, FIELDS, GQA, found, only, spec
 
 
@@ -113,3 +114,16 @@ def test_empty_files() -> None:
 def test_what_a_model_lacks_is_not_missed_by_its_drawers_too() -> None:
     problem = only(f"arch 1\nmodel m {{ vocab = 8, layers = 2, context = 8\n{GQA}{FFN} }}")
     assert (problem.code, problem.message) == ("E0201", "`m` needs `dim`")
+
+
+def test_a_model_that_is_set_with_an_equals_sign_is_not_swallowed() -> None:
+    """Found by a mutant: it looked like a named drawer of a slot `model`, which nobody asked for."""
+    text = 'arch 1\n\nimport "llama_3_1_8b.arch" as small\n\nmodel big = small.llama_3_1_8b { layers = 64 }\n'
+    (diagnostic,) = check_text(text)
+    assert (diagnostic.code, diagnostic.span.line) == ("E0109", 5)
+    assert diagnostic.help == "write `model big extends BASE { ... }`"
+
+
+def test_a_drawer_of_an_unknown_slot_beside_models_is_named() -> None:
+    (diagnostic,) = check_text("arch 1\n\natention a = gqa { heads = 2 }\n")
+    assert (diagnostic.code, diagnostic.help) == ("E0113", "did you mean `attention`?")
