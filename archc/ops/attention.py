@@ -46,7 +46,7 @@ class Attend(Op):
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, keys, values = ins[:3]
-        heads, wide = int(q.shape[2]), q.last + values.last  # type: ignore[arg-type]
+        heads, wide = q.fixed(2), q.last + values.last
         stored = len(ins) > 4 or q.last != values.last
         pairs = w.batch * schedule("blocks").scored_pairs(
             batch=w.batch, heads=heads, new=w.new, keys=size(keys.shape[1], w), window=self.window, materialise=stored

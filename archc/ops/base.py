@@ -112,8 +112,14 @@ class Type:
     @property
     def last(self) -> int:
         """The last dimension, which must be a plain number of channels."""
-        need(bool(self.shape) and isinstance(self.shape[-1], int), f"needs a fixed last dimension, got {self}")
-        return self.shape[-1]  # type: ignore[return-value]
+        return self.fixed(-1)
+
+    def fixed(self, axis: int) -> int:
+        """The size of an axis that must not depend on the workload. Raises `ShapeError`."""
+        dim = self.shape[axis] if -len(self.shape) <= axis < len(self.shape) else None
+        if not isinstance(dim, int):
+            raise ShapeError(f"needs a fixed dimension {axis}, got {self}")
+        return dim
 
 
 def wider(*types: Type) -> DType:

@@ -47,7 +47,7 @@ class GroupPool(Op):
     def infer(self, kv: Type, score: Type, exists: Type, bias: Type) -> Type:
         need(kv.shape == score.shape, f"pools {kv} by scores {score}")
         need(bias.last == kv.last, f"the position bias has {bias.last} channels, the values have {kv.last}")
-        tokens = int(bias.shape[0]) * (1 + self.overlap)  # type: ignore[arg-type]
+        tokens = bias.fixed(0) * (1 + self.overlap)
         need(
             kv.shape[2] == tokens,
             f"the position bias is for groups of {bias.shape[0]} tokens, the values have {kv.shape[2]}",

@@ -121,7 +121,7 @@ class ShortConv(Op):
 
     def params(self, name: str | None, recent: Type, time: Type) -> tuple[ParamSpec, ...]:
         need(name is not None, "a convolution needs a name")
-        channels = tuple(int(d) for d in recent.shape[2:])  # type: ignore[arg-type]
+        channels = tuple(recent.fixed(axis) for axis in range(2, len(recent.shape)))
         return (ParamSpec(name=name or "", shape=(*channels, self.taps), role="scale", init="zeros"),)
 
     def infer(self, recent: Type, time: Type, weight: Type) -> Type:

@@ -139,7 +139,7 @@ class Rotate(RowOp):
     inverse: bool = False
 
     def infer(self, x: Type, angles: Type) -> Type:
-        turned = 2 * int(angles.shape[-2])  # type: ignore[arg-type]
+        turned = 2 * angles.fixed(-2)
         need(turned <= x.last, f"rotates {turned} channels of a head that has {x.last}")
         need(x.shape[1] == angles.shape[1], f"angles {angles} are not at the positions of {x}")
         return x
