@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .blocks import LIMIT, causal, query_blocks
+from .blocks import LIMIT, causal, query_blocks, stores_scores
 from .state import Clock
 
 
@@ -30,10 +30,45 @@ def attend(
     cache T = S. A query sees itself, the tokens before it in its own sequence, and of those only the last `window`
     (itself included). `sinks` [H] are logits that take mass and give no value (Xiao et al. 2023, arXiv:2309.17453).
     """
-    new, heads, width = q.shape[1:]
+    (_, new, heads, width), (groups, value_width) = q.shape, values.shape[2:]
+    sizes = {"new": new, "heads": heads, "groups": groups, "width": width, "value_width": value_width}
+    if stores_scores(sinks=sinks is not None, **sizes):
+        return attend_stored(q, keys, values, time, scale=scale, window=window, sinks=sinks)
+    if width != value_width:
+        wide = max(width, value_width)
+        q, keys, values = (F.pad(x, (0, wide - x.shape[-1])) for x in (q, keys, values))
+    return _in_blocks(q, keys, values, time, scale=scale, window=window)[..., :value_width]
+
+
+def attend_stored(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    time: Clock,
+    *,
+    scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """As `attend`, with stored scores whatever the widths: keys and values are read where they lie, never copied."""
+    return _in_blocks(q, keys, values, time, scale=scale, window=window, sinks=sinks, stored=True)
+
+
+def _in_blocks(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    time: Clock,
+    *,
+    scale: float,
+    window: int | None,
+    sinks: Tensor | None = None,
+    stored: bool = False,
+) -> Tensor:
+    """As `attend`, with the scores stored or fused (then all widths are equal)."""
+    new, heads = q.shape[1:3]
     recalled = time.cached and window is not None
     span = keys.shape[1] if recalled else time.past + new
-    stored = sinks is not None or values.shape[-1] != width
     geometry = _Geometry(time, kept=span - new, recalled=recalled, window=window)
     if not (stored or geometry.ragged) and causal(new=new, keys=span, window=window):
         return _flash(q, keys, values, None, scale=scale, causal=True)
@@ -170,8 +205,11 @@ def _softmax(
     (batch, new, heads, _), groups = q.shape, keys.shape[2]
     # The heads that share a key become rows of one product, so that keys are never repeated.
     rows = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, G, H/G * S, D]
-    scores = (rows @ keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32))
-    scores = scores.mul_(scale).view(batch, heads, new, -1)
+    scores = (rows @ keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32)).mul_(scale)
+    if new == 1 and seen is None and sinks is None:  # decoding: scores are few, calls are what takes time
+        weights = scores.softmax(-1).to(values.dtype)
+        return (weights @ values.transpose(1, 2)).view(batch, 1, heads, -1)
+    scores = scores.view(batch, heads, new, -1)
     if seen is not None:
         scores = scores.masked_fill_(~seen, float("-inf"))
     # Weights take the place of the scores and are divided after the product: one tensor of this size, not four. The

@@ -1,8 +1,8 @@
 """Which queries meet which keys, block by block: plain arithmetic, shared by kernels and whoever counts their work.
 
 Attention is never run over an S x T square that does not fit: queries are cut into blocks whose mask (or scores, where
-they have to be stored) stays under ``LIMIT`` elements, and each block sees only the keys that causality and the window
-leave it.
+they are stored) stays under ``LIMIT`` elements, and each block sees only the keys that causality and the window leave
+it. Keys and values expanded from a latent are made for so many heads at a time that they stay under it too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def query_blocks(
     """Blocks (query start, query stop, key start, key stop) that cover what `new` queries see of `keys` keys.
 
     The queries are the last `new` of the `keys` tokens. `window`: how many tokens a query sees, itself included.
-    `materialise`: scores of all `heads` are stored (sinks, or value width other than key width), not only a mask.
+    `materialise`: scores of all `heads` are stored (see `stores_scores`), not only a mask.
     `ragged`: rows are packed or of unequal length, so that even plain causal attention needs a mask.
     """
     rows = _rows(batch, heads, new, keys, window, materialise, ragged, limit)
@@ -71,6 +71,25 @@ def scored_pairs(
 def causal(*, new: int, keys: int, window: int | None = None) -> bool:
     """Whether plain causal attention over `keys` keys shows every query all it may see."""
     return new == keys and (window is None or window >= new)
+
+
+def stores_scores(*, sinks: bool, new: int, heads: int, groups: int, width: int, value_width: int) -> bool:
+    """Whether attention stores its scores instead of running fused.
+
+    Fused attention knows no sinks, and wants values as wide as keys: where they differ the narrower are padded, unless
+    the scores of the `new` queries take less room than the copy.
+    """
+    return sinks or (width != value_width and new * heads < groups * max(width, value_width))
+
+
+def absorbs(*, past: int, new: int, most: int | None) -> bool:
+    """Whether attention over latents runs in latent space: at most `most` queries (None: any) after cached tokens."""
+    return past > 0 and (most is None or new <= most)
+
+
+def expanded_heads(*, batch: int, heads: int, keys: int, width: int, limit: int = LIMIT) -> int:
+    """Heads whose keys and values, `width` channels of each at most, are expanded from latents at a time."""
+    return max(1, min(heads, limit // max(1, batch * keys * width)))
 
 
 def _rows(

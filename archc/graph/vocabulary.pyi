@@ -33,6 +33,9 @@ class Vocabulary:
     def topk(self, x: Value, *, k: int) -> Value:
         """Indices of the k largest of the last dim, largest first, ties to the lower index [..., k]."""
 
+    def latent_attend(self, q: Value, entries: Value, weight: Value, time: Value, *, nope: int, scale: float, absorb: int | None = ...) -> Value:
+        """softmax(q k^T * scale) v over the tokens so far, where k and v are linear maps of one latent per token: q [B, S, H, nope + R], entries [B, T, C + R], weight [H * (nope + V), C] -> [B, S, H, V]."""
+
     def einsum(self, *ins: Value | None, spec: str) -> Value:
         """A sum of products, in einsum notation."""
 

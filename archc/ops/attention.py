@@ -21,6 +21,33 @@ def visible_pairs(w: Workload, window: int | None) -> int:
     return w.batch * pairs
 
 
+def attention_flops(
+    w: Workload,
+    *,
+    keys: int,
+    heads: int,
+    groups: int,
+    width: int,
+    value_width: int,
+    window: int | None = None,
+    sinks: bool = False,
+) -> tuple[int, int]:
+    """FLOPs that the kernel `attend` executes over ``keys`` keys, and those of its gradient."""
+    blocks = schedule("blocks")
+    sizes = {"new": w.new, "heads": heads, "groups": groups, "width": width, "value_width": value_width}
+    stored = blocks.stores_scores(sinks=sinks, **sizes)
+    pairs = w.batch * blocks.scored_pairs(
+        batch=w.batch, heads=heads, new=w.new, keys=keys, window=window, materialise=stored
+    )
+    if stored:
+        executed = 2 * heads * pairs * (width + value_width)
+        return executed, 2 * executed
+    # Fused, all are as wide as the widest; its gradient computes the scores again: five products where the forward
+    # has two.
+    executed = 2 * heads * pairs * 2 * max(width, value_width)
+    return executed, executed * 5 // 2
+
+
 class Attend(Op):
     """softmax(q k^T * scale) v over the keys a token may see:
     q [B, S, H, D], keys [B, T, G, D], values [B, T, G, V] -> [B, S, H, V].
@@ -46,15 +73,18 @@ class Attend(Op):
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, keys, values = ins[:3]
-        heads, wide = q.fixed(2), q.last + values.last
-        stored = len(ins) > 4 or q.last != values.last
-        pairs = w.batch * schedule("blocks").scored_pairs(
-            batch=w.batch, heads=heads, new=w.new, keys=size(keys.shape[1], w), window=self.window, materialise=stored
+        heads = q.fixed(2)
+        executed, backward = attention_flops(
+            w,
+            keys=size(keys.shape[1], w),
+            heads=heads,
+            groups=keys.fixed(2),
+            width=q.last,
+            value_width=values.last,
+            window=self.window,
+            sinks=len(ins) > 4,
         )
-        executed = 2 * heads * pairs * wide
-        # The gradient of a fused attention computes the scores again: five products where the forward has two.
-        backward = 2 * executed if stored else 2 * heads * pairs * (3 * q.last + 2 * values.last)
-        return executed, 2 * heads * visible_pairs(w, self.window) * wide, backward
+        return executed, 2 * heads * visible_pairs(w, self.window) * (q.last + values.last), backward
 
     def code(
         self, q: ast.expr, keys: ast.expr, values: ast.expr, time: ast.expr, sinks: ast.expr | None = None

@@ -94,12 +94,17 @@ class Rope(Drawer):
 
     slot = "rope"
 
-    def build(self, g: Builder, x: Value, *, every: int = 1, inverse: bool = False) -> Value:
+    def build(self, g: Builder, x: Value, *, every: int = 1, inverse: bool = False, last: int | None = None) -> Value:
         """x [B, S, H, D] or [B, S, D] with its channels rotated to the tokens' positions, or back from them.
 
         With ``every`` > 1, x [B, G, D] are entries of groups of so many tokens, rotated to the first token of each.
+        With ``last``, only so many channels at the end are rotated, as if they were all there are.
         """
         raise NotImplementedError
+
+    def softmax_correction(self) -> float:
+        """The factor on the scale of attention logits that a longer context asks for."""
+        return 1.0
 
 
 class Head(Drawer):

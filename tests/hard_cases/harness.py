@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from archc.graph import Builder, Value
 from archc.graph.interpreter import Interpreter
@@ -21,6 +20,7 @@ from archc.graph.verify import verify
 from archc.ops import Workload
 from archc.ops.time import cache_bytes
 from archc.plan.passes import PASSES
+from tests.flops import counted
 from tests.oracles.rows import Array, Weights
 
 Layer = Callable[..., Any]
@@ -44,8 +44,9 @@ def build(
     start: Layer | None = None,
     finish: Layer | None = None,
     streams: int | None = None,
+    passes: Sequence[Callable[[Any], Any]] = PASSES,
 ) -> Any:
-    """A graph: an embedding, what ``start`` makes of it, one layer, what ``finish`` makes of that.
+    """A graph after ``passes``: an embedding, what ``start`` makes of it, one layer, what ``finish`` makes of that.
 
     With ``streams`` tokens embed as [B, S, streams, dim].
     """
@@ -62,7 +63,7 @@ def build(
     x = g.call("model", "Backbone", backbone, doc="A case.")
     g.graph.root.returns = [x]
     graph = g.graph
-    for run in PASSES:
+    for run in passes:
         graph = run(graph)
     verify(graph)
     return graph
@@ -219,7 +220,7 @@ def check_flops(case: Case, vocab: int, *, batch: int, past: int, new: int, cach
     if past:
         case.run(torch.randint(vocab, (batch, past)), cache)
     tokens = torch.randint(vocab, (batch, new))
-    with FlopCounterMode(display=False) as counter:
+    with counted() as counter:
         case.run(tokens, cache)
     assert counter.get_total_flops() == case.executed(Workload(batch=batch, new=new, past=past, cached=cached)) > 0
 

@@ -6,8 +6,6 @@ Over the twins of the library, the configs of tests/parity, and specs of what no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +29,7 @@ from archc.plan import plan, shrink
 from archc.resolve import load_text
 from archc.schema import Model
 from tests.built import built, randomise
+from tests.flops import counted
 from tests.parity.configs import cases
 
 HEAD = "arch 1\nmodel spec { vocab = 61, context = 90\n"
@@ -49,6 +48,11 @@ SPECS = {
     "init = normal { std = 0.1, output_by_depth = true }\n"
     "attention wide = gqa { heads = 4, kv_heads = 1, out_bias = true }\nattention local = wide { window = 1 }\n"
     "ffn = swiglu { hidden = 7 }\nschedule { attention = [wide, local * 2, wide] }",
+    "latent": "dim = 20, layers = 3\n"
+    "attention low = mla { heads = 4, q_rank = 9, kv_rank = 8, nope_dim = 4, rope_dim = 2, v_dim = 3, bias = true,\n"
+    "  rope = yarn { factor = 4, original = 16, mscale = 0.7, mscale_all_dim = 0.5, pairs = interleaved } }\n"
+    "attention wide = mla { heads = 3, kv_rank = 2, nope_dim = 5, rope_dim = 3, v_dim = 10 }\n"
+    "ffn = swiglu { hidden = 9 }\nschedule { attention = [low * 2, wide] }",
     "no_attention": "dim = 16, layers = 3\n"
     "attention full = gqa { heads = 2, rope = yarn { factor = 4, original = 16 } }\n"
     "ffn mix = swiglu { hidden = 40 }\nschedule { attention = [full, none, full], ffn = [none, mix, mix] }",
@@ -120,31 +124,6 @@ def test_parameters(both: Both) -> None:
 
 
 # --- FLOPs ---------------------------------------------------------------------------------------
-def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
-    """The two products of fused attention over q [B, H, S, D], k [B, G, T, D] and v [B, G, T, V]."""
-    return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
-
-
-def _attention_backward(
-    grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any
-) -> int:
-    """Its gradient: the scores again, then those of values, weights, queries and keys."""
-    return 2 * q[0] * q[1] * q[2] * k[2] * (3 * q[3] + 2 * v[3])
-
-
-ATEN = torch.ops.aten
-FUSED = {
-    ATEN._scaled_dot_product_flash_attention_for_cpu: _attention,
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-@contextmanager
-def counted() -> Iterator[FlopCounterMode]:
-    with FlopCounterMode(display=False, custom_mapping=FUSED) as mode:
-        yield mode
-
-
 @pytest.mark.parametrize("batch", [1, 3])
 def test_flops_of_training(both: Both, batch: int) -> None:
     ids = both.tokens(batch, SPAN)

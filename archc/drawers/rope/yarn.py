@@ -28,12 +28,16 @@ class Yarn(Rope):
         if self.attention_factor is not None:
             return self.attention_factor
 
-        def correction(weight: float) -> float:
-            return 0.1 * weight * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
-
         if self.mscale and self.mscale_all_dim:
-            return correction(self.mscale) / correction(self.mscale_all_dim)
-        return correction(1.0)
+            return self._correction(self.mscale) / self._correction(self.mscale_all_dim)
+        return self._correction(1.0)
+
+    def softmax_correction(self) -> float:
+        """Queries and keys both take the correction that ``mscale_all_dim`` weighs, so the logits take its square."""
+        return self._correction(self.mscale_all_dim) ** 2 if self.mscale_all_dim else 1.0
+
+    def _correction(self, weight: float) -> float:
+        return 0.1 * weight * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
 
     def scaling(self) -> dict[str, Any]:
         return {

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from archc.graph import Graph
+from archc.plan.passes.absorb import absorb
 from archc.plan.passes.islands import islands
 
-PASSES: tuple[Callable[[Graph], Graph], ...] = (islands,)
+PASSES: tuple[Callable[[Graph], Graph], ...] = (absorb, islands)
 
 __all__ = ["PASSES"]

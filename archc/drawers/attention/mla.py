@@ -1,0 +1,99 @@
+"""Multi-head latent attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from archc.ops import Table
+from archc.schema import Attention, Norm, Problem, Rope, field
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+def _scale(f: dict[str, Any]) -> float:
+    """One over the root of the width of a head, times what the rope asks for."""
+    correction = 1.0 if f["rope"] is None else f["rope"].softmax_correction()
+    return (f["nope_dim"] + f["rope_dim"]) ** -0.5 * correction
+
+
+class Mla(Attention):
+    """Multi-head latent attention: keys and values of all heads made of one latent (DeepSeek-V2, arXiv:2405.04434)."""
+
+    dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
+    heads: int = field("query heads", gt=0)
+    q_rank: int | None = field(
+        "width of the latent that queries are made of; none makes them of the input",
+        unit="channels",
+        default=None,
+        gt=0,
+    )
+    kv_rank: int = field("width of the latent that keys and values are made of", unit="channels", gt=0)
+    nope_dim: int = field("channels of a head's query and key without positions", unit="channels", gt=0)
+    rope_dim: int = field(
+        "channels of a head's query with positions; all heads share those of the key", unit="channels", gt=0
+    )
+    v_dim: int = field("channels of a head's value", unit="channels", gt=0)
+    rope: Rope | None = field("rotary positions of the rope_dim channels", default=None)
+    latent_norm: Norm = field("norm of the latents", kind="rms")
+    bias: bool = field("biases in q_a_proj, kv_a_proj_with_mqa and o_proj", default=False)
+    scale: float = field("factor on the attention logits", default_factory=_scale, gt=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.rope is None:
+            return
+        if self.rope_dim % 2:
+            yield Problem(fields=("rope_dim",), message=f"rope_dim = {self.rope_dim} channels do not form pairs")
+        turned = getattr(self.rope, "dim", None)
+        if turned not in (None, self.rope_dim):
+            yield Problem(
+                fields=("rope", "rope_dim"),
+                message=f"the rope rotates {turned} channels, but rope_dim is {self.rope_dim}",
+                help="leave out `dim` of the rope: `rope_dim` says how many channels are rotated",
+            )
+
+    def tiny(self) -> dict[str, Any]:
+        nope, rope = min(self.nope_dim, 16), min(self.rope_dim, 8)
+        return {
+            "heads": min(self.heads, 4),
+            "q_rank": self.q_rank and min(self.q_rank, 48),
+            "kv_rank": min(self.kv_rank, 32),
+            "nope_dim": nope,
+            "rope_dim": rope,
+            "v_dim": min(self.v_dim, 16),
+            "scale": self.scale * ((self.nope_dim + self.rope_dim) / (nope + rope)) ** 0.5,
+        }
+
+    def build(self, g: Builder, x: Value) -> Value:
+        q = self.queries(g, x)
+        kv = g.linear("kv_a_proj_with_mqa", x, out=self.kv_rank + self.rope_dim, bias=self.bias)
+        latent, k_rope = g.split(kv, sizes=(self.kv_rank, self.rope_dim))
+        latent = self.latent_norm.build(g, latent, "kv_a_layernorm")
+        if self.rope is not None:
+            k_rope = self.rope.build(g, k_rope)
+        store = Table(every=1, shape=(self.kv_rank + self.rope_dim,))
+        entries = g.append(g.cat(latent, k_rope), g.state("latents", store), g.time)
+        keys, values = self.expand(g, entries)
+        out = g.attend(q, keys, values, g.time, scale=self.scale)
+        return g.linear("o_proj", g.flatten(out), out=self.dim, bias=self.bias, role="output")
+
+    def queries(self, g: Builder, x: Value) -> Value:
+        """Queries of every head [B, S, heads, nope_dim + rope_dim], the last rope_dim channels rotated."""
+        head_dim = self.nope_dim + self.rope_dim
+        if self.q_rank is None:
+            q = g.linear("q_proj", x, out=self.heads * head_dim)
+        else:
+            q_latent = g.linear("q_a_proj", x, out=self.q_rank, bias=self.bias)
+            q_latent = self.latent_norm.build(g, q_latent, "q_a_layernorm")
+            q = g.linear("q_b_proj", q_latent, out=self.heads * head_dim)
+        q = g.unflatten(q, sizes=(self.heads, head_dim))
+        return q if self.rope is None else self.rope.build(g, q, last=self.rope_dim)
+
+    def expand(self, g: Builder, entries: Value) -> tuple[Value, Value]:
+        """Keys and values of every head [B, T, heads, ...] from latents; the rotated channels are those of all."""
+        latent, k_rope = g.split(entries, sizes=(self.kv_rank, self.rope_dim))
+        kv = g.linear("kv_b_proj", latent, out=self.heads * (self.nope_dim + self.v_dim))
+        kv = g.unflatten(kv, sizes=(self.heads, self.nope_dim + self.v_dim))
+        k_nope, values = g.split(kv, sizes=(self.nope_dim, self.v_dim))
+        return g.cat(k_nope, g.expand(k_rope, n=self.heads)), values

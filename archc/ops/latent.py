@@ -1,0 +1,73 @@
+"""Attention over latents, of which keys and values are linear maps."""
+
+from __future__ import annotations
+
+import ast
+
+from archc.ops.attention import attention_flops, visible_pairs
+from archc.ops.base import Op, Type, Workload, expr, need, size
+from archc.ops.schedules import schedule
+
+
+def crossover(*, latent: int, nope: int, values: int) -> int | None:
+    """The most new tokens for which attention in latent space takes no more FLOPs, however long the cache; None if any.
+
+    A cached token costs H * latent * (nope + values) multiplications to expand, once; its pair with a new token costs
+    H * (2 * latent - nope - values) more in latent space.
+    """
+    more = 2 * latent - nope - values
+    return latent * (nope + values) // more if more > 0 else None
+
+
+class LatentAttend(Op):
+    """softmax(q k^T * scale) v over the tokens so far, where k and v are linear maps of one latent per token:
+    q [B, S, H, nope + R], entries [B, T, C + R], weight [H * (nope + V), C] -> [B, S, H, V].
+
+    Entries are a latent and R rotated channels that the keys of all heads share; the weight maps a latent to ``nope``
+    key channels and V value channels of each head. Runs expanded, or in latent space for up to ``absorb`` new tokens
+    (None: any number) after cached ones.
+    """
+
+    needs = {"latent_attend": "kernels.latent_attend"}
+    nope: int
+    scale: float
+    absorb: int | None = None
+
+    def infer(self, q: Type, entries: Type, weight: Type, time: Type) -> Type:
+        heads, shared = q.fixed(2), q.last - self.nope
+        need(entries.last == weight.last + shared, f"entries {entries} of {weight.last} + {shared} channels")
+        rows = weight.fixed(0)
+        need(rows % heads == 0, f"{heads} heads do not divide {rows} rows")
+        need(rows // heads > self.nope, f"{rows // heads} channels of a head leave none for values after {self.nope}")
+        return Type((*q.shape[:-1], rows // heads - self.nope), q.dtype)
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        q, entries, weight = ins[:3]
+        heads, latent, values, keys = q.fixed(2), weight.last, outs[0].last, size(entries.shape[1], w)
+        expand = 2 * w.batch * weight.fixed(0) * latent  # of one token in each row
+        useful = expand * w.new + 2 * heads * visible_pairs(w, None) * (q.last + values)
+        blocks = schedule("blocks")
+        if blocks.absorbs(past=w.past, new=w.new, most=self.absorb):
+            pairs = w.batch * blocks.scored_pairs(batch=w.batch, heads=heads, new=w.new, keys=keys, materialise=True)
+            executed = expand * w.new + 2 * heads * pairs * (entries.last + latent)
+            return executed, useful, 2 * executed
+        step = blocks.expanded_heads(batch=w.batch, heads=heads, keys=keys, width=max(q.last, self.nope + values))
+        executed, backward = expand * keys, 2 * expand * keys
+        whole, rest = divmod(heads, step)
+        for some, times in ((step, whole), (rest, 1)):
+            if some:
+                run = attention_flops(w, keys=keys, heads=some, groups=some, width=q.last, value_width=values)
+                executed, backward = executed + times * run[0], backward + times * run[1]
+        return executed, useful, backward
+
+    def code(self, q: ast.expr, entries: ast.expr, weight: ast.expr, time: ast.expr) -> ast.expr:
+        return expr(
+            "latent_attend(q, entries, weight, time, nope=nope, scale=scale, absorb=absorb)",
+            q=q,
+            entries=entries,
+            weight=weight,
+            time=time,
+            nope=self.nope,
+            scale=self.scale,
+            absorb=self.absorb,
+        )

@@ -1,0 +1,55 @@
+"""Attention whose keys and values are linear maps of one cached latent per token (DeepSeek-V2, arXiv:2405.04434)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attend import attend, attend_stored
+from .blocks import LIMIT, absorbs, expanded_heads
+from .state import Clock
+
+
+def latent_attend(
+    q: Tensor, entries: Tensor, weight: Tensor, time: Clock, *, nope: int, scale: float, absorb: int | None = None
+) -> Tensor:
+    """The values each query sees, weighted by softmax(scale * q . k): [B, S, H, V].
+
+    q [B, S, H, nope + R]; entries [B, T, C + R] from `append`: a latent of C channels, then R rotated ones that the
+    keys of all heads share. weight [H * (nope + V), C] maps a latent to each head's first ``nope`` key channels, then
+    to its values. After cached tokens, up to ``absorb`` new ones (None: any number) are run in latent space: that is
+    fewer multiplications than to expand the keys and values of all tokens. Both forms give the same.
+    """
+    heads, latent = q.shape[2], weight.shape[1]
+    weights = weight.unflatten(0, (heads, -1))  # [H, nope + V, C]
+    if absorbs(past=time.past, new=time.new, most=absorb):
+        return _absorbed(q, entries, weights, time, nope=nope, scale=scale)
+    wide = max(q.shape[-1], weights.shape[1])
+    step = expanded_heads(batch=q.shape[0], heads=heads, keys=entries.shape[1], width=wide, limit=LIMIT)
+    parts = zip(q.split(step, 2), weights.split(step), strict=True)
+    outs = []
+    for some, rows in parts:
+        kv = F.linear(entries[..., :latent], rows.flatten(0, 1)).unflatten(-1, rows.shape[:2])
+        shared = entries[..., None, latent:].expand(-1, -1, len(rows), -1)
+        keys = torch.cat([kv[..., :nope], shared], -1)
+        outs.append(attend(some, keys, kv[..., nope:], time, scale=scale))
+    return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
+
+
+def _absorbed(q: Tensor, entries: Tensor, weights: Tensor, time: Clock, *, nope: int, scale: float) -> Tensor:
+    """The same with queries taken to latent space, one key for all heads, and latents weighted in place of values.
+
+    q . (W c) = (W^T q) . c, and the weighted sum of W c is W times the weighted sum of c: the cache is read as it is.
+    """
+    batch, latent = q.shape[0], weights.shape[-1]
+    to_keys, to_values = weights[:, :nope], weights[:, nope:]
+    turned = _by_head(q[..., :nope], to_keys).unflatten(0, (batch, -1))
+    q = torch.cat([turned, q[..., nope:]], -1)
+    means = attend_stored(q, entries[:, :, None], entries[:, :, None, :latent], time, scale=scale)
+    return _by_head(means, to_values.mT).unflatten(0, (batch, -1))
+
+
+def _by_head(x: Tensor, matrices: Tensor) -> Tensor:
+    """x [B, S, H, I] by a matrix of each head [H, I, J]: [B * S, H, J]."""
+    return (x.flatten(0, 1).transpose(0, 1) @ matrices).transpose(0, 1)
