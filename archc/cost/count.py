@@ -43,6 +43,12 @@ ASSUMPTIONS = (
     "weighted_fp8_equivalent: ideal FLOPs of a token with bfloat16 products counted twice, FP8 once.",
 )
 
+AHEAD = (
+    "mtp: the modules that predict further tokens run in training only, their products with the head included; totals"
+    " of parameters, buffers, cache, prefill and decode leave them out."
+)
+"""The assumption of models with multi-token prediction."""
+
 
 def workload(
     model: Model, mode: Mode, batch: int, seq: int | None, context: int | None
@@ -86,7 +92,7 @@ def count(
         params=params(graph),
         flops=flops(graph, w, mode),
         kv_cache=kv_cache(graph, model.cache.kind, batch=batch, max_tokens=shown.context),
-        assumptions=ASSUMPTIONS,
+        assumptions=(*ASSUMPTIONS, AHEAD) if graph.predictions() else ASSUMPTIONS,
     )
 
 
@@ -101,7 +107,7 @@ def params(graph: Graph) -> Params:
             assert spec is not None
             n = times * math.prod(spec.shape)
             if spec.buffer:
-                buffers += n
+                buffers += n if scope.owners[spec.name] != "mtp" else 0
                 continue
             used, of = spec.share
             total[scope.owners[spec.name]] += n
@@ -138,11 +144,13 @@ def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
     tokens = w.batch * w.new
 
     def figures(kind: str) -> FlopCount:
-        ahead, back = sum(forward[kind].values()), sum(backward[kind].values())
-        run = {c: n + (backward[kind][c] if mode == "train" else 0) for c, n in forward[kind].items()}
+        train = {c: n + backward[kind][c] for c, n in forward[kind].items()}
+        # What predicts further tokens runs only where there are labels.
+        ahead = forward[kind] if mode == "train" else {**forward[kind], "mtp": 0}
+        run = train if mode == "train" else ahead
         return FlopCount(
-            forward_per_token=_exact(ahead, tokens),
-            train_per_token=_exact(ahead + back, tokens),
+            forward_per_token=_exact(sum(ahead.values()), tokens),
+            train_per_token=_exact(sum(train.values()), tokens),
             workload_total=sum(run.values()),
             by_component=run,
         )
@@ -156,7 +164,7 @@ def kv_cache(graph: Graph, layout: str, *, batch: int, max_tokens: int, max_rewi
     element = LAYOUT_BYTES[layout]
     growing, fixed = 0.0, LENGTH_BYTES
     by_component = dict.fromkeys(COMPONENTS, 0)
-    for scope, times in graph.scopes():
+    for scope, times in graph.scopes(labels=False):
         for name, store in scope.states.items():
             whole = times * cache_bytes(store, max_tokens=max_tokens, max_rewind=max_rewind, element=element)
             by_component[scope.owners[f"state.{name}"]] += batch * whole

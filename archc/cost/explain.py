@@ -94,6 +94,7 @@ _LEFT_OUT = {
     "active_core": ("embedding", "head", "mtp"),
     "active": ("mtp",),
     "total": ("mtp",),
+    "buffers": ("mtp",),
 }
 
 
@@ -138,7 +139,7 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
     forward = weighted or rest.endswith("forward_per_token")
     learns = trained(graph)
     out = []
-    for node, times in graph.walk():
+    for node, times in graph.walk(labels=shown.mode == "train" or rest.endswith("train_per_token")):
         cost = node_cost(node, w)
         ahead = cost.useful if ideal else cost.executed
         back = 2 * cost.useful if ideal else cost.backward
@@ -173,7 +174,7 @@ _OF_ONE_ROW = ("bytes_per_token", "bytes_per_sequence_fixed")
 def _cache(graph: Graph, report: Report, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
     element, context, batch = LAYOUT_BYTES[report.kv_cache.layout], report.workload.context, report.workload.batch
     out = []
-    for scope, times in graph.scopes():
+    for scope, times in graph.scopes(labels=False):
         for name, store in scope.states.items():
             if component is not None and scope.owners[f"state.{name}"] != component:
                 continue

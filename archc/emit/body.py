@@ -19,7 +19,8 @@ class Body:
     """Statements of a scope's items, with the drawer's own variable names.
 
     ``names`` are the values bound on entry, ``keep`` those that must stay bound to the end, ``reserved`` what no
-    variable may be called (everything the file imports).
+    variable may be called (everything the file imports), ``callee`` what child modules are called by instead of their
+    names.
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class Body:
         keep: Iterable[Value],
         reserved: frozenset[str],
         indent: int = 8,
+        callee: ast.expr | None = None,
     ) -> None:
-        self.scope, self.flow, self.indent = scope, flow, indent
+        self.scope, self.flow, self.indent, self.callee = scope, flow, indent, callee
         self.reserved = (
             reserved | frozenset(keyword.kwlist) | frozenset({"self", "step", "state"}) | frozenset(dir(builtins))
         )
@@ -85,7 +87,7 @@ class Body:
         args = [self.ref(v) for v in self.flow.takes(scope)]
         if self.flow.reads_step(scope):
             args.append(ast.Name(id="step", ctx=ast.Load()))
-        return ast.Call(func=_attribute("self", scope.name), args=args, keywords=[])
+        return ast.Call(func=self.callee or _attribute("self", scope.name), args=args, keywords=[])
 
     def expression(self, node: Node) -> ast.expr:
         """What a node computes, as an expression."""

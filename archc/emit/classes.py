@@ -41,9 +41,9 @@ class Classes:
     of: dict[Scope, Class] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for scope in self.graph.root.items:
-            if isinstance(scope, Scope):
-                self._visit(scope)
+        for scope in self.graph.root.children():
+            for module in scope.children() if scope.ahead else (scope,):
+                self._visit(module)
 
     def _visit(self, scope: Scope) -> None:
         for item in scope.items:
@@ -104,6 +104,8 @@ class Classes:
                     lines += plain(f"self.{name} = ", _with_std(made, specs), 8)
             elif isinstance(item, Stack):
                 lines += self._layers(item)
+            elif item.ahead:
+                continue
             elif item.name in slots:
                 lines.append(f"        self.{item.name} = {item.name}")
             else:
@@ -119,6 +121,15 @@ class Classes:
         for owner, specs in loose.items():
             lines += [line for spec in specs for line in _raw(spec)] if not owner else _held(owner, specs)
         return lines
+
+    def ahead(self) -> list[str]:
+        """The statement that makes the modules that predict further tokens, if they are asked for."""
+        made = [
+            self.construct(module, ast.Constant(value=depth))
+            for depth, scope in enumerate(self.graph.predictions())
+            for module in scope.children()
+        ]
+        return plain("self.mtp = ", expr("nn.ModuleList([*made] if mtp else [])", made=made), 8) if made else []
 
     def _layers(self, stack: Stack) -> list[str]:
         """The layer list; runs of three or more equal layers print as one line."""

@@ -6,10 +6,11 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, count
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from archc.graph.hints import Claim, claim
@@ -45,6 +46,7 @@ class Builder(Vocabulary):
         self.graph = Graph(name=name, root=Scope("", "Model", None), steps=Scope("step", "Step", None))
         self.here = self.graph.root
         self._component = "head"
+        self._sole = False
         self._steps: dict[tuple, Value] = {}
         self._claims: dict[Scope, tuple[Claim, tuple[Value, ...]]] = {}
 
@@ -177,18 +179,56 @@ class Builder(Vocabulary):
 
     # --- scopes ----------------------------------------------------------------------------------
     @contextmanager
-    def component(self, name: str) -> Iterator[None]:
-        """What the nodes and parameters built inside count as in the cost report."""
-        outer, self._component = self._component, name
+    def component(self, name: str, *, sole: bool = False) -> Iterator[None]:
+        """What the nodes and parameters built inside count as in the cost report; ``sole``: whatever they name."""
+        outer = self._component, self._sole
+        if not self._sole:
+            self._component, self._sole = name, sole
         try:
             yield
         finally:
-            self._component = outer
+            self._component, self._sole = outer
+
+    @contextmanager
+    def ahead(self, name: str, tokens: int, hidden: Value) -> Iterator[Scope]:
+        """A scope whose step stands ``tokens`` ahead of the main model's (see `Graph.predictions`), to be filled."""
+        outer, scope = self.here, Scope(name, "", self.here, ahead=tokens)
+        scope.args = [hidden]
+        outer.items.append(scope)
+        self.here = scope
+        try:
+            yield scope
+        finally:
+            self.here = outer
+
+    def repeat(self, items: Sequence[Node | Scope | Stack], value: Value, instead: Value) -> dict[Value, Value]:
+        """Runs what was built once more, with the same parameters, on ``value`` instead of what it was built on.
+
+        Returns the new value for each old one. Raises `BuildError` for layers and state, which have one place.
+        """
+        known = {instead: value}
+        nodes = [n for item in items for n in ((item,) if isinstance(item, Node) else item.nodes())]
+        if any(isinstance(item, Stack) for item in items) or any(v.state for n in nodes for v in n.ins):
+            raise BuildError(self.here, "layers and what keeps state cannot run a second time")
+        for node in nodes:
+            ins = tuple(known.get(v, v) for v in node.ins)
+            again = Node(node.op, ins, (), self.here, node.name, self._component)
+            again.outs = tuple(Value(v.type, self.here, self, again) for v in node.outs)
+            self.here.items.append(again)
+            known.update(zip(node.outs, again.outs, strict=True))
+        return known
 
     def call(
-        self, name: str, cls: str, build: Callable[..., Any], *values: Value, slot: bool = False, doc: str | None = None
+        self,
+        name: str,
+        cls: str,
+        build: Callable[..., Any],
+        *values: Value,
+        slot: bool = False,
+        doc: str | None = None,
+        **given: Any,
     ) -> Any:
-        """Runs ``build(g, *values)`` in a scope (a module) of its own and returns what it returns.
+        """Runs ``build(g, *values, **given)`` in a scope (a module) of its own and returns what it returns.
 
         ``slot`` makes the module a constructor argument of its parent: parents that differ only there share one class.
         """
@@ -198,7 +238,7 @@ class Builder(Vocabulary):
         scope.drawer = owner if isinstance(owner, Drawer) else None
         self._open(scope, build, values)
         outer.items.append(scope)
-        result = self._run(scope, build, values)
+        result = self._run(scope, build, values, given)
         self._name(tuple(scope.returns))
         for value in scope.returns:
             if value in scope.hints:
@@ -256,10 +296,16 @@ class Builder(Vocabulary):
             {v: p.name for v, p in zip(values, formal, strict=False) if p.kind is p.POSITIONAL_OR_KEYWORD}
         )
 
-    def _run(self, scope: Scope, build: Callable[..., Any], values: Sequence[Value]) -> Any:
+    def _run(
+        self,
+        scope: Scope,
+        build: Callable[..., Any],
+        values: Sequence[Value],
+        given: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Any:
         outer, self.here = self.here, scope
         try:
-            result = build(self, *values)
+            result = build(self, *values, **given)
         except BuildError:
             raise
         except Exception as error:

@@ -13,6 +13,7 @@ def trained(graph: Graph) -> set[Node]:
     A choice (ids of entries or experts) passes none back, so what only serves to choose has none.
     """
     reached: set[Value] = {*graph.root.returns, *(loss.value for loss in graph.losses)}
+    reached.update(scope.returns[-1] for scope in graph.predictions())
     nodes: set[Node] = set()
     _back(graph.root, reached, nodes)
     _back(graph.steps, reached, nodes)

@@ -66,6 +66,19 @@ class Interpreter:
         self._items(scope, values, prefix, state)
         return [self._value(v, values, prefix, state) for v in scope.returns]
 
+    def ahead(self, depth: int, hidden: Tensor, tokens: Tensor, time: Any, state: Any = None) -> list[Any]:
+        """What MTP module ``depth`` makes of hidden vectors [B, S, D] and the tokens [B, S] ahead of them.
+
+        Returns its hidden vectors and their logits; ``time`` is that of the columns, ``state`` holds its stores.
+        """
+        scope = self.graph.predictions()[depth]
+        values: dict[Value, Any] = {p.value: self.parameters[p.name] for p in self.graph.parameters()}
+        values[scope.args[0]] = hidden
+        self.names.update(tokens=tokens, time=time)
+        self._items(self.graph.steps, values, "", None)
+        self._items(scope, values, f"{scope.name}.", state)
+        return [self._value(v, values, "", None) for v in scope.returns]
+
     def _items(self, scope: Scope, values: dict[Value, Any], prefix: str, state: Any) -> None:
         for value in scope.params:
             assert value.param is not None
@@ -74,7 +87,8 @@ class Interpreter:
             if isinstance(item, Node):
                 self._node(item, values, prefix, state)
             elif isinstance(item, Scope):
-                self._items(item, values, f"{prefix}{item.name}.", state)
+                if not item.ahead:
+                    self._items(item, values, f"{prefix}{item.name}.", state)
             else:
                 self._stack(item, values, prefix, state)
 

@@ -85,6 +85,8 @@ class Scope:
     """A child that its parent takes as a constructor argument, so that equal parents share one class."""
     drawer: Drawer | None = None
     """The drawer whose method wrote its forward, where one did."""
+    ahead: int = 0
+    """How many tokens ahead of the main model its step stands (MTP): such a scope runs only where there are labels."""
     items: list[Node | Scope | Stack] = field(default_factory=list)
     args: list[Value] = field(default_factory=list)
     returns: list[Value] = field(default_factory=list)
@@ -193,15 +195,23 @@ class Graph:
     steps: Scope
     losses: list[Loss] = field(default_factory=list)
 
-    def scopes(self) -> Iterator[tuple[Scope, int]]:
-        """Every distinct scope with the number of times a forward enters it."""
-        yield from _scopes(self.root, 1)
+    def scopes(self, *, labels: bool = True) -> Iterator[tuple[Scope, int]]:
+        """Every distinct scope with the number of times a forward enters it, with labels or without."""
+        yield from _scopes(self.root, 1, labels)
 
-    def walk(self) -> Iterator[tuple[Node, int]]:
-        """Every distinct node with the number of times a forward runs it."""
+    def walk(self, *, labels: bool = True) -> Iterator[tuple[Node, int]]:
+        """Every distinct node with the number of times a forward runs it, with labels or without."""
         yield from ((node, 1) for node in self.steps.nodes())
-        for scope, times in self.scopes():
+        for scope, times in self.scopes(labels=labels):
             yield from ((item, times) for item in scope.items if isinstance(item, Node))
+
+    def predictions(self) -> list[Scope]:
+        """The scopes that predict further tokens (MTP), in order of depth.
+
+        Each takes the hidden vectors of the one before (the first: of the main model), holds one module, and returns
+        that module's hidden vectors and the logits of them. What it reads of the step is that of its own tokens.
+        """
+        return [scope for scope in self.root.children() if scope.ahead]
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter and buffer by its full name, in the order of the modules."""
@@ -215,14 +225,16 @@ class Graph:
                     yield from ((layer, name, store) for name, store in scope.states.items())
 
 
-def _scopes(scope: Scope, times: int) -> Iterator[tuple[Scope, int]]:
+def _scopes(scope: Scope, times: int, labels: bool) -> Iterator[tuple[Scope, int]]:
+    if scope.ahead and not labels:
+        return
     yield scope, times
     for item in scope.items:
         if isinstance(item, Scope):
-            yield from _scopes(item, times)
+            yield from _scopes(item, times, labels)
         elif isinstance(item, Stack):
             for k, kind in enumerate(item.kinds):
-                yield from _scopes(kind, times * item.schedule.count(k))
+                yield from _scopes(kind, times * item.schedule.count(k), labels)
 
 
 def _parameters(scope: Scope, prefix: str) -> Iterator[Parameter]:

@@ -24,9 +24,6 @@ class Vocabulary:
     def group_mask(self, scores: Value, *, groups: int, keep: int, best: int = ...) -> Value:
         """Scores [..., E] with all but the ``keep`` best of ``groups`` groups at -inf; a group is worth the sum of its ``best`` largest."""
 
-    def lookup(self, table: Value, ids: Value) -> Value:
-        """Rows of a table [V, ...] that is not learned: table[ids] [*ids, ...]."""
-
     def sqrt_softplus(self, x: Value) -> Value:
         """sqrt(log(1 + exp(x))): the affinities of DeepSeek-V4."""
 
@@ -44,6 +41,9 @@ class Vocabulary:
 
     def linear(self, name: str | None, x: Value, *, out: int, bias: bool = ..., role: Role = ...) -> Value:
         """x [..., in] -> x @ weight.T (+ bias) [..., out], with a weight of its own."""
+
+    def lookup(self, ids: Value, table: Value) -> Value:
+        """ids [B, S] -> rows [B, S, dim] of a table [rows, dim] that something else owns."""
 
     def project(self, x: Value, weight: Value) -> Value:
         """x [..., in] -> x @ weight.T [..., out], with a weight [out, in] that something else owns."""

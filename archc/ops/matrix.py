@@ -83,6 +83,18 @@ class Embedding(Op):
         return expr("Embedding(rows, dim)", rows=self.rows, dim=self.dim)
 
 
+class Lookup(Op):
+    """ids [B, S] -> rows [B, S, dim] of a table [rows, dim] that something else owns."""
+
+    needs = {"F": "torch.nn.functional"}
+
+    def infer(self, ids: Type, table: Type) -> Type:
+        return Type((*ids.shape, table.last), table.dtype)
+
+    def code(self, ids: ast.expr, table: ast.expr) -> ast.expr:
+        return expr("F.embedding(ids, table)", ids=ids, table=table)
+
+
 class Einsum(Op):
     """A sum of products, in einsum notation."""
 

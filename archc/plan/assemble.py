@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from archc.graph import Builder, BuildError, Graph, Scope, Value
+from archc.graph import Builder, BuildError, Graph, Node, Scope, Stack, Value
 from archc.plan.names import camel
-from archc.schema import LayerSlots, Model
+from archc.schema import LayerSlots, Model, Mtp
+
+EMBEDDING = "model.embed_tokens.weight"
+"""The input embedding, which heads and predictions of further tokens share."""
 
 NORM_NAMES = {
     "pre": {"attention": ("input_layernorm", None), "ffn": ("post_attention_layernorm", None)},
@@ -43,11 +46,42 @@ def assemble(model: Model) -> Graph:
 
     doc = f"The embedding, {model.layers} layers and the final norm."
     x = g.call("model", "Backbone", backbone, doc=doc)
+    start = len(g.here.items)
     with g.component("head"):
-        logits = model.head.build(g, x, g.parameter("model.embed_tokens.weight"), model.vocab)
+        logits = model.head.build(g, x, g.parameter(EMBEDDING), model.vocab)
     g.graph.root.returns = [logits]
     g.graph.root.doc = model.doc
+    if model.mtp is not None:
+        _predictions(g, model, model.mtp, x, logits, g.here.items[start:])
     return g.graph
+
+
+def _predictions(
+    g: Builder, model: Model, mtp: Mtp, hidden: Value, logits: Value, head: Sequence[Node | Scope | Stack]
+) -> None:
+    """Adds the modules that predict further tokens, with the embedding and the head of the main model.
+
+    ``head`` makes its logits of its last ``hidden`` vectors. Module k reads the tokens k + 1 ahead.
+    """
+    last = model.schedule[-1]
+    forward = _layer(model, LayerSlots(attention=mtp.attention or last.attention, ffn=mtp.ffn or last.ffn))
+
+    def layer(g: Builder, x: Value) -> Value:
+        with g.component("residual"):
+            state = model.residual.start(g, x)
+        state = forward(g, *state)
+        with g.component("residual"):
+            return model.residual.finish(g, state)
+
+    seen = hidden
+    for k in range(mtp.depth):
+        with g.component("mtp", sole=True), g.ahead("mtp", k + 1, hidden) as scope:
+            embedding = g.lookup(g.tokens, g.parameter(EMBEDDING))
+            name = class_name("mtp", mtp.label)
+            hidden = g.call(str(k), name, mtp.build, embedding, hidden, slot=True, layer=layer)
+            if hidden.shape != seen.shape:
+                raise BuildError(scope, f"gives {hidden.type} where the head takes {seen.type}")
+            scope.returns = [hidden, g.repeat(head, hidden, instead=seen)[logits]]
 
 
 def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
@@ -101,6 +135,6 @@ def _layer_class(slots: LayerSlots) -> str:
 
 def class_name(slot: str, label: str) -> str:
     """The class a drawer's module prints as: from its name in the spec."""
-    suffix = {"attention": "Attention", "memory": "Memory"}.get(slot, "")
+    suffix = {"attention": "Attention", "memory": "Memory", "mtp": "Mtp"}.get(slot, "")
     name = camel(label)
     return name if name.endswith(suffix) else name + suffix

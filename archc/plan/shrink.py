@@ -27,7 +27,7 @@ def shrink(model: Model) -> Model:
         "schedule": tuple(small[slots] for slots in order),
         "cache": drawer_class("cache", "fp32")(),  # float32 storage, in which the laws are exact
     }
-    for name in ("norm", "residual", "head", "init"):
+    for name in ("norm", "residual", "head", "mtp", "init"):
         fields[name] = _drawer(getattr(model, name))
     # Checks are left out: budgets hold for the full model.
     return model.model_copy(update=fields).completed(checks=(), sweeps=model.sweeps, spec_hash=model.spec_hash)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from archc.schema.drawer import Drawer, field
-from archc.schema.slots import Attention, Cache, FeedForward, Head, Init, Memory, Norm, Residual
+from archc.schema.slots import Attention, Cache, FeedForward, Head, Init, Memory, Mtp, Norm, Residual
 
 
 class LayerSlots(BaseModel):
@@ -46,6 +46,7 @@ class ModelFields(Drawer):
     )
     residual: Residual = field("how sub-layers are entered and left", kind="add")
     head: Head = field("from the last hidden state to logits", kind="untied")
+    mtp: Mtp | None = field("modules that predict further tokens", default=None)
     init: Init = field("how parameters start", kind="normal")
     cache: Cache = field("how the key-value cache is stored", kind="bf16")
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from archc.schema.drawer import Drawer
+from archc.schema.drawer import Drawer, field
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from archc.graph.builder import Builder
     from archc.graph.value import Value
 
@@ -184,9 +186,20 @@ class Indexer(Drawer):
 
 
 class Mtp(Drawer):
-    """Predicts further tokens (used by later families)."""
+    """Predicts further tokens in training, and drafts them in generation."""
 
     slot = "mtp"
+
+    depth: int = field("modules, each of which predicts one token more", default=1, gt=0)
+    weight: float = field("factor on the mean loss of the modules", default=0.3, ge=0)
+    attention: Attention | None = field("attention of a module; that of the last layer when left out", default=None)
+    ffn: FeedForward | None = field("feed-forward of a module; that of the last layer when left out", default=None)
+
+    def build(self, g: Builder, embedding: Value, hidden: Value, layer: Callable[[Builder, Value], Value]) -> Value:
+        """What the head gets [B, S, D], from ``embedding`` [B, S, D] of the tokens ahead and the ``hidden`` vectors
+        [B, S, D] that the head got before them. ``layer`` runs a layer on x [B, S, D].
+        """
+        raise NotImplementedError
 
 
 def slot_names() -> dict[str, Any]:

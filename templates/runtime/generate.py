@@ -42,19 +42,8 @@ def generate(
     it while others go on. Prompts of unequal length are padded on either side and told apart by attention_mask [B,
     S]. `stream` is called with each new column [B] as soon as it is known.
     """
-    if max_new_tokens < 0 or temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"needs max_new_tokens >= 0, temperature >= 0 and 0 < top_p <= 1, "
-            f"got {max_new_tokens}, {temperature} and {top_p}"
-        )
-    if input_ids.dim() != 2 or 0 in input_ids.shape:
-        raise ValueError(
-            f"input_ids must be [batch, tokens] with at least one row and one column, not {list(input_ids.shape)}"
-        )
-    if attention_mask is not None and not bool((attention_mask != 0).any(1).all()):
-        raise ValueError("every row of a prompt needs at least one token")
+    ends = checked_ends(input_ids, max_new_tokens, temperature, top_p, eos, attention_mask)
     batch, prompt = input_ids.shape
-    ends = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     end = torch.tensor(ends, dtype=input_ids.dtype, device=input_ids.device)
     cache = model.new_cache(batch, max(1, prompt + max_new_tokens), max_rewind=0)
     out = torch.cat([input_ids, input_ids.new_zeros(batch, max_new_tokens)], 1)
@@ -78,6 +67,29 @@ def generate(
         if stream is not None:
             stream(token)
     return out[:, : prompt + new], Generation(lengths=tuple(int(n) for n in lengths.tolist()), forwards=new)
+
+
+def checked_ends(
+    input_ids: Tensor,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    eos: int | list[int] | None,
+    attention_mask: Tensor | None,
+) -> list[int]:
+    """The tokens that end a row; ValueError for a request that cannot be."""
+    if max_new_tokens < 0 or temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"needs max_new_tokens >= 0, temperature >= 0 and 0 < top_p <= 1, "
+            f"got {max_new_tokens}, {temperature} and {top_p}"
+        )
+    if input_ids.dim() != 2 or 0 in input_ids.shape:
+        raise ValueError(
+            f"input_ids must be [batch, tokens] with at least one row and one column, not {list(input_ids.shape)}"
+        )
+    if attention_mask is not None and not bool((attention_mask != 0).any(1).all()):
+        raise ValueError("every row of a prompt needs at least one token")
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
 def sample(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -73,7 +73,7 @@ class LanguageModel(nn.Module):
         continue what it holds. Loss is the mean cross entropy of each next token of the same sequence, in at least
         float32.
         """
-        rows = _rows(
+        rows = rows_of(
             input_ids,
             cache=cache,
             attention_mask=attention_mask,
@@ -81,13 +81,15 @@ class LanguageModel(nn.Module):
             sequence_ids=sequence_ids,
             position_ids=position_ids,
         )
-        step, x = self._run(rows, input_ids, position_ids, cache, hidden_states)
+        step, x = self.run(rows, input_ids, position_ids, cache, hidden_states=hidden_states)
         logits = self.head(rows.unpack(x))
+        if labels is not None:
+            self.look_ahead(rows, step, x, labels)
         out = Output(logits=logits, losses={name: value for name, (value, _) in step.losses.items()})
         if hidden_states:
             out.hidden_states = tuple(rows.unpack(state) for state in step.hidden_states or ())
         if labels is not None:
-            out.loss = out.lm_loss = _cross_entropy(logits, rows.targets(labels))
+            out.loss = out.lm_loss = cross_entropy(logits, rows.targets(labels))
             for value, weight in step.losses.values():
                 out.loss = out.loss + weight * value
         return out
@@ -96,22 +98,31 @@ class LanguageModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
         """Logits of the token after the last one of each row: [B, vocab]. Those of all others are never computed."""
-        rows = _rows(input_ids, cache=cache, attention_mask=attention_mask)
-        _, x = self._run(rows, input_ids, None, cache, hidden_states=False)
+        rows = rows_of(input_ids, cache=cache, attention_mask=attention_mask)
+        _, x = self.run(rows, input_ids, cache=cache)
         last = (rows.count - 1).clamp(min=0)
         return self.head(x[torch.arange(len(x), device=x.device), last])
 
-    def _run(
-        self, rows: Rows, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None, hidden_states: bool
+    def run(
+        self,
+        rows: Rows,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        *,
+        hidden_states: bool = False,
     ) -> tuple[StepBase, Tensor]:
         """The step and the output of the last layer, in the model's columns."""
-        time = _time(rows, position_ids, cache)
+        time = time_of(rows, position_ids, cache)
         step = self.step(rows.pack(input_ids), time, cache)
         step.hidden_states = [] if hidden_states else None
         x = self.hidden(step)
         if cache is not None and rows.known is not None:
             cache.advance(rows.count, rows.known)
         return step, x
+
+    def look_ahead(self, rows: Rows, step: StepBase, x: Tensor, labels: Tensor) -> None:
+        """Adds losses of what predicts further tokens from x [B, S, dim], the output of the last layer; here none."""
 
     def new_cache(
         self, batch: int, max_tokens: int, max_rewind: int = 8, layout: Literal["bf16", "fp32"] | None = None
@@ -120,12 +131,24 @@ class LanguageModel(nn.Module):
 
         It stores `cache_layout`, or the model's dtype where that is wider; a `layout` given here is taken as it is.
         """
+        parts = [part for name, part in self.named_children() if name != "mtp"]
+        return self.cache_of(parts, batch, max_tokens, max_rewind, layout)
+
+    def cache_of(
+        self,
+        parts: Sequence[nn.Module],
+        batch: int,
+        max_tokens: int,
+        max_rewind: int,
+        layout: Literal["bf16", "fp32"] | None = None,
+    ) -> Cache:
+        """An empty cache for what some parts of the model keep; see `new_cache`."""
         if layout is not None and layout not in DTYPES:
             raise ValueError(f"layout is {layout!r}; this package stores {' or '.join(DTYPES)}")
         like = next(self.parameters())
         dtype = DTYPES[layout] if layout else torch.promote_types(DTYPES[self.cache_layout], like.dtype)
         keeps: dict[int, dict[str, Ring | Table]] = {}
-        for module in self.modules():
+        for module in (module for part in parts for module in part.modules()):
             declared: dict[str, Ring | Table] = getattr(module, "keeps", {})
             if declared:
                 layer = keeps.setdefault(int(module.layer), {})  # type: ignore[arg-type]
@@ -148,10 +171,13 @@ class LanguageModel(nn.Module):
         attention_mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The prompt and what follows it: [B, S + new]. See `generate.generate`."""
-        if speculate:
-            raise ValueError("this model has no MTP, so there is nothing to speculate with")
-        ids, self.last_generation = generate(
+        """The prompt and what follows it: [B, S + new]. See `generate.generate`.
+
+        With `speculate`, so many tokens are drafted for each pass through the model, where it can predict further ones.
+        """
+        if speculate < 0:
+            raise ValueError(f"needs speculate >= 0, got {speculate}")
+        ids, self.last_generation = self.generator_of(speculate)(
             self,
             input_ids,
             max_new_tokens,
@@ -164,6 +190,12 @@ class LanguageModel(nn.Module):
         )
         return ids
 
+    def generator_of(self, drafts: int) -> Callable[..., tuple[Tensor, Generation]]:
+        """How `generate` goes on; ValueError where tokens should be drafted by a model that cannot."""
+        if drafts:
+            raise ValueError("this model has no MTP, so there is nothing to speculate with")
+        return generate
+
     def after_step(self) -> None:
         """What has to happen between optimizer steps; nothing in this model."""
 
@@ -174,7 +206,7 @@ class LanguageModel(nn.Module):
         save_weights(self, path, names=names, shard_bytes=shard_bytes)
 
 
-def _rows(
+def rows_of(
     input_ids: Tensor,
     *,
     cache: Cache | None,
@@ -206,7 +238,7 @@ def _rows(
     return Rows.masked(mask, sequence_ids, trim=cache is not None)
 
 
-def _time(rows: Rows, position_ids: Tensor | None, cache: Cache | None) -> Time:
+def time_of(rows: Rows, position_ids: Tensor | None, cache: Cache | None) -> Time:
     """Where the new tokens stand; ValueError where the cache has no room for them."""
     held = [0] * len(rows.count) if cache is None else cache.known
     if cache is not None and rows.known is not None:
@@ -234,7 +266,7 @@ def _time(rows: Rows, position_ids: Tensor | None, cache: Cache | None) -> Time:
     )
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy where targets [B, S] are not -100, 0 where none is, in at least float32."""
     wide = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
     targets = targets.flatten()

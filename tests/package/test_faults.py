@@ -129,8 +129,8 @@ def rewinding_does_nothing(p: Planted) -> None:
 @breaks("positions_count_from_the_start_of_each_row")
 def given_positions_are_stretched(p: Planted) -> None:
     model = p.module("runtime.model")
-    time = model._time
-    model._time = lambda rows, positions, cache: time(rows, None if positions is None else 2 * positions, cache)
+    time = model.time_of
+    model.time_of = lambda rows, positions, cache: time(rows, None if positions is None else 2 * positions, cache)
 
 
 # --- rows ----------------------------------------------------------------------------------------
