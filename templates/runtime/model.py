@@ -200,7 +200,11 @@ class LanguageModel(nn.Module):
         """What has to happen between optimizer steps; nothing in this model."""
 
     def save_weights(
-        self, path: str | Path, *, names: Literal["transformers"] = "transformers", shard_bytes: int = SHARD_BYTES
+        self,
+        path: str | Path,
+        *,
+        names: Literal["transformers", "hub", "mixtral"] = "transformers",
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
         """Writes the weights as safetensors. See `weights.save_weights`."""
         save_weights(self, path, names=names, shard_bytes=shard_bytes)

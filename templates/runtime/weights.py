@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .checkpoint import Checkpoint, write, write_sharded
+from .formats import Stored, stored
+from .names import Names, Place
 
 if TYPE_CHECKING:
     from .model import LanguageModel
 
 SHARD_BYTES = 5_000_000_000
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-COMPUTED = ("rotary_emb.inv_freq",)
-"""Endings of names that old checkpoints carry and this package computes."""
+SHOWN = 20
+"""Names that a message lists before it groups them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
     """What a checkpoint and the model did not have in common."""
 
-    missing: tuple[str, ...]  # parameters the checkpoint does not have, left as they were
+    missing: tuple[str, ...]  # parameters, or experts of one, that the checkpoint does not have: left as they were
     unexpected: tuple[str, ...]  # tensors of the checkpoint that the model does not have
 
 
@@ -36,46 +38,28 @@ def load_weights(
 ) -> Loaded:
     """Fills the model from a safetensors file, or a folder that has one or an index of several.
 
-    Files are memory-mapped and read one tensor at a time, in the model's dtype. A model on the meta device is given
-    memory on `device` (default: cpu). ValueError lists every tensor that is missing or unexpected (unless not `strict`)
-    or of another shape; nothing is changed then.
+    Names are those of transformers, of the hub (experts one by one, MTP modules as further layers), or of DeepSeek's
+    inference code; MTP modules that the model was built without are passed over. Block-FP8 and MXFP4 weights are
+    dequantised in float32. Files are memory-mapped and read one matrix at a time, into the model's dtype. A model on
+    the meta device is given memory on `device` (default: cpu). ValueError lists every tensor that is missing or
+    unexpected (unless not `strict`), of another shape, or not to be read; nothing is changed then.
     """
-    files = _files(Path(path))
-    with _Checkpoint(files) as checkpoint:
-        wanted = _tensors(model)
-        repeats = {name: owner for name, owner in model.tied_weights.items() if name in checkpoint.shapes}
-        source = {name: name for name in wanted if name in checkpoint.shapes}
-        for name, owner in repeats.items():
-            source.setdefault(owner, name)
-        _share(source, wanted)
-        missing = tuple(name for name in wanted if name not in source)
-        known = wanted.keys() | repeats.keys()
-        unexpected = tuple(n for n in sorted(checkpoint.shapes) if n not in known and not n.endswith(COMPUTED))
-        problems = [
-            f"{name} is {list(checkpoint.shapes[key])} in the checkpoint and {list(wanted[name].shape)} in the model"
-            for name, key in source.items()
-            if checkpoint.shapes[key] != tuple(wanted[name].shape)
-        ]
+    wanted = _tensors(model)
+    names = Names(wanted, model.tied_weights)
+    with Checkpoint(Path(path)) as checkpoint:
+        sources, unexpected, problems = _sources(names, stored(checkpoint.headers, checkpoint.block))
+        _share(sources, wanted)
+        missing = tuple(_missing(names, sources))
+        for place, source in sources.items():
+            problems += _misfit(place, source, place.of(wanted[place.name]))
         if strict:
             problems += _listed("missing from the checkpoint", missing) + _listed("not in the model", unexpected)
-        homeless = [name for name in missing if wanted[name].is_meta]
-        if not strict and homeless:
-            problems += _listed("on the meta device and missing from the checkpoint", tuple(homeless))
+        else:
+            homeless = tuple(_missing(names, sources, only_meta=True))
+            problems += _listed("on the meta device and missing from the checkpoint", homeless)
         if problems:
             raise ValueError(f"{path} does not fit this model:\n  " + "\n  ".join(problems))
-        made: dict[int, Tensor] = {}
-        for name, key in source.items():
-            tensor = wanted[name]
-            if not tensor.is_meta:
-                tensor.copy_(checkpoint.read(key))
-                continue
-            if id(tensor) not in made:
-                value = torch.empty(tensor.shape, dtype=tensor.dtype, device=device or "cpu").copy_(
-                    checkpoint.read(key)
-                )
-                grad = tensor.requires_grad
-                made[id(tensor)] = nn.Parameter(value, grad) if isinstance(tensor, nn.Parameter) else value
-            _assign(model, name, made[id(tensor)])
+        _fill(model, wanted, sources, checkpoint, device)
     return Loaded(missing=missing, unexpected=unexpected)
 
 
@@ -84,94 +68,31 @@ def save_weights(
     model: LanguageModel,
     path: str | Path,
     *,
-    names: Literal["transformers"] = "transformers",
+    names: Literal["transformers", "hub", "mixtral"] = "transformers",
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes the weights to the file `path` (*.safetensors), or to the folder `path`: one file, or shards and an index.
 
-    A shard has at most `shard_bytes` bytes, or one tensor. Names are those of transformers. Files take their places
-    only when all are written.
+    A shard has at most `shard_bytes` bytes, or one tensor. Names are those of transformers' modules, which
+    `from_pretrained` loads; "hub" has experts one by one and MTP modules as further layers, as most families publish
+    them; "mixtral" is the same in Mixtral's words. Files take their places only when all are written.
     """
-    if names != "transformers":
-        raise ValueError(f"names is {names!r}; this package writes the names of transformers")
     path = Path(path)
-    tensors = {name: tensor for name, tensor in _tensors(model).items() if name not in model.tied_weights}
+    wanted = _tensors(model)
     owners: dict[int, str] = {}
-    tensors = {name: t for name, t in tensors.items() if owners.setdefault(id(t), name) == name}
+    own = {name: t for name, t in wanted.items() if owners.setdefault(id(t), name) == name}
+    if names == "transformers":
+        tensors = {name: tensor for name, tensor in own.items() if name not in model.tied_weights}
+    elif names in {"hub", "mixtral"}:
+        places = Names(own, model.tied_weights).hub(names)
+        tensors = {name: place.of(own[place.name]) for name, place in places.items()}
+    else:
+        raise ValueError(f"names is {names!r}; this package writes 'transformers', 'hub' or 'mixtral'")
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path.parent, {path.name: list(tensors)}, tensors)
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    shards = _shards(tensors, shard_bytes)
-    count = len(shards)
-    plan = {SINGLE if count == 1 else f"model-{i:05}-of-{count:05}.safetensors": s for i, s in enumerate(shards, 1)}
-    stale = set(path.glob("model-*-of-*.safetensors")) | {path / SINGLE, path / INDEX}
-    _write(path, plan, tensors)
-    if count > 1:
-        index = {
-            "metadata": {"total_size": sum(t.numel() * t.element_size() for t in tensors.values())},
-            "weight_map": {name: file for file, shard in plan.items() for name in shard},
-        }
-        temporary = path / f".{INDEX}.tmp"
-        temporary.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-        temporary.replace(path / INDEX)
-        stale -= {path / INDEX}
-    for file in stale - {path / file for file in plan}:
-        file.unlink(missing_ok=True)
-
-
-class _Checkpoint:
-    """Open safetensors files as one."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self._files = files
-        self._open: list[Any] = []
-        self._home: dict[str, Any] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {}
-
-    def __enter__(self) -> Self:
-        for path in self._files:
-            file = safe_open(path, framework="pt")
-            file.__enter__()
-            self._open.append(file)
-            for name in file.keys():  # noqa: SIM118 - not a dictionary
-                self._home[name] = file
-                self.shapes[name] = tuple(file.get_slice(name).get_shape())
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for file in self._open:
-            file.__exit__(*error)
-
-    def read(self, name: str) -> Tensor:
-        """One tensor, backed by the file."""
-        return self._home[name].get_tensor(name)
-
-
-def _files(path: Path) -> list[Path]:
-    """The safetensors files of a checkpoint; FileNotFoundError where there is none."""
-    if path.is_file():
-        if path.name.endswith(".index.json"):
-            return _indexed(path)
-        return [path]
-    if (path / INDEX).is_file():
-        return _indexed(path / INDEX)
-    if (path / SINGLE).is_file():
-        return [path / SINGLE]
-    found = sorted(path.glob("*.safetensors"))
-    if len(found) != 1:
-        raise FileNotFoundError(f"{path} is neither a safetensors file nor a folder with {SINGLE} or {INDEX}")
-    return found
-
-
-def _indexed(index: Path) -> list[Path]:
-    """The files that an index names; FileNotFoundError lists those that are not there."""
-    files = [index.parent / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    absent = [file.name for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{index} names files that are not there: {', '.join(absent)}")
-    return files
+        write(path.parent, {path.name: list(tensors)}, tensors)
+    else:
+        write_sharded(path, tensors, shard_bytes)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -179,17 +100,89 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return model.state_dict(keep_vars=True)
 
 
-def _share(source: dict[str, str], wanted: dict[str, Tensor]) -> None:
+def _sources(names: Names, tensors: dict[str, Stored]) -> tuple[dict[Place, Stored], tuple[str, ...], list[str]]:
+    """What fills each place, what belongs nowhere, and what claims the same place twice."""
+    sources: dict[Place, Stored] = {}
+    repeats: dict[Place, Stored] = {}
+    unexpected: list[str] = []
+    clashes: list[str] = []
+    for key, place, repeated in names.read(tensors):
+        if place is None:
+            unexpected.append(key)
+        elif repeated:
+            repeats.setdefault(place, tensors[key])
+        elif place in sources:
+            both = " and ".join(sorted((sources[place].numbers, tensors[key].numbers)))
+            clashes.append(f"{both} are both {place.hub_name}")
+        else:
+            sources[place] = tensors[key]
+    whole = {place.name for place in sources if place.expert is None}
+    parted = {place.name for place in sources if place.expert is not None}
+    clashes += [f"{name} is in the checkpoint both whole and by expert" for name in sorted(whole & parted)]
+    return repeats | sources, tuple(sorted(unexpected)), clashes
+
+
+def _share(sources: dict[Place, Stored], wanted: dict[str, Tensor]) -> None:
     """Lets every name of a shared parameter read what one of them has in the checkpoint."""
-    by_tensor = {id(wanted[name]): key for name, key in source.items()}
+    by_tensor: dict[int, dict[Place, Stored]] = {}
+    for place, source in sources.items():
+        by_tensor.setdefault(id(wanted[place.name]), {})[place] = source
+    filled = {place.name for place in sources}
     for name, tensor in wanted.items():
-        if name not in source and id(tensor) in by_tensor:
-            source[name] = by_tensor[id(tensor)]
+        if name not in filled:
+            sources.update({p._replace(name=name): s for p, s in by_tensor.get(id(tensor), {}).items()})
 
 
-def _listed(what: str, names: tuple[str, ...]) -> list[str]:
-    """One line about tensors that do not match."""
-    return [f"{len(names)} {what}: {', '.join(names)}"] if names else []
+def _missing(names: Names, sources: dict[Place, Stored], *, only_meta: bool = False) -> Iterable[str]:
+    """Names of what the checkpoint does not fill: of a parameter, or of the experts it lacks where it has others."""
+    some = {place.name for place in sources}
+    for name, tensor in names.wanted.items():
+        if Place(name) in sources or (only_meta and not tensor.is_meta):
+            continue
+        if name in some:
+            yield from (place.hub_name for place in names.places[name] if place not in sources)
+        else:
+            yield name
+
+
+def _misfit(place: Place, source: Stored, target: Tensor) -> list[str]:
+    """One line where a tensor of the checkpoint cannot fill its place."""
+    at = place.hub_name
+    if source.problem:
+        return [source.problem]
+    if source.shape != tuple(target.shape):
+        return [f"{at} is {list(source.shape)} in the checkpoint and {list(target.shape)} in the model"]
+    if source.floating != target.is_floating_point():
+        kinds = {True: "floating point numbers", False: "integers"}
+        return [f"{at} has {kinds[source.floating]} in the checkpoint and {kinds[not source.floating]} in the model"]
+    return []
+
+
+def _fill(
+    model: nn.Module,
+    wanted: dict[str, Tensor],
+    sources: dict[Place, Stored],
+    checkpoint: Checkpoint,
+    device: torch.device | str | None,
+) -> None:
+    """Reads every source into its place, giving parameters on the meta device memory as their turn comes."""
+    homes: dict[int, Tensor] = {}
+    done: set[tuple[int, Place]] = set()
+    for place, source in sources.items():
+        tensor = wanted[place.name]
+        if tensor.is_meta:
+            if id(tensor) not in homes:
+                home = torch.empty(tensor.shape, dtype=tensor.dtype, device=device or "cpu")
+                grad = tensor.requires_grad
+                homes[id(tensor)] = nn.Parameter(home, grad) if isinstance(tensor, nn.Parameter) else home
+            home = homes[id(tensor)]
+            _assign(model, place.name, home)
+        else:
+            home = tensor
+        part = (id(tensor), place._replace(name=""))
+        if part not in done:
+            done.add(part)
+            source.copy_to(place.of(home), checkpoint)
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
@@ -198,30 +191,12 @@ def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(owner), leaf, tensor)
 
 
-def _shards(tensors: dict[str, Tensor], shard_bytes: int) -> list[list[str]]:
-    """Names in order, cut so that no group but those of one tensor exceeds `shard_bytes`."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in tensors.items():
-        more = tensor.numel() * tensor.element_size()
-        if shards[-1] and size + more > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += more
-    return shards
-
-
-def _write(folder: Path, plan: dict[str, list[str]], tensors: dict[str, Tensor]) -> None:
-    """Writes each file of the plan beside its place, then moves all of them there."""
-    temporary: dict[Path, Path] = {}
-    try:
-        for file, names in plan.items():
-            temporary[folder / f".{file}.tmp"] = folder / file
-            data = {name: tensors[name].detach().to("cpu").contiguous() for name in names}
-            save_file(data, folder / f".{file}.tmp", metadata={"format": "pt"})
-        for source, target in temporary.items():
-            source.replace(target)
-    finally:
-        for source in temporary:
-            source.unlink(missing_ok=True)
+def _listed(what: str, names: tuple[str, ...]) -> list[str]:
+    """One line about tensors that do not match; names that differ in numbers only are grouped where there are many."""
+    if not names:
+        return []
+    shown = list(names)
+    if len(names) > SHOWN:
+        groups = Counter(re.sub(r"\d+", "*", name) for name in names)
+        shown = [f"{name} ({count})" for name, count in groups.items()]
+    return [f"{len(names)} {what}: {', '.join(shown)}"]

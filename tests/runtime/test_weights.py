@@ -207,3 +207,4 @@ def test_a_path_without_weights_is_said_to_be_one(tmp_path: Path) -> None:
         load_weights(model, tmp_path)
     with pytest.raises(ValueError, match="names is 'official'"):
         model.save_weights(tmp_path, names="official")
+    assert not list(tmp_path.glob("*.tmp"))
