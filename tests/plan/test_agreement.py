@@ -56,8 +56,16 @@ SPECS = {
     "no_attention": "dim = 16, layers = 3\n"
     "attention full = gqa { heads = 2, rope = yarn { factor = 4, original = 16 } }\n"
     "ffn mix = swiglu { hidden = 40 }\nschedule { attention = [full, none, full], ffn = [none, mix, mix] }",
+    "further_token": "dim = 18, layers = 2, norm_placement = both, head = tied\n"
+    "attention = gqa { heads = 3, kv_heads = 1, rope = rope, qk_norm = head }\nffn = swiglu { hidden = 20 }\n"
+    "mtp = concat { norm = layer { bias = true } }",
+    "further_tokens": "dim = 20, layers = 2\nattention far = gqa { heads = 4, kv_heads = 2, head_dim = 6 }\n"
+    "attention local = far { window = 6, sinks = true, rope = rope }\nffn = swiglu { hidden = 30 }\n"
+    "schedule { attention = [far, local] }\nmtp = concat { depth = 3, ffn = swiglu { hidden = 12, bias = true } }",
 }
 """What no importer reads, by name."""
+
+FURTHER = [name for name, text in SPECS.items() if "mtp" in text]
 
 LIBRARY = sorted(path.stem for path in resources.specs().glob("*.arch"))
 IMPORTED = {str(c): c for family in ("llama", "qwen3", "olmo2") for c in cases(family)[::2]}
@@ -119,8 +127,11 @@ def test_parameters(both: Both) -> None:
         name: tuple(p.shape) for name, p in trainable.items()
     }
     assert {name for name, spec in planned.items() if spec.buffer} == {name for name, _ in both.module.named_buffers()}
-    total = count(both.model, both.graph).params.total
-    assert total == sum(p.numel() for p in trainable.values())
+    counted = count(both.model, both.graph).params
+    ahead = sum(p.numel() for name, p in trainable.items() if name.startswith("mtp."))
+    assert counted.mtp == counted.by_component["mtp"] == ahead
+    assert (ahead > 0) == (both.model.mtp is not None)
+    assert counted.total == sum(p.numel() for p in trainable.values()) - ahead
 
 
 # --- FLOPs ---------------------------------------------------------------------------------------
@@ -167,6 +178,25 @@ def _cached(both: Both, batch: int, past: int, new: int) -> tuple[Tensor, FlopCo
         return both.module(ids[:, past:], cache=cache).logits, mode
 
 
+@torch.no_grad()
+def test_flops_of_further_tokens(both: Both) -> None:
+    """Only where there are labels, and then as much as the plan says, products with the head included."""
+    ids = both.tokens(2, SPAN)
+    runs = []
+    for labels in (None, ids):
+        with counted() as mode:
+            both.module(ids, labels=labels)
+        runs.append(mode.get_total_flops())
+    trained = both.executed("train", 2, SPAN, SPAN)
+    assert runs[1] == trained.forward_per_token * 2 * SPAN
+    # Forward and backward of a module are three times its forward, but for scores that are computed again.
+    more = runs[1] - runs[0]
+    assert 3 * more <= trained.by_component["mtp"] <= 3.5 * more
+    assert both.executed("prefill", 2, SPAN, SPAN).by_component["mtp"] == 0
+    kv = count(both.model, both.graph, mode="decode").kv_cache
+    assert kv.by_component["mtp"] == 0
+
+
 # --- bytes ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("batch", "context"), [(1, 1), (2, 7), (3, 90)])
 def test_cache_bytes(both: Both, batch: int, context: int) -> None:
@@ -201,7 +231,7 @@ def test_the_graph_gives_the_logits_of_the_module(both: Both, chunks: tuple[int,
     assert ours is None or theirs is None or ours.bytes() == theirs.bytes()
     for part in ids.split(chunks or (SPAN,), 1):
         rows = runtime.Rows.whole(part)
-        (got,) = interpreter.run(part, runtime._time(rows, None, theirs), theirs)
+        (got,) = interpreter.run(part, runtime.time_of(rows, None, theirs), theirs)
         if theirs is not None:
             theirs.advance(rows.count, rows.known)
         want = both.wide(part, cache=ours).logits
@@ -219,13 +249,38 @@ def test_the_graph_sees_rows_as_the_module_does(both: Both, packed: bool) -> Non
     sequences[0, 3:17], sequences[0, 20:] = 1, 2 if packed else 1
     sequences[1, :31] = 5
     given = {"sequence_ids": sequences} if packed else {"attention_mask": sequences.clamp(max=1)}
-    rows = runtime._rows(ids, cache=None, **given)
-    (got,) = interpreter.run(rows.pack(ids), runtime._time(rows, None, None))
+    rows = runtime.rows_of(ids, cache=None, **given)
+    (got,) = interpreter.run(rows.pack(ids), runtime.time_of(rows, None, None))
     want = both.wide(ids, **given).logits
     at = sequences > 0
     torch.testing.assert_close(
         rows.unpack(got)[at], want[at], rtol=0, atol=1e-12 * max(1.0, want[at].abs().max().item())
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("both", FURTHER, indirect=True, scope="module")
+def test_the_graph_predicts_further_tokens_as_the_module_does(both: Both) -> None:
+    """Each module of prediction on any hidden vectors, whole and in chunks with a cache of its own."""
+    runtime = _runtime()
+    interpreter = Interpreter(both.graph, dict(both.wide.state_dict()))
+    for depth in range(len(both.wide.mtp)):
+        ids = both.tokens(2, SPAN)
+        generator = torch.Generator().manual_seed(depth)
+        hidden = torch.randn(2, SPAN, both.model.dim, dtype=torch.float64, generator=generator)
+        rows = runtime.Rows.whole(ids)
+        time = runtime.time_of(rows, None, None)
+        want, logits = interpreter.ahead(depth, hidden, ids, time)
+        step = both.wide.step(ids, time, None)
+        torch.testing.assert_close(both.wide.ahead(depth, hidden, step), want, rtol=0, atol=1e-12)
+        torch.testing.assert_close(both.wide.head(want), logits, rtol=0, atol=1e-12)
+        cache = both.wide.draft_cache(depth, 2, SPAN, 4)
+        for start, stop in ((0, 7), (7, 8), (8, SPAN)):
+            rows = runtime.Rows.whole(ids[:, start:stop])
+            step = both.wide.step(ids[:, start:stop], runtime.time_of(rows, None, cache), cache)
+            got = both.wide.ahead(depth, hidden[:, start:stop], step)
+            cache.advance(rows.count, rows.known)
+            torch.testing.assert_close(got, want[:, start:stop], rtol=0, atol=1e-12)
 
 
 def _runtime() -> ModuleType:
