@@ -1,6 +1,7 @@
 """The gate of a gated feed-forward: silu(gate) * up (Shazeer 2020, arXiv:2002.05202), clamped if asked for.
 
-The clamp is that of DeepSeek-V4 and gpt-oss: large activations of either branch are cut before they meet.
+The clamp is that of DeepSeek-V4 and gpt-oss: large activations of either branch are cut before they meet. A steeper
+sigmoid (alpha) and an open gate's shift of the other branch are those of gpt-oss.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from .dispatch import use_triton
 from .library import FUSED_MULTIPLY_ADD, as_rows, jit, largest_power_of_2_in, next_power_of_2, on_device, operator, tl
 
 
-def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None) -> Tensor:
-    """silu(gate) * up, both [..., I] of one dtype: the same shape and dtype, computed in at least float32.
+def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None, alpha: float = 1.0, shift: float = 0.0) -> Tensor:
+    """(up + shift) * gate * sigmoid(alpha * gate), which is silu(gate) * up unless told otherwise.
+
+    gate and up [..., I] of one dtype: the same shape and dtype, computed in at least float32.
 
     With a limit, gate is first cut to at most limit and up to [-limit, limit]; no gradient passes a cut value.
     """
@@ -25,17 +28,20 @@ def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None) -> Tensor:
             f"swiglu needs equal operands, not {gate.dtype} {list(gate.shape)} and {up.dtype} {list(up.shape)}"
         )
     if use_triton(gate, up):
-        return swiglu_forward(gate, up, limit)
-    return reference(gate, up, limit=limit)
+        return swiglu_forward(gate, up, limit, alpha, shift)
+    return reference(gate, up, limit=limit, alpha=alpha, shift=shift)
 
 
-def reference(gate: Tensor, up: Tensor, *, limit: float | None = None) -> Tensor:
+def reference(
+    gate: Tensor, up: Tensor, *, limit: float | None = None, alpha: float = 1.0, shift: float = 0.0
+) -> Tensor:
     """The same in plain PyTorch, differentiable, on any device."""
     wide = torch.promote_types(gate.dtype, torch.float32)
     left, right = gate.to(wide), up.to(wide)
     if limit is not None:
         left, right = left.clamp(max=limit), right.clamp(-limit, limit)
-    return (F.silu(left) * right).to(gate.dtype)
+    opened = F.silu(left) if alpha == 1 else left * torch.sigmoid(alpha * left)
+    return (opened * (right + shift if shift else right)).to(gate.dtype)
 
 
 @jit
@@ -47,6 +53,8 @@ def _forward_kernel(
     gate_stride,
     up_stride,
     limit,
+    ALPHA: tl.constexpr,
+    SHIFT: tl.constexpr,
     WIDTH: tl.constexpr,
     GATE_PACKED: tl.constexpr,
     UP_PACKED: tl.constexpr,
@@ -70,7 +78,7 @@ def _forward_kernel(
         # Written as selections, not as min and max: those would turn NaN into the limit.
         left = tl.where(left > limit, limit, left)
         right = tl.where(right > limit, limit, tl.where(right < -limit, -limit, right))
-    tl.store(out + packed, (left * tl.sigmoid(left) * right).to(out.dtype.element_ty), mask=mask)
+    tl.store(out + packed, (left * tl.sigmoid(ALPHA * left) * (right + SHIFT)).to(out.dtype.element_ty), mask=mask)
 
 
 @jit
@@ -85,6 +93,8 @@ def _backward_kernel(
     gate_stride,
     up_stride,
     limit,
+    ALPHA: tl.constexpr,
+    SHIFT: tl.constexpr,
     WIDTH: tl.constexpr,
     GRAD_PACKED: tl.constexpr,
     GATE_PACKED: tl.constexpr,
@@ -114,9 +124,9 @@ def _backward_kernel(
         right_passes = tl.where((right > limit) | (right < -limit), 0.0, upstream)
         left = tl.where(left > limit, limit, left)
         right = tl.where(right > limit, limit, tl.where(right < -limit, -limit, right))
-    open_ = tl.sigmoid(left)
-    slope = open_ * (1.0 + left * (1.0 - open_))
-    tl.store(dgate + packed, (left_passes * (right * slope)).to(dgate.dtype.element_ty), mask=mask)
+    open_ = tl.sigmoid(ALPHA * left)
+    slope = open_ * (1.0 + ALPHA * left * (1.0 - open_))
+    tl.store(dgate + packed, (left_passes * ((right + SHIFT) * slope)).to(dgate.dtype.element_ty), mask=mask)
     tl.store(dup + packed, (right_passes * (left * open_)).to(dup.dtype.element_ty), mask=mask)
 
 
@@ -133,27 +143,30 @@ def _grid(rows: int, width: int, block: dict[str, int]) -> tuple[int]:
 
 
 @operator
-def swiglu_forward(gate: Tensor, up: Tensor, limit: float | None) -> Tensor:
-    """silu(gate) * up."""
+def swiglu_forward(gate: Tensor, up: Tensor, limit: float | None, alpha: float = 1.0, shift: float = 0.0) -> Tensor:
+    """(up + shift) * gate * sigmoid(alpha * gate)."""
     out = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     if gate.numel():
         width, block, left, right = gate.shape[-1], tile(gate.shape[-1]), as_rows(gate), as_rows(up)
         rows, strides = left.shape[0], (left.stride(0), right.stride(0))
         packed = {"GATE_PACKED": strides[0] == width, "UP_PACKED": strides[1] == width}
+        shape = {"ALPHA": alpha, "SHIFT": shift, "WIDTH": width}
         with on_device(gate):
             _forward_kernel[_grid(rows, width, block)](
-                left, right, out, rows, *strides, limit, WIDTH=width, **packed, **block
+                left, right, out, rows, *strides, limit, **shape, **packed, **block
             )
     return out
 
 
 @swiglu_forward.register_fake
-def _(gate: Tensor, up: Tensor, limit: float | None) -> Tensor:
+def _(gate: Tensor, up: Tensor, limit: float | None, alpha: float = 1.0, shift: float = 0.0) -> Tensor:
     return gate.new_empty(gate.shape)
 
 
 @operator
-def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor, limit: float | None) -> tuple[Tensor, Tensor]:
+def swiglu_backward(
+    grad: Tensor, gate: Tensor, up: Tensor, limit: float | None, alpha: float = 1.0, shift: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """dgate and dup."""
     dgate = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     dup = torch.empty_like(dgate)
@@ -162,25 +175,28 @@ def swiglu_backward(grad: Tensor, gate: Tensor, up: Tensor, limit: float | None)
         operands = (as_rows(grad), as_rows(gate), as_rows(up))
         rows, strides = operands[0].shape[0], [operand.stride(0) for operand in operands]
         packed = dict(zip(("GRAD_PACKED", "GATE_PACKED", "UP_PACKED"), (s == width for s in strides), strict=True))
+        shape = {"ALPHA": alpha, "SHIFT": shift, "WIDTH": width}
         with on_device(gate):
             _backward_kernel[_grid(rows, width, block)](
-                *operands, dgate, dup, rows, *strides, limit, WIDTH=width, **packed, **block
+                *operands, dgate, dup, rows, *strides, limit, **shape, **packed, **block
             )
     return dgate, dup
 
 
 @swiglu_backward.register_fake
-def _(grad: Tensor, gate: Tensor, up: Tensor, limit: float | None) -> tuple[Tensor, Tensor]:
+def _(
+    grad: Tensor, gate: Tensor, up: Tensor, limit: float | None, alpha: float = 1.0, shift: float = 0.0
+) -> tuple[Tensor, Tensor]:
     return gate.new_empty(gate.shape), gate.new_empty(gate.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    gate, up, ctx.limit = inputs
+    gate, up, *ctx.settings = inputs
     ctx.save_for_backward(gate, up)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *swiglu_backward(grad, *ctx.saved_tensors, ctx.limit), None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    return *swiglu_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
 
 
 swiglu_forward.register_autograd(_backward, setup_context=_setup)

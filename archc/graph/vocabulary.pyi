@@ -15,14 +15,20 @@ class Vocabulary:
     def groups(self, recent: Value, time: Value, *, every: int, overlap: bool = ...) -> tuple[Value, ...]:
         """The tokens of each group of ``every`` that this call completes [B, G, n, ...], and which of them exist [B, G, n]."""
 
-    def experts(self, name: str | None, x: Value, ids: Value, weights: Value, *, count: int, hidden: int, limit: float | None = ...) -> Value:
-        """Each token through its experts, gated feed-forwards of ``hidden`` channels, weighted and summed [..., D]."""
+    def combine(self, y: Value, weights: Value, order: Value) -> Value:
+        """What the experts of a token give [B*S*K, D], times the token's weights [B, S, K], summed [B, S, D]."""
+
+    def dispatch(self, x: Value, ids: Value, *, experts: int) -> tuple[Value, ...]:
+        """The row of each token once for each of its experts [B*S*K, D], sorted by expert; which choice each row is, and where the rows of each expert end [experts]."""
 
     def gather(self, x: Value, ids: Value) -> Value:
         """The elements of the last dim that ids [..., k] name."""
 
     def group_mask(self, scores: Value, *, groups: int, keep: int, best: int = ...) -> Value:
         """Scores [..., E] with all but the ``keep`` best of ``groups`` groups at -inf; a group is worth the sum of its ``best`` largest."""
+
+    def grouped_linear(self, name: str | None, x: Value, ends: Value, *, out: int, active: int, bias: bool = ..., inputs_first: bool = ...) -> Value:
+        """Rows [R, in] -> rows @ weight[e].T (+ bias[e]) [R, out], e the expert of a row. Each token has ``active`` rows."""
 
     def sqrt_softplus(self, x: Value) -> Value:
         """sqrt(log(1 + exp(x))): the affinities of DeepSeek-V4."""
@@ -87,8 +93,8 @@ class Vocabulary:
     def silu(self, x: Value) -> Value:
         """x * sigmoid(x)"""
 
-    def swiglu(self, gate: Value, up: Value, *, limit: float | None = ...) -> Value:
-        """silu(gate) * up; with a limit, gate is first clamped above and up on both sides."""
+    def swiglu(self, gate: Value, up: Value, *, limit: float | None = ..., alpha: float = ..., shift: float = ...) -> Value:
+        """(up + shift) * gate * sigmoid(alpha * gate); with a limit, gate is first clamped above and up on both sides."""
 
     def index_topk(self, q: Value, keys: Value, weights: Value, time: Value, *, k: int, every: int = ...) -> Value:
         """Ids of the k entries with the best index scores that a token sees, -1 where there are fewer [B, S, min(k, E)]."""

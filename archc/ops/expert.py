@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import math
+from dataclasses import replace
 
-from archc.ops.base import BYTES, Cost, Op, ParamSpec, Type, Workload, expr, need, numel
+from archc.ops.base import BYTES, Cost, Op, ParamSpec, Type, Workload, expr, need, numel, size
 from archc.ops.row import RowOp
 
 
@@ -85,37 +87,53 @@ class Lookup(Op):
         return expr("table[ids]", table=table, ids=ids)
 
 
-class Experts(Op):
-    """Each token through its experts, gated feed-forwards of ``hidden`` channels, weighted and summed [..., D].
-
-    x [..., D], ids and weights [..., K]. One op: which rows meet is known only at run time.
+class Dispatch(Op):
+    """The row of each token once for each of its experts [B*S*K, D], sorted by expert; which choice each row is, and
+    where the rows of each expert end [experts].
     """
 
-    needs = {"experts": "kernels.experts"}
-    count: int
-    hidden: int
-    limit: float | None = None
+    needs = {"dispatch": "kernels.expert_rows"}
+    lowers = True
+    experts: int
 
-    def params(self, name: str | None, x: Type, ids: Type, weights: Type) -> tuple[ParamSpec, ...]:
-        under = f"{name}." if name else ""
-        share = (ids.last, self.count)
-        return (
-            ParamSpec(
-                name=f"{under}gate_up_proj", shape=(self.count, 2 * self.hidden, x.last), role="experts", share=share
-            ),
-            ParamSpec(name=f"{under}down_proj", shape=(self.count, x.last, self.hidden), role="experts", share=share),
-        )
+    def infer(self, x: Type, ids: Type) -> tuple[Type, Type, Type]:
+        need(ids.shape[:-1] == x.shape[:-1], f"experts {ids} for {x}")
+        need(ids.last <= self.experts, f"{ids.last} experts per token of {self.experts}")
+        rows = math.prod(ids.shape[1:], start=ids.shape[0])
+        return Type((rows, x.last), x.dtype), Type((rows,), "int"), Type((self.experts,), "int")
 
-    def infer(self, x: Type, ids: Type, weights: Type, *params: Type) -> Type:
-        need(
-            ids.shape == weights.shape and ids.shape[:-1] == x.shape[:-1],
-            f"experts {ids} with weights {weights} for {x}",
-        )
-        need(ids.last <= self.count, f"{ids.last} experts per token of {self.count}")
-        return x
+    def code(self, x: ast.expr, ids: ast.expr) -> ast.expr:
+        return expr("dispatch(x, ids, experts=experts)", x=x, ids=ids, experts=self.experts)
+
+
+class GroupedLinear(Op):
+    """Rows [R, in] -> rows @ weight[e].T (+ bias[e]) [R, out], e the expert of a row. Each token has ``active`` rows.
+
+    One op: which rows meet is known only at run time. ``inputs_first`` stores weights as [experts, in, out].
+    """
+
+    needs = {"grouped_linear": "kernels.grouped_linear"}
+    lowers = True
+    out: int
+    active: int
+    bias: bool = False
+    inputs_first: bool = False
+
+    def params(self, name: str | None, x: Type, ends: Type) -> tuple[ParamSpec, ...]:
+        need(name is not None, "a linear map needs a name")
+        experts = ends.last
+        shape = (experts, x.last, self.out) if self.inputs_first else (experts, self.out, x.last)
+        share = (self.active, experts)
+        weight = ParamSpec(name=f"{name}", shape=shape, role="experts", share=share)
+        bias = ParamSpec(name=f"{name}_bias", shape=(experts, self.out), role="bias", init="zeros", share=share)
+        return (weight, bias) if self.bias else (weight,)
+
+    def infer(self, x: Type, ends: Type, *params: Type) -> Type:
+        need(self.out > 0, f"a linear map to {self.out} channels")
+        return Type((*x.shape[:-1], self.out), x.dtype)
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
-        n = 2 * numel(ins[1].shape, w) * 3 * self.hidden * ins[0].last
+        n = 2 * numel(outs[0].shape, w) * ins[0].last
         return n, n, 2 * n
 
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
@@ -123,23 +141,24 @@ class Experts(Op):
         likely.
         """
         whole = super().cost(w, ins, outs)
-        chosen = 1 - (1 - ins[1].last / self.count) ** numel(ins[1].shape[:-1], w)
-        idle = round((1 - chosen) * sum(numel(t.shape, w) * BYTES[t.dtype] for t in ins[3:]))
-        return Cost(
-            executed=whole.executed,
-            useful=whole.useful,
-            backward=whole.backward,
-            read=whole.read - idle,
-            written=whole.written,
-        )
+        tokens = size(ins[0].shape[0], w) // self.active
+        chosen = 1 - (1 - self.active / ins[1].last) ** tokens
+        idle = round((1 - chosen) * sum(numel(t.shape, w) * BYTES[t.dtype] for t in ins[2:]))
+        return replace(whole, read=whole.read - idle)
 
-    def code(self, x: ast.expr, ids: ast.expr, weights: ast.expr, gate_up: ast.expr, down: ast.expr) -> ast.expr:
-        return expr(
-            "experts(x, ids, weights, gate_up, down, limit=limit)",
-            x=x,
-            ids=ids,
-            weights=weights,
-            gate_up=gate_up,
-            down=down,
-            limit=self.limit,
-        )
+    def code(self, x: ast.expr, ends: ast.expr, weight: ast.expr, *bias: ast.expr) -> ast.expr:
+        weight = expr("weight.mT", weight=weight) if self.inputs_first else weight
+        return expr("grouped_linear(x, weight, ends, *bias)", x=x, weight=weight, ends=ends, bias=bias)
+
+
+class Combine(Op):
+    """What the experts of a token give [B*S*K, D], times the token's weights [B, S, K], summed [B, S, D]."""
+
+    needs = {"combine": "kernels.expert_rows"}
+
+    def infer(self, y: Type, weights: Type, order: Type) -> Type:
+        need(order.shape == y.shape[:1], f"rows {y} in the order of {order}")
+        return Type((*weights.shape[:-1], y.last), y.dtype)
+
+    def code(self, y: ast.expr, weights: ast.expr, order: ast.expr) -> ast.expr:
+        return expr("combine(y, weights, order)", y=y, weights=weights, order=order)

@@ -70,17 +70,26 @@ def _shown_false(flag: bool) -> ast.expr | None:
 
 
 class Swiglu(RowOp):
-    """silu(gate) * up; with a limit, gate is first clamped above and up on both sides."""
+    """(up + shift) * gate * sigmoid(alpha * gate); with a limit, gate is first clamped above and up on both sides."""
 
     needs = {"swiglu": "kernels.swiglu"}
     limit: float | None = None
+    alpha: float = 1.0
+    shift: float = 0.0
 
     def infer(self, gate: Type, up: Type) -> Type:
         need(gate.shape == up.shape, f"swiglu of {gate} and {up}")
         return gate
 
     def code(self, gate: ast.expr, up: ast.expr) -> ast.expr:
-        return expr("swiglu(gate, up, limit=limit)", gate=gate, up=up, limit=self.limit)
+        return expr(
+            "swiglu(gate, up, limit=limit, alpha=alpha, shift=shift)",
+            gate=gate,
+            up=up,
+            limit=self.limit,
+            alpha=None if self.alpha == 1 else self.alpha,
+            shift=None if self.shift == 0 else self.shift,
+        )
 
 
 class Gelu(RowOp):

@@ -7,6 +7,7 @@ tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from archc.schema.drawer import Drawer, field
@@ -155,6 +156,10 @@ class Router(Drawer):
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         """Ids and weights of each token's experts, best first: [B, S, K] each."""
         raise NotImplementedError
+
+    def misfits(self, experts: int) -> Iterator[str]:
+        """Why it cannot route among so many experts: sentences in the names of its fields, none where it can."""
+        yield from ()
 
 
 class Compress(Drawer):

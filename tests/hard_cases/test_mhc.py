@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archc.drawers.activation.silu import Silu
 from archc.drawers.ffn.swiglu import Swiglu
 from archc.drawers.rope.rope import Rope as PlainRope
 from archc.graph import Builder, Value
@@ -32,7 +33,7 @@ class Layer:
         attention = Compressed(
             dim=dim, heads=2, head_dim=6, q_rank=5, out_groups=1, out_rank=4, window=window, rope=rope
         )
-        ffn = Swiglu(dim=dim, hidden=dim + 2)
+        ffn = Swiglu(dim=dim, hidden=dim + 2, activation=Silu())
 
         def layer(g: Builder, streams: Value) -> Value:
             h, state = residual.enter(g, (streams,), "attn")

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.hard_cases.drawers.ffn.moe import Moe
+from archc.drawers.activation.silu import Silu
+from archc.drawers.ffn.moe import Moe
 from tests.hard_cases.drawers.router.biased import Biased
 from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
 from tests.oracles import moe as transcribed
@@ -36,7 +37,9 @@ class Layer:
         keep = min(keep, groups)
         active = min(active, keep * size)
         routing = {"active": active, "groups": groups, "keep_groups": keep, "scale": 2.5, "scoring": scoring}
-        drawer = Moe(dim=dim, experts=groups * size, hidden=3, shared=shared, router=Biased(**routing))
+        drawer = Moe(
+            dim=dim, experts=groups * size, hidden=3, shared=shared, activation=Silu(), router=Biased(**routing)
+        )
         graph = build(lambda g, x: g.call("mlp", "Moe", drawer.build, x, slot=True), dim=dim, vocab=VOCAB)
         self.case = Case.random(graph, seed)
         self.oracle = transcribed.Moe(experts=groups * size, **routing)

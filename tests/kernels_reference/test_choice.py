@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kernels.group_mask import group_mask
 from kernels.index_topk import index_topk
 from kernels.sparse_blocks import index_blocks, index_pairs
-from kernels.topk_lowest import topk_lowest
+from kernels.topk_lowest import SORTED_WHOLE, topk_lowest
 from tests.kernels_reference.clock import Rows, rows
 from tests.kernels_reference.test_groups import group_starts
 
@@ -25,9 +25,21 @@ def first_best(values: list[float], k: int) -> list[int]:
     return sorted(range(len(values)), key=lambda i: -values[i])[:k]
 
 
+@pytest.mark.parametrize("rows", [1, 60], ids=["sorted", "keyed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @given(values=st.lists(st.lists(FEW, min_size=9, max_size=9), min_size=1, max_size=4), k=st.integers(0, 9))
-def test_topk_lowest_breaks_ties_by_index(values: list[list[float]], k: int) -> None:
-    assert topk_lowest(torch.tensor(values), k).tolist() == [first_best(row, k) for row in values]
+def test_topk_lowest_breaks_ties_by_index(rows: int, dtype: torch.dtype, values: list[list[float]], k: int) -> None:
+    """Few elements are sorted, more are compared by keys that no two share."""
+    x = torch.tensor(values * rows, dtype=dtype)
+    assert (x.numel() > SORTED_WHOLE) == (rows == 60)
+    assert topk_lowest(x, k).tolist() == [first_best(row, k) for row in values] * rows
+
+
+@given(seed=st.integers(0, 1 << 30), scale=st.sampled_from([1e-38, 1e-3, 1.0, 1e38]))
+def test_topk_lowest_orders_every_float(seed: int, scale: float) -> None:
+    """Of both signs and any size, subnormal and infinite ones included."""
+    x = torch.randn(9, 67, generator=torch.Generator().manual_seed(seed)) * scale
+    assert topk_lowest(x, 67).tolist() == [first_best(row, 67) for row in x.tolist()]
 
 
 def test_topk_lowest_does_not_depend_on_the_length_of_the_row() -> None:

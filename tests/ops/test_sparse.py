@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archc.ops import OPS, B, S, ShapeError, T, Type, Workload
-from archc.ops.expert import Experts
+from archc.ops.base import numel
+from archc.ops.expert import Combine, Dispatch, GroupedLinear
 from archc.ops.sparse import IndexTopk, SparseAttention, visible_entries
 from archc.ops.time import closing, kept
 
@@ -55,15 +56,32 @@ def test_prefill_of_a_million_tokens_is_counted_in_no_time() -> None:
     assert time.perf_counter() - start < 0.05
 
 
-def test_experts_read_those_that_a_batch_is_expected_to_choose() -> None:
-    op = Experts(count=256, hidden=2048)
-    ins = (Type((B, S, 7168)), Type((B, S, 8), "int"), Type((B, S, 8), "fp32"))
-    ins += tuple(Type(p.shape) for p in op.params(None, *ins))
-    one = 3 * 2048 * 7168 * 2
+@pytest.mark.parametrize("inputs_first", [False, True])
+def test_experts_read_those_that_a_batch_is_expected_to_choose(inputs_first: bool) -> None:
+    """The first product of DeepSeek-V3's experts, with the biases of gpt-oss."""
+    op = GroupedLinear(out=4096, active=8, bias=True, inputs_first=inputs_first)
+    ins = (Type((B * S * 8, 7168)), Type((256,), "int"))
+    specs = op.params("gate_up_proj", *ins)
+    assert [p.name for p in specs] == ["gate_up_proj", "gate_up_proj_bias"]
+    assert specs[0].shape == ((256, 7168, 4096) if inputs_first else (256, 4096, 7168))
+    assert {p.share for p in specs} == {(8, 256)}
+    ins += tuple(Type(p.shape) for p in specs)
+    one = (4096 * 7168 + 4096) * 2
     single, many = (op.cost(Workload(batch=n, new=1), ins, (op.infer(*ins),)) for n in (1, 4096))
-    assert single.executed == single.useful == 2 * 8 * 3 * 2048 * 7168
-    assert single.read == pytest.approx(8 * one + 7168 * 2 + 8 * 12)
-    assert many.read == pytest.approx(256 * one + 4096 * (7168 * 2 + 8 * 12))
+    assert single.executed == single.useful == 2 * 8 * 4096 * 7168
+    assert single.backward == 2 * single.executed
+    assert single.read == pytest.approx(8 * one + 8 * 7168 * 2 + 256 * 8)
+    assert many.read == pytest.approx(256 * one + 4096 * 8 * 7168 * 2 + 256 * 8)
+    assert single.written == 8 * 4096 * 2
+
+
+def test_rows_of_experts() -> None:
+    """Three choices of each token; the sum is of the shape of the weights."""
+    x, ids, weights = Type((B, S, 5)), Type((B, S, 3), "int"), Type((B, S, 3), "fp32")
+    rows, order, ends = Dispatch(experts=7).infer(x, ids)
+    assert (str(rows), str(order), str(ends)) == ("[B*S*3, 5]", "[B*S*3]", "[7]")
+    assert numel(rows.shape, Workload(batch=2, new=9)) == 2 * 9 * 3 * 5
+    assert Combine().infer(Type((rows.shape[0], 6)), weights, order) == Type((B, S, 6))
 
 
 @pytest.mark.parametrize(

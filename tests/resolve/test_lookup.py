@@ -163,8 +163,8 @@ def test_a_kind_is_not_a_number() -> None:
 
 
 def test_all_errors_of_a_run_are_reported() -> None:
-    body = "attention = gqa { heads = 4.5, windo = 3, rope = rop { } }\n"
-    body += "ffn = swiglu { hidden = -1, activation = sulu }\nnorm = rms { eps = x }"
+    body = "attention = gqa { heads = 4.5, windo = 3, qk_norm = ful, rope = rop { } }\n"
+    body += "ffn = swiglu { hidden = -1 }\nnorm = rms { eps = x }"
     codes = [d.code for d in found(spec(body))]
     assert sorted(codes) == ["E0114", "E0118", "E0202", "E0203", "E0204", "E0205"]
 

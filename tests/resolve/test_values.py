@@ -117,9 +117,9 @@ def test_a_default_that_cannot_be_computed_is_no_crash() -> None:
 
 
 def test_words() -> None:
-    problem = only(spec(GQA + "ffn = swiglu { hidden = 4, activation = slu }"))
-    assert (problem.code, problem.span.text, problem.help) == ("E0205", "slu", "did you mean `silu`?")
-    assert problem.message == "`activation` is one of silu, gelu, gelu_tanh, relu, not `slu`"
+    problem = only(spec("attention = gqa { heads = 4, qk_norm = ful }\n" + FFN))
+    assert (problem.code, problem.span.text, problem.help) == ("E0205", "ful", "did you mean `full`?")
+    assert problem.message == "`qk_norm` is one of head, full, not `ful`"
     assert one(spec("attention = gqa { heads = 4, qk_norm = none }\n" + FFN)).schedule[0].attention.qk_norm is None
     assert one(spec("attention = gqa { heads = 4, qk_norm = head }\n" + FFN)).schedule[0].attention.qk_norm == "head"
 

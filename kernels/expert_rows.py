@@ -1,0 +1,85 @@
+"""Rows of tokens side by side for the expert that each goes to, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def dispatch(x: Tensor, ids: Tensor, *, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The row of a token once for each of its experts, sorted by expert: rows [N K, D], order [N K], ends [experts].
+
+    x [..., D] and ids [..., K] of N tokens. Row r is that of choice ``order[r]``, counted over tokens and their K
+    choices; of one expert earlier tokens come first. The rows of expert e end before ``ends[e]``, where those of the
+    next begin. Every shape is known beforehand, so only what reads ``ends`` waits for the routing.
+    """
+    chosen, order = ids.flatten().sort(stable=True)
+    ends = torch.searchsorted(chosen, torch.arange(experts, device=ids.device), right=True, out_int32=True)
+    if ends.is_cuda and x.dtype != torch.bfloat16:
+        ends = ends.cpu()  # the one wait: who multiplies there run by run would wait for it every time
+    return _Dispatch.apply(x.flatten(0, -2), order, ids.shape[-1]), order, ends  # pyright: ignore[reportReturnType]
+
+
+def combine(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
+    """What the experts of a token give, weighted and summed, in the dtype of y: [..., D].
+
+    y [N K, D] in the ``order`` that `dispatch` gave, weights [..., K] in that of the choices. Sums in at least float32.
+    """
+    out: Tensor = _Combine.apply(y, weights.flatten(0, -2), order)  # pyright: ignore[reportAssignmentType]
+    return out.view(*weights.shape[:-1], y.shape[-1])
+
+
+def _places(order: Tensor, k: int) -> Tensor:
+    """Where each token's rows stand: [N, K]."""
+    places = torch.arange(order.shape[0], device=order.device)
+    return torch.empty_like(order).scatter_(0, order, places).view(-1, k)
+
+
+def _sum(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """The sum of each token's rows, times weights [N, K] if any, in at least float32 and then as ``dtype``: [N, D].
+
+    A token is a bag of rows, so nothing of the size of rows is written on the way.
+    """
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    weights = None if weights is None else weights.to(wide)
+    return F.embedding_bag(places, rows.to(wide), mode="sum", per_sample_weights=weights).to(dtype)
+
+
+class _Dispatch(torch.autograd.Function):
+    """Rows of x by choice; backward sums those of a token in a fixed order, in float32, on every device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, k: int) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.k = k
+        return x.index_select(0, order // k)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (order,) = ctx.saved_tensors
+        return _sum(grad, _places(order, ctx.k), None, grad.dtype), None, None
+
+
+class _Combine(torch.autograd.Function):
+    """The weighted sum; keeps y as it came, not a float32 copy of it."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(y, weights, order)
+        return _sum(y, _places(order, weights.shape[-1]), weights, y.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        y, weights, order = ctx.saved_tensors
+        k = weights.shape[-1]
+        wide = torch.promote_types(y.dtype, torch.float32)
+        rows = grad.to(wide).index_select(0, order // k)
+        slopes = (rows * y).sum(-1).index_select(0, _places(order, k).flatten())
+        scale = weights.to(wide).flatten().index_select(0, order)
+        return rows.mul_(scale[:, None]).to(y.dtype), slopes.view_as(weights).to(weights.dtype), None
