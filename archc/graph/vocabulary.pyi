@@ -30,6 +30,9 @@ class Vocabulary:
     def grouped_linear(self, name: str | None, x: Value, ends: Value, *, out: int, active: int, bias: bool = ..., inputs_first: bool = ...) -> Value:
         """Rows [R, in] -> rows @ weight[e].T (+ bias[e]) [R, out], e the expert of a row. Each token has ``active`` rows."""
 
+    def lookup(self, table: Value, ids: Value) -> Value:
+        """Rows of a table [V, ...] that is not learned: table[ids] [*ids, ...]."""
+
     def sqrt_softplus(self, x: Value) -> Value:
         """sqrt(log(1 + exp(x))): the affinities of DeepSeek-V4."""
 
@@ -42,14 +45,14 @@ class Vocabulary:
     def einsum(self, *ins: Value | None, spec: str) -> Value:
         """A sum of products, in einsum notation."""
 
+    def embed(self, ids: Value, table: Value) -> Value:
+        """ids [B, S] -> rows [B, S, dim] of a table [rows, dim] that something else owns."""
+
     def embedding(self, name: str | None, ids: Value, *, rows: int, dim: int) -> Value:
         """ids [B, S] -> rows of a table [B, S, dim]."""
 
     def linear(self, name: str | None, x: Value, *, out: int, bias: bool = ..., role: Role = ...) -> Value:
         """x [..., in] -> x @ weight.T (+ bias) [..., out], with a weight of its own."""
-
-    def lookup(self, ids: Value, table: Value) -> Value:
-        """ids [B, S] -> rows [B, S, dim] of a table [rows, dim] that something else owns."""
 
     def project(self, x: Value, weight: Value) -> Value:
         """x [..., in] -> x @ weight.T [..., out], with a weight [out, in] that something else owns."""

@@ -201,6 +201,10 @@ class Op(Record):
         super().__init_subclass__(**kw)
         if not abstract:
             cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+            if cls.kind in OPS:
+                raise TypeError(
+                    f"two ops are called {cls.kind}: one in {OPS[cls.kind].__module__}, one in {cls.__module__}"
+                )
             OPS[cls.kind] = cls
 
     def _label(self) -> str:

@@ -83,7 +83,7 @@ class Embedding(Op):
         return expr("Embedding(rows, dim)", rows=self.rows, dim=self.dim)
 
 
-class Lookup(Op):
+class Embed(Op):
     """ids [B, S] -> rows [B, S, dim] of a table [rows, dim] that something else owns."""
 
     needs = {"F": "torch.nn.functional"}

@@ -76,7 +76,7 @@ def _predictions(
     seen = hidden
     for k in range(mtp.depth):
         with g.component("mtp", sole=True), g.ahead("mtp", k + 1, hidden) as scope:
-            embedding = g.lookup(g.tokens, g.parameter(EMBEDDING))
+            embedding = g.embed(g.tokens, g.parameter(EMBEDDING))
             name = class_name("mtp", mtp.label)
             hidden = g.call(str(k), name, mtp.build, embedding, hidden, slot=True, layer=layer)
             if hidden.shape != seen.shape:

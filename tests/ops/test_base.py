@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archc.ops import B, S, T, Workload, expr, size
+from archc.ops import OPS, B, Op, S, T, Workload, expr, size
 from archc.ops.attention import visible_pairs
 from archc.ops.base import literal
 from archc.ops.time import Ring, Table, cache_bytes, closing
@@ -26,6 +26,14 @@ def test_sizes_compute_what_their_names_say(w, a, b):
     for dim in (B * S * a, (T + a) // b, a + S * b, (S - 1) * (B + a), T // a // b):
         names = {"B": w.batch, "S": w.new, "T": w.total}
         assert size(dim, w) == eval(str(dim), {}, names)
+
+
+def test_two_ops_of_one_name_are_refused():
+    """The later would replace the earlier wherever a drawer calls it."""
+    known = OPS["linear"]
+    with pytest.raises(TypeError, match="two ops are called linear"):
+        type("Linear", (Op,), {})
+    assert OPS["linear"] is known
 
 
 def test_equal_names_are_equal_sizes():
