@@ -98,7 +98,7 @@ def fp8_blocks(numbers: Tensor, scales: Tensor, block: Block) -> Tensor:
     smaller. Scales are float32, or powers of two as E8M0 or its bits.
     """
     rows, columns = block
-    wide = numbers.float()
+    wide = numbers.half().float()  # exact; torch casts FP8 to float32 at half the speed of these two
     for band, scale in zip(wide.split(rows), _float(scales), strict=True):
         band.mul_(scale.repeat_interleave(columns)[: band.shape[1]])
     return wide
@@ -109,9 +109,10 @@ def mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
 
     gpt-oss stores its experts so (OCP Microscaling Formats 1.0), with rows for outputs; its parameters have columns.
     """
-    codes = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2)
-    values = torch.tensor(FP4)[codes.int()] * _float(scales)[..., None]
-    return values.flatten(-2).T
+    byte = torch.arange(256)
+    pairs = torch.tensor(FP4)[torch.stack((byte & 15, byte >> 4), -1)]
+    values = pairs.index_select(0, blocks.flatten().int()).view(*scales.shape, -1)
+    return values.mul_(_float(scales)[..., None]).flatten(-2).T
 
 
 def _float(scales: Tensor) -> Tensor:
