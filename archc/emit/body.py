@@ -98,6 +98,9 @@ class Body:
 
     # --- statements ------------------------------------------------------------------------------
     def _node(self, node: Node, i: int) -> None:
+        if node.op.effect:
+            self.lines += statement("", self.expression(node), "", self.indent)
+            return
         live = [v for v in node.outs if self.count.get(v)]
         if not live:
             return
@@ -140,7 +143,9 @@ class Body:
     def _call(self, scope: Scope, i: int) -> None:
         outs = self.flow.gives(scope)
         if not outs:
-            return  # only its parameters are read
+            if any(node.op.effect for node in scope.nodes()):
+                self.lines += statement("", self.call(scope), "", self.indent)
+            return  # else only its parameters are read
         if (
             len(outs) == 1
             and not self.scope.hints.get(outs[0])
@@ -175,6 +180,8 @@ class Body:
 
         ``after`` gives a statement to run on the result first.
         """
+        if not values:
+            return self.lines
         result = ", ".join(source(self.ref(v)) for v in values)
         pad = " " * self.indent
         if after is not None:

@@ -180,7 +180,7 @@ class Classes:
             *(f"{names[v]}: Tensor" for v in takes),
             *(["step: Step"] if self.flow.reads_step(scope) else []),
         ]
-        result = "Tensor" if len(gives) == 1 else f"tuple[{', '.join(['Tensor'] * len(gives))}]"
+        result = "Tensor" if len(gives) == 1 else f"tuple[{', '.join(['Tensor'] * len(gives))}]" if gives else "None"
         return [f"    def forward({', '.join(arguments)}) -> {result}:", *aligned(lines)]
 
 

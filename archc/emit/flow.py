@@ -66,7 +66,7 @@ class Flow:
             scope.slot
             or _is_layer(scope)
             or any(s.states for s in scope.scopes())
-            or any(v.step for n in scope.nodes() for v in n.ins)
+            or any(n.op.effect or any(v.step for v in n.ins) for n in scope.nodes())
             or any(True for _ in _stacks(scope))
         )
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from archc.graph.hints import Claim, claim
-from archc.graph.value import Graph, Loss, Node, Scope, Stack, Value
+from archc.graph.value import Graph, Node, Scope, Stack, Value
 from archc.ops import OPS, Op, ParamSpec, Role, ShapeError, Store, Type
 from archc.schema import Drawer
 
@@ -62,7 +62,10 @@ class Builder(Vocabulary):
         return build
 
     def emit(self, kind: str, name: str | None, values: Sequence[Value | None], fields: dict[str, Any]) -> Any:
-        """Adds a node and returns its result (a tuple when there are several); operands that are None are left out."""
+        """Adds a node and returns its result; operands that are None are left out.
+
+        Several results are a tuple, those of an op with an effect are None.
+        """
         op = OPS[kind](**fields)
         return self.add(op, name, *(v for v in values if v is not None))
 
@@ -80,6 +83,8 @@ class Builder(Vocabulary):
         if name is not None and op.module(*(v.type for v in values)) is not None:
             self.here.modules[name] = node
         self.here.items.append(node)
+        if op.effect:
+            return None
         self._name(node.outs)
         return node.outs[0] if single else node.outs
 
@@ -172,10 +177,6 @@ class Builder(Vocabulary):
         self.here.states[full] = store
         self.here.owners[f"state.{full}"] = self._component
         return Value(Type((), "none"), self.here, self, state=full)
-
-    def loss(self, name: str, value: Value, weight: float) -> None:
-        """A term of the training loss, reported under ``name``."""
-        self.graph.losses.append(Loss(name=name, value=value, weight=weight))
 
     # --- scopes ----------------------------------------------------------------------------------
     @contextmanager
@@ -308,6 +309,8 @@ class Builder(Vocabulary):
             result = build(self, *values, **given)
         except BuildError:
             raise
+        except ShapeError as error:  # a rule that the forward states itself
+            raise BuildError(scope, str(error)) from error
         except Exception as error:
             if scope.drawer is None:
                 raise

@@ -23,8 +23,8 @@ class Usage:
     """Names of its operands; those that may be left out end in "?", a starred one takes any number."""
     fields: tuple[tuple[str, str, str], ...]
     """(name, type, default or "") of each field."""
-    results: int
-    """1, or 0 for a tuple."""
+    result: str
+    """The type of what it returns: a value, a tuple of values, or None for an effect."""
 
     @property
     def call(self) -> str:
@@ -54,6 +54,7 @@ def _usage(op: type[Op]) -> Usage:
     hints = {name: hint for base in reversed(op.__mro__) for name, hint in inspect.get_annotations(base).items()}
     fields = tuple((n, hints[n], "" if d is REQUIRED else repr(d)) for n, d in op.fields.items())
     doc = inspect.cleandoc(op.__doc__ or "")
+    several = signature.return_annotation.startswith("tuple")
     return Usage(
         kind=op.kind,
         family=op.__module__.rpartition(".")[2],
@@ -61,7 +62,7 @@ def _usage(op: type[Op]) -> Usage:
         named=named,
         operands=tuple(operands),
         fields=fields,
-        results=0 if signature.return_annotation.startswith("tuple") else 1,
+        result="None" if op.effect else "tuple[Value, ...]" if several else "Value",
     )
 
 
@@ -99,9 +100,8 @@ def vocabulary() -> str:
         if u.fields and not any(o.startswith("*") for o in u.operands):
             arguments.append("*")
         arguments += [f"{n}: {t}" + (" = ..." if d else "") for n, t, d in u.fields]
-        result = "Value" if u.results else "tuple[Value, ...]"
         assert not optional or u.operands[-1].endswith("?"), u.kind
-        lines.append(f"    def {u.kind}({', '.join(arguments)}) -> {result}:")
+        lines.append(f"    def {u.kind}({', '.join(arguments)}) -> {u.result}:")
         first = re.sub(r"\s+", " ", u.doc.split("\n\n")[0])
         lines += [f'        """{first}"""', ""]
     return "\n".join(lines).rstrip() + "\n"

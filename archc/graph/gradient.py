@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from archc.graph.value import Graph, Node, Scope, Stack, Value
+from archc.ops.loss import Loss
 
 FLOATS = ("act", "fp32")
 
@@ -12,7 +13,7 @@ def trained(graph: Graph) -> set[Node]:
 
     A choice (ids of entries or experts) passes none back, so what only serves to choose has none.
     """
-    reached: set[Value] = {*graph.root.returns, *(loss.value for loss in graph.losses)}
+    reached: set[Value] = set(graph.root.returns)
     reached.update(scope.returns[-1] for scope in graph.predictions())
     nodes: set[Node] = set()
     _back(graph.root, reached, nodes)
@@ -29,7 +30,7 @@ def learned(graph: Graph) -> set[Value]:
 def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
     for item in reversed(scope.items):
         if isinstance(item, Node):
-            if any(v in reached and v.type.dtype in FLOATS for v in item.outs):
+            if isinstance(item.op, Loss) or any(v in reached and v.type.dtype in FLOATS for v in item.outs):
                 nodes.add(item)
                 reached.update(item.ins)
         elif isinstance(item, Scope):
@@ -39,8 +40,10 @@ def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
 
 
 def _stack(stack: Stack, reached: set[Value], nodes: set[Node]) -> None:
-    """Every layer hands its state on, so a gradient that reaches the last reaches the results of all."""
-    if not reached & set(stack.outs):
+    """Every layer hands its state on, so a gradient that reaches the last, or a loss in one, reaches the results of
+    all.
+    """
+    if not (reached & set(stack.outs) or any(isinstance(node.op, Loss) for node in stack.nodes())):
         return
     for kind in stack.kinds:
         reached.update(kind.returns)

@@ -27,6 +27,8 @@ class Interpreter:
 
     def __init__(self, graph: Graph, parameters: Mapping[str, Tensor]) -> None:
         self.graph, self.parameters = graph, parameters
+        self.step: Any = None
+        """What the effects of the last run left: its losses and loads."""
         package = torch_package().__name__
         self.names: dict[str, Any] = {}
         for op in {type(node.op) for node, _ in graph.walk()}:
@@ -51,7 +53,7 @@ class Interpreter:
     def run(self, tokens: Tensor, time: Any, cache: Any = None) -> list[Any]:
         """The root's results for ``tokens`` [B, S] at ``time`` (the runtime's `Time`), padded as inside a package."""
         values: dict[Value, Any] = {}
-        self.names.update(tokens=tokens, time=time)
+        self._begin(tokens, time, cache)
         self._items(self.graph.steps, values, "", None)
         self._items(self.graph.root, values, "", cache)
         return [self._value(v, values, "", None) for v in self.graph.root.returns]
@@ -61,7 +63,7 @@ class Interpreter:
     ) -> list[Any]:
         """The results of one scope for given arguments; ``state`` holds its stores, ``prefix`` leads names."""
         values: dict[Value, Any] = dict(zip(scope.args, arguments, strict=True))
-        self.names.update(tokens=tokens, time=time)
+        self._begin(tokens, time, None)
         self._items(self.graph.steps, values, "", None)
         self._items(scope, values, prefix, state)
         return [self._value(v, values, prefix, state) for v in scope.returns]
@@ -74,10 +76,17 @@ class Interpreter:
         scope = self.graph.predictions()[depth]
         values: dict[Value, Any] = {p.value: self.parameters[p.name] for p in self.graph.parameters()}
         values[scope.args[0]] = hidden
-        self.names.update(tokens=tokens, time=time)
+        self._begin(tokens, time, None)
         self._items(self.graph.steps, values, "", None)
         self._items(scope, values, f"{scope.name}.", state)
         return [self._value(v, values, "", None) for v in scope.returns]
+
+    def _begin(self, tokens: Tensor, time: Any, cache: Any) -> None:
+        """What nodes read, and what their effects go to, in this run."""
+        step, effects = (import_module(f"{torch_package().__name__}.runtime.{name}") for name in ("step", "effects"))
+        left = effects.Effects(learning=True, counting=True)
+        self.step = step.StepBase(tokens=tokens, time=time, cache=cache, effects=left)
+        self.names.update(tokens=tokens, time=time, step=self.step)
 
     def _items(self, scope: Scope, values: dict[Value, Any], prefix: str, state: Any) -> None:
         for value in scope.params:
@@ -111,6 +120,8 @@ class Interpreter:
             self._code[node] = compile(ast.fix_missing_locations(form), node.op.kind, "eval"), names
         code, names = self._code[node]
         result = eval(code, self.names | dict(zip(names, operands, strict=True)))
+        if node.op.effect:
+            return
         outs = result if len(node.outs) > 1 else (result,)
         for value, out in zip(node.outs, outs, strict=True):
             values[value] = out

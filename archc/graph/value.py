@@ -177,23 +177,13 @@ class Parameter:
         return self.value.param
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
-    """A term of the training loss."""
-
-    name: str
-    value: Value
-    weight: float
-
-
 @dataclass(eq=False, repr=False, slots=True)
 class Graph:
-    """A whole model: the root scope, what is computed once per forward, and the losses."""
+    """A whole model: the root scope, and what is computed once per forward."""
 
     name: str
     root: Scope
     steps: Scope
-    losses: list[Loss] = field(default_factory=list)
 
     def scopes(self, *, labels: bool = True) -> Iterator[tuple[Scope, int]]:
         """Every distinct scope with the number of times a forward enters it, with labels or without."""

@@ -83,6 +83,8 @@ def _node(node: Node, ready: set[Value]) -> None:
     except ShapeError as error:
         raise GraphError(f"{node}: {error}") from error
     types = (types,) if isinstance(types, Type) else types
+    if node.op.effect == bool(types):
+        raise GraphError(f"{node}: an op has either results or an effect")
     if tuple(v.type for v in node.outs) != types:
         raise GraphError(f"{node}: its rule gives {', '.join(map(str, types))}")
     ready.update(node.outs)

@@ -41,6 +41,14 @@ class Vocabulary:
 
     def latent_attend(self, q: Value, entries: Value, weight: Value, time: Value, *, nope: int, scale: float, absorb: int | None = ...) -> Value:
         """softmax(q k^T * scale) v over the tokens so far, where k and v are linear maps of one latent per token: q [B, S, H, nope + R], entries [B, T, C + R], weight [H * (nope + V), C] -> [B, S, H, V]."""
+    def batch_balance(self, scores: Value, ids: Value, time: Value, *, weight: float) -> None:
+        """What experts of unequal load cost the tokens of a call, all layers together: the product of an expert's choices per token and its mean probability, summed over experts, times their number (Switch Transformer, arXiv:2101.03961)."""
+
+    def count_loads(self, bias: Value, ids: Value, *, rate: float) -> None:
+        """Counts the tokens that chose each expert, by which `after_step` moves a router's bias (DeepSeek-V3, arXiv:2412.19437): up by ``rate`` for experts with less than the mean load, down for those with more."""
+
+    def sequence_balance(self, scores: Value, ids: Value, time: Value, *, weight: float) -> None:
+        """What experts of unequal load cost a sequence, summed over the layers: sum over experts of f P, where f is an expert's share of the choices (1 is even) and P its mean score, the scores of a token adding up to 1 (DeepSeek-V2, arXiv:2405.04434)."""
 
     def einsum(self, *ins: Value | None, spec: str) -> Value:
         """A sum of products, in einsum notation."""

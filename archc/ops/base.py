@@ -190,6 +190,8 @@ class Op(Record):
     """Names its printed form uses, and the module of a package that defines them (``kernels.rotate``)."""
     view: ClassVar[bool] = False
     """Moves no data."""
+    effect: ClassVar[bool] = False
+    """Has no results: it leaves something in the step, and prints as a statement."""
     island: ClassVar[bool] = False
     """Wants its float operands in at least float32: the dtype pass inserts the casts."""
     lowers: ClassVar[bool] = False

@@ -120,6 +120,15 @@ class Sigmoid(RowOp):
         return expr("torch.sigmoid(x)", x=x)
 
 
+class Softmax(RowOp):
+    """exp(x) / sum of exp(x) over the last dim"""
+
+    island = True
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("x.softmax(-1)", x=x)
+
+
 class Silu(RowOp):
     """x * sigmoid(x)"""
 

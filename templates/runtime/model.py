@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.state import DTYPES, Ring, Table
+from .balance import Load, add_up, recomputing, update
 from .cache import Cache
+from .effects import Effects
 from .generate import Generation, generate
 from .rows import Rows
 from .step import StepBase
@@ -42,6 +44,10 @@ class LanguageModel(nn.Module):
     """How the losses of indexers are computed in training; a model without one has nothing to compute."""
     last_generation: Generation | None = None
     """What the last call of `generate` did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[Load] = []  # of every router with a bias, since the last `after_step`
 
     def step(self, tokens: Tensor, time: Time, cache: Cache | None) -> StepBase:
         """What all layers read, computed once: tokens [B, S] with padding only at the end of rows."""
@@ -81,16 +87,21 @@ class LanguageModel(nn.Module):
             sequence_ids=sequence_ids,
             position_ids=position_ids,
         )
-        step, x = self.run(rows, input_ids, position_ids, cache, hidden_states=hidden_states)
+        counting = self.training and cache is None and not recomputing()
+        effects = Effects(learning=labels is not None, counting=counting)
+        step, x = self.run(rows, input_ids, position_ids, cache, hidden_states=hidden_states, effects=effects)
         logits = self.head(rows.unpack(x))
         if labels is not None:
             self.look_ahead(rows, step, x, labels)
-        out = Output(logits=logits, losses={name: value for name, (value, _) in step.losses.items()})
+        out = Output(logits=logits)
+        if counting:
+            add_up(self.loads, effects.take_loads())
         if hidden_states:
             out.hidden_states = tuple(rows.unpack(state) for state in step.hidden_states or ())
         if labels is not None:
             out.loss = out.lm_loss = cross_entropy(logits, rows.targets(labels))
-            for value, weight in step.losses.values():
+            for name, value, weight in effects.losses():
+                out.losses[name] = out.losses[name] + value if name in out.losses else value
                 out.loss = out.loss + weight * value
         return out
 
@@ -111,11 +122,13 @@ class LanguageModel(nn.Module):
         cache: Cache | None = None,
         *,
         hidden_states: bool = False,
+        effects: Effects | None = None,
     ) -> tuple[StepBase, Tensor]:
         """The step and the output of the last layer, in the model's columns."""
         time = time_of(rows, position_ids, cache)
         step = self.step(rows.pack(input_ids), time, cache)
         step.hidden_states = [] if hidden_states else None
+        step.effects = effects or step.effects
         x = self.hidden(step)
         if cache is not None and rows.known is not None:
             cache.advance(rows.count, rows.known)
@@ -196,8 +209,11 @@ class LanguageModel(nn.Module):
             raise ValueError("this model has no MTP, so there is nothing to speculate with")
         return generate
 
-    def after_step(self) -> None:
-        """What has to happen between optimizer steps; nothing in this model."""
+    def after_step(self, group: Any = None) -> None:
+        """What has to happen between optimizer steps: router biases move by the loads of training forwards since the
+        last call, summed over a process group. See `balance.update`; a model without such biases has nothing to do.
+        """
+        update(self.loads, self.buffers(), group)
 
     def save_weights(
         self,

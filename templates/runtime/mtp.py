@@ -51,7 +51,7 @@ class MtpLanguageModel(LanguageModel):
             columns = columns.further()
             columns = replace(columns, hidden=self.ahead(depth, columns.hidden, columns.step(self, step)))
             losses.append(cross_entropy(self.head(columns.hidden), columns.rows().targets(columns.labels)))
-        step.add_loss("mtp", torch.stack(losses).mean(), self.mtp_weight)
+        step.add_loss("mtp", torch.mean, torch.stack(losses), weight=self.mtp_weight)
 
     def draft_cache(self, depth: int, batch: int, max_tokens: int, max_rewind: int) -> Cache:
         """An empty cache of module `depth`, for columns of the main model."""
@@ -101,7 +101,7 @@ class Columns:
         return Rows(count=self.count, known=None, new=self.tokens.shape[1], segments=self.segments)
 
     def step(self, model: LanguageModel, main: StepBase) -> StepBase:
-        """The step of a module, whose losses join those of the main model."""
+        """The step of a module, whose effects join those of the main model."""
         step = model.step(self.tokens, time_of(self.rows(), self.positions, None), None)
-        step.losses = main.losses
+        step.effects = main.effects
         return step

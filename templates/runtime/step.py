@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from torch import Tensor
 
+from .balance import Load, count_choices
 from .cache import NO_STATE, Cache, NoState
+from .effects import Effects
 from .time import Time
 
 
@@ -19,7 +22,7 @@ class StepBase:
     time: Time
     cache: Cache | None
     hidden_states: list[Tensor] | None = None  # filled by `record` where the caller asked for them
-    losses: dict[str, tuple[Tensor, float]] = field(default_factory=dict)  # value and weight by name
+    effects: Effects = field(default_factory=Effects)
 
     def state(self, layer: int) -> SimpleNamespace | NoState:
         """The stores of a layer, each None where there is no cache."""
@@ -30,7 +33,22 @@ class StepBase:
         if self.hidden_states is not None:
             self.hidden_states.append(x)
 
-    def add_loss(self, name: str, value: Tensor, weight: float) -> None:
-        """Adds `value` to the loss `name`, which counts `weight` times in the total."""
-        before = self.losses.get(name)
-        self.losses[name] = (value if before is None else before[0] + value, weight)
+    def add_loss(
+        self,
+        name: str,
+        term: Callable[..., Tensor],
+        *operands: object,
+        weight: float,
+        finish: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """Adds `term(*operands)` to the loss `name`, which counts `weight` times in the total.
+
+        Without labels nothing is evaluated. With `finish`, the loss is what that makes of the sum over all layers.
+        """
+        if self.effects.learning:
+            self.effects.add(name, term(*operands), weight, finish)
+
+    def count_loads(self, bias: Tensor, ids: Tensor, rate: float) -> None:
+        """Counts the tokens that chose each expert, ids [B, S, K], for the update of `bias` [E] after the step."""
+        if self.effects.counting:
+            self.effects.loads.append(Load(bias=bias, count=count_choices(ids, self.time.valid, len(bias)), rate=rate))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -29,6 +30,11 @@ class Time:
     def end(self) -> int:
         """One more than the largest slot of this call."""
         return self.past + self.new
+
+    @property
+    def valid(self) -> Tensor:
+        """Which columns are tokens, not padding: [B, S]."""
+        return torch.arange(self.new, device=self.count.device) < self.count[:, None]
 
     @property
     def last(self) -> Tensor:

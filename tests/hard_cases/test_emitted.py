@@ -47,9 +47,7 @@ model hard {
     compress = pool { every = 4, overlap = true, indexer = lightning { heads = 5, head_dim = 18, topk = 4 } }
   }
   attention hca = csa { compress = pool { every = 8 } }
-  ffn mix       = moe {
-    experts = 8, hidden = 17, shared = 1, router = biased { active = 3, scoring = sqrt_softplus, scale = 1.5 }
-  }
+  ffn mix       = moe { experts = 8, hidden = 17, shared = 1, router = sqrt_softplus { active = 3, scale = 1.5 } }
   ffn dense     = swiglu { hidden = 50 }
   memory engram = engram { compressed = 97, pad = 2, layer = 1, orders = [2, 3], heads = 2, head_dim = 5, rows = 40 }
   schedule {

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from archc.drawers.activation.silu import Silu
 from archc.drawers.ffn.moe import Moe
-from tests.hard_cases.drawers.router.biased import Biased
+from archc.drawers.router.sigmoid import Sigmoid
+from tests.hard_cases.drawers.router.sqrt_softplus import SqrtSoftplus
 from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
 from tests.oracles import moe as transcribed
 from tests.oracles.rows import Array
@@ -36,13 +37,12 @@ class Layer:
     ) -> None:
         keep = min(keep, groups)
         active = min(active, keep * size)
-        routing = {"active": active, "groups": groups, "keep_groups": keep, "scale": 2.5, "scoring": scoring}
-        drawer = Moe(
-            dim=dim, experts=groups * size, hidden=3, shared=shared, activation=Silu(), router=Biased(**routing)
-        )
+        routing = {"active": active, "groups": groups, "keep_groups": keep, "scale": 2.5}
+        router = (Sigmoid if scoring == "sigmoid" else SqrtSoftplus)(**routing)
+        drawer = Moe(dim=dim, experts=groups * size, hidden=3, shared=shared, activation=Silu(), router=router)
         graph = build(lambda g, x: g.call("mlp", "Moe", drawer.build, x, slot=True), dim=dim, vocab=VOCAB)
         self.case = Case.random(graph, seed)
-        self.oracle = transcribed.Moe(experts=groups * size, **routing)
+        self.oracle = transcribed.Moe(experts=groups * size, scoring=scoring, **routing)
         self.weights = self.case.weights("model.layers.0.mlp.")
 
     def expected(self, tokens: Sequence[int], start: int) -> Array:

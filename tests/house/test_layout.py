@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("archc", "bench", "grammar", "kernels", "specs", "templates", "tests")
 CODE = {".py", ".j2", ".lark", ".arch"}
 TEXT = CODE | {".md", ".toml", ".json", ".txt", ".txtar", ".yaml", ".yml", ""}
-NOT_OURS = {"__pycache__", "golden"}
+NOT_OURS = {".git", "__pycache__", "golden"}
 HARD_LIMIT = 500
 # A file with such a name has no job yet
 JOBLESS = re.compile(r"(^|_)(utils?|helpers?|misc|common|stuff)(_|$)")

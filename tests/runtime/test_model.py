@@ -255,7 +255,7 @@ def test_other_losses_are_reported_apart_and_weighted_in_the_total() -> None:
 
     class WithBalance(module.SwigluMlp):
         def forward(self, x: Tensor, step: Any) -> Tensor:
-            step.add_loss("balance", x.new_tensor(3.0), weight=0.5)
+            step.add_loss("balance", lambda: x.new_tensor(3.0), weight=0.5)
             return super().forward(x, step)
 
     module.SwigluMlp = WithBalance

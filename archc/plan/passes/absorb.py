@@ -93,7 +93,7 @@ def _replace(scope: Scope, attend: Node, found: _Expansion) -> None:
 
 
 def _readers(graph: Graph) -> Readers:
-    readers: Readers = {loss.value: [None] for loss in graph.losses}
+    readers: Readers = {}
     for root in (graph.steps, graph.root):
         for scope in root.scopes():
             for value in scope.returns:

@@ -1,0 +1,53 @@
+"""What routers share: logits in float32, groups of experts of which a token may use a few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from archc.ops import need
+from archc.schema import Problem, Router, field
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Grouped(Router):
+    """Base of the routers that choose the experts of highest score, those of the best groups only."""
+
+    active: int = field("experts per token", gt=0)
+    groups: int = field("groups that the experts form", default=1, gt=0)
+    keep_groups: int = field("groups that a token may choose from", default=1, gt=0)
+    scale: float = field("factor on the weights", default=1.0, gt=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.keep_groups > self.groups:
+            yield Problem(
+                fields=("keep_groups", "groups"),
+                message=f"keeps {self.keep_groups} of {self.groups} {'group' if self.groups == 1 else 'groups'}",
+            )
+
+    def tiny(self) -> dict[str, Any]:
+        groups = 4 if self.groups >= 4 else min(self.groups, 2)
+        keep = groups
+        if self.keep_groups < self.groups:  # so that the limit still binds
+            keep = min(max(1, round(self.keep_groups * groups / self.groups)), groups - 1)
+        return {"active": min(self.active, 2), "groups": groups, "keep_groups": keep}
+
+    def logits(self, g: Builder, x: Value, experts: int, *, bias: bool = False) -> Value:
+        """One for each expert [B, S, experts], in float32: a choice must not hang on the rounding of 16 bits."""
+        weight = g.param("weight", (experts, x.type.last))
+        logits = g.project(g.cast(x, to="fp32"), g.cast(weight, to="fp32"))
+        if bias:
+            logits = logits + g.param("bias", (experts,), role="bias", init="zeros")
+        return logits
+
+    def best(self, g: Builder, scores: Value, *, of_group: int) -> Value:
+        """Ids of the experts a token chooses [B, S, active]; a group is worth the sum of its ``of_group`` best."""
+        experts = scores.type.last
+        open_to_it = experts // self.groups * self.keep_groups
+        need(self.active <= open_to_it, f"chooses {self.active} of {open_to_it} experts")
+        allowed = scores
+        if self.keep_groups < self.groups:
+            allowed = g.group_mask(scores, groups=self.groups, keep=self.keep_groups, best=of_group)
+        return g.topk(allowed, k=self.active)

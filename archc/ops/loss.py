@@ -1,0 +1,101 @@
+"""What a forward leaves behind beside its results: terms of the training loss, and what is counted for later."""
+
+from __future__ import annotations
+
+import ast
+
+from archc.ops.base import Cost, Op, Type, Workload, expr, need
+
+
+class Effect(Op, abstract=True):
+    """Base of the family. An effect prints as a call of the step, which knows whether it is wanted."""
+
+    effect = True
+
+    def infer(self, *ins: Type) -> tuple[Type, ...]:
+        return ()
+
+    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        """What it reads, in training alone."""
+        return Cost() if w.cached else super().cost(w, ins, outs)
+
+
+class Loss(Effect, abstract=True):
+    """Base of the terms of the training loss, which count ``weight`` times in it.
+
+    A term is evaluated only where the caller gave labels, and is reported unweighted.
+    """
+
+    weight: float
+
+
+class SequenceBalance(Loss):
+    """What experts of unequal load cost a sequence, summed over the layers: sum over experts of f P, where f is an
+    expert's share of the choices (1 is even) and P its mean score, the scores of a token adding up to 1 (DeepSeek-V2,
+    arXiv:2405.04434).
+
+    scores [B, S, E], ids of the chosen experts [B, S, K]. The mean over all sequences; padding never counts.
+    """
+
+    needs = {"sequence_balance": "kernels.balance"}
+    island = True
+
+    def infer(self, scores: Type, ids: Type, time: Type) -> tuple[Type, ...]:
+        return _balanced(scores, ids)
+
+    def code(self, scores: ast.expr, ids: ast.expr, time: ast.expr) -> ast.expr:
+        return expr(
+            'step.add_loss("balance", sequence_balance, scores, ids, time, weight=w)',
+            scores=scores,
+            ids=ids,
+            time=time,
+            w=self.weight,
+        )
+
+
+class BatchBalance(Loss):
+    """What experts of unequal load cost the tokens of a call, all layers together: the product of an expert's choices
+    per token and its mean probability, summed over experts, times their number (Switch Transformer, arXiv:2101.03961).
+
+    scores [B, S, E], probabilities; ids of the chosen experts [B, S, K]. Padding never counts.
+    """
+
+    needs = {"batch_balance": "kernels.balance", "batch_shares": "kernels.balance"}
+    island = True
+
+    def infer(self, scores: Type, ids: Type, time: Type) -> tuple[Type, ...]:
+        return _balanced(scores, ids)
+
+    def code(self, scores: ast.expr, ids: ast.expr, time: ast.expr) -> ast.expr:
+        return expr(
+            'step.add_loss("balance", batch_shares, scores, ids, time, weight=w, finish=batch_balance)',
+            scores=scores,
+            ids=ids,
+            time=time,
+            w=self.weight,
+        )
+
+
+def _balanced(scores: Type, ids: Type) -> tuple[Type, ...]:
+    need(
+        len(scores.shape) == 3 and scores.shape[:2] == ids.shape[:2] and ids.last <= scores.last,
+        f"balances scores {scores} by choices {ids}",
+    )
+    return ()
+
+
+class CountLoads(Effect):
+    """Counts the tokens that chose each expert, by which `after_step` moves a router's bias (DeepSeek-V3,
+    arXiv:2412.19437): up by ``rate`` for experts with less than the mean load, down for those with more.
+
+    bias [E], ids of the chosen experts [B, S, K]. Only in training, without a cache; padding never counts.
+    """
+
+    rate: float
+
+    def infer(self, bias: Type, ids: Type) -> tuple[Type, ...]:
+        need(len(bias.shape) == 1 and ids.last <= bias.last, f"counts choices {ids} for a bias {bias}")
+        return ()
+
+    def code(self, bias: ast.expr, ids: ast.expr) -> ast.expr:
+        return expr("step.count_loads(bias, ids, rate=rate)", bias=bias, ids=ids, rate=self.rate)

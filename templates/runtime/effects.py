@@ -1,0 +1,55 @@
+"""What layers leave behind during a forward pass beside their results: terms of the loss, and loads of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .balance import Load
+
+
+@dataclass(kw_only=True)
+class Term:
+    """A part of the loss: what layers added up, and what is made of the sum."""
+
+    name: str
+    sum: Tensor
+    weight: float
+    finish: Callable[[Tensor], Tensor] | None
+
+
+@dataclass(kw_only=True)
+class Effects:
+    """What is wanted of the layers, and what they left."""
+
+    learning: bool = False  # there are labels: losses are evaluated
+    counting: bool = False  # loads are counted
+    graded: bool = field(default_factory=torch.is_grad_enabled)  # the forward as a whole has a gradient
+    terms: list[Term] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+
+    def add(self, name: str, value: Tensor, weight: float, finish: Callable[[Tensor], Tensor] | None) -> None:
+        """Adds a value to the loss of that name, weight and finish. RuntimeError where its gradient would be lost."""
+        if self.graded and not torch.is_grad_enabled():
+            raise RuntimeError(
+                f"the loss {name!r} of a layer under a reentrant checkpoint would have no gradient:"
+                " checkpoint with use_reentrant=False"
+            )
+        for held in self.terms:
+            if (held.name, held.weight) == (name, weight) and held.finish is finish and held.sum.shape == value.shape:
+                held.sum = held.sum + value
+                return
+        self.terms.append(Term(name=name, sum=value, weight=weight, finish=finish))
+
+    def losses(self) -> Iterator[tuple[str, Tensor, float]]:
+        """Name, value and weight of every loss; a name comes once for each of its weights."""
+        for term in self.terms:
+            yield term.name, term.sum if term.finish is None else term.finish(term.sum), term.weight
+
+    def take_loads(self) -> list[Load]:
+        """The loads so far; none are counted from now on: what runs again in a backward pass was counted before."""
+        self.counting = False
+        return self.loads
