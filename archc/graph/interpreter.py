@@ -84,7 +84,7 @@ class Interpreter:
     def _begin(self, tokens: Tensor, time: Any, cache: Any) -> None:
         """What nodes read, and what their effects go to, in this run."""
         step, effects = (import_module(f"{torch_package().__name__}.runtime.{name}") for name in ("step", "effects"))
-        left = effects.Effects(learning=True, counting=True)
+        left = effects.Effects(learning=True, counting=True, graded=False)
         self.step = step.StepBase(tokens=tokens, time=time, cache=cache, effects=left)
         self.names.update(tokens=tokens, time=time, step=self.step)
 

@@ -41,6 +41,7 @@ class Vocabulary:
 
     def latent_attend(self, q: Value, entries: Value, weight: Value, time: Value, *, nope: int, scale: float, absorb: int | None = ...) -> Value:
         """softmax(q k^T * scale) v over the tokens so far, where k and v are linear maps of one latent per token: q [B, S, H, nope + R], entries [B, T, C + R], weight [H * (nope + V), C] -> [B, S, H, V]."""
+
     def batch_balance(self, scores: Value, ids: Value, time: Value, *, weight: float) -> None:
         """What experts of unequal load cost the tokens of a call, all layers together: the product of an expert's choices per token and its mean probability, summed over experts, times their number (Switch Transformer, arXiv:2101.03961)."""
 

@@ -25,9 +25,9 @@ class Term:
 class Effects:
     """What is wanted of the layers, and what they left."""
 
-    learning: bool = False  # there are labels: losses are evaluated
-    counting: bool = False  # loads are counted
-    graded: bool = field(default_factory=torch.is_grad_enabled)  # the forward as a whole has a gradient
+    learning: bool  # there are labels: losses are evaluated
+    counting: bool  # loads are counted
+    graded: bool  # the forward as a whole has a gradient
     terms: list[Term] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
 

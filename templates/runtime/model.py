@@ -88,7 +88,7 @@ class LanguageModel(nn.Module):
             position_ids=position_ids,
         )
         counting = self.training and cache is None and not recomputing()
-        effects = Effects(learning=labels is not None, counting=counting)
+        effects = Effects(learning=labels is not None, counting=counting, graded=torch.is_grad_enabled())
         step, x = self.run(rows, input_ids, position_ids, cache, hidden_states=hidden_states, effects=effects)
         logits = self.head(rows.unpack(x))
         if labels is not None:
@@ -128,7 +128,7 @@ class LanguageModel(nn.Module):
         time = time_of(rows, position_ids, cache)
         step = self.step(rows.pack(input_ids), time, cache)
         step.hidden_states = [] if hidden_states else None
-        step.effects = effects or step.effects
+        step.effects = effects
         x = self.hidden(step)
         if cache is not None and rows.known is not None:
             cache.advance(rows.count, rows.known)

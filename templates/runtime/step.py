@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 from torch import Tensor
@@ -22,7 +22,7 @@ class StepBase:
     time: Time
     cache: Cache | None
     hidden_states: list[Tensor] | None = None  # filled by `record` where the caller asked for them
-    effects: Effects = field(default_factory=Effects)
+    effects: Effects | None = None  # where layers leave losses and loads, if anybody wants them
 
     def state(self, layer: int) -> SimpleNamespace | NoState:
         """The stores of a layer, each None where there is no cache."""
@@ -45,10 +45,10 @@ class StepBase:
 
         Without labels nothing is evaluated. With `finish`, the loss is what that makes of the sum over all layers.
         """
-        if self.effects.learning:
+        if self.effects is not None and self.effects.learning:
             self.effects.add(name, term(*operands), weight, finish)
 
     def count_loads(self, bias: Tensor, ids: Tensor, rate: float) -> None:
         """Counts the tokens that chose each expert, ids [B, S, K], for the update of `bias` [E] after the step."""
-        if self.effects.counting:
+        if self.effects is not None and self.effects.counting:
             self.effects.loads.append(Load(bias=bias, count=count_choices(ids, self.time.valid, len(bias)), rate=rate))
