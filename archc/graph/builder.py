@@ -309,8 +309,6 @@ class Builder(Vocabulary):
             result = build(self, *values, **given)
         except BuildError:
             raise
-        except ShapeError as error:  # a rule that the forward states itself
-            raise BuildError(scope, str(error)) from error
         except Exception as error:
             if scope.drawer is None:
                 raise

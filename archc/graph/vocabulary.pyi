@@ -105,6 +105,9 @@ class Vocabulary:
     def silu(self, x: Value) -> Value:
         """x * sigmoid(x)"""
 
+    def softmax(self, x: Value) -> Value:
+        """exp(x) / sum of exp(x) over the last dim"""
+
     def swiglu(self, gate: Value, up: Value, *, limit: float | None = ..., alpha: float = ..., shift: float = ...) -> Value:
         """(up + shift) * gate * sigmoid(alpha * gate); with a limit, gate is first clamped above and up on both sides."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from archc.ops import need
 from archc.schema import Problem, Router, field
 
 if TYPE_CHECKING:
@@ -27,6 +26,14 @@ class Grouped(Router):
                 message=f"keeps {self.keep_groups} of {self.groups} {'group' if self.groups == 1 else 'groups'}",
             )
 
+    def misfits(self, experts: int) -> Iterator[str]:
+        size, rest = divmod(experts, self.groups)
+        if rest:
+            yield f"groups = {self.groups} does not divide experts = {experts}"
+        elif self.active > size * self.keep_groups:
+            limit = f" in keep_groups = {self.keep_groups} groups" if self.groups > 1 else ""
+            yield f"active = {self.active} is more than the {size * self.keep_groups} experts{limit}"
+
     def tiny(self) -> dict[str, Any]:
         groups = 4 if self.groups >= 4 else min(self.groups, 2)
         keep = groups
@@ -44,9 +51,6 @@ class Grouped(Router):
 
     def best(self, g: Builder, scores: Value, *, of_group: int) -> Value:
         """Ids of the experts a token chooses [B, S, active]; a group is worth the sum of its ``of_group`` best."""
-        experts = scores.type.last
-        open_to_it = experts // self.groups * self.keep_groups
-        need(self.active <= open_to_it, f"chooses {self.active} of {open_to_it} experts")
         allowed = scores
         if self.keep_groups < self.groups:
             allowed = g.group_mask(scores, groups=self.groups, keep=self.keep_groups, best=of_group)
