@@ -31,6 +31,7 @@ def command(
     facts = {
         "model": resolved.name,
         "schedule": _schedule(resolved),
+        "mtp": _mtp(resolved),
         "graph": _graph(graph),
         "kernels": _kernels(graph),
     }
@@ -54,6 +55,18 @@ def _schedule(model: Model) -> list[dict[str, Any]]:
         else:
             runs.append({"first": i, "last": i, "drawers": drawers})
     return runs
+
+
+def _mtp(model: Model) -> dict[str, Any] | None:
+    """The modules that predict further tokens, if there are any: their number, loss weight and drawers."""
+    from archc.plan import ahead_slots
+    from archc.schema import LAYER_SLOTS
+
+    if model.mtp is None:
+        return None
+    slots = ahead_slots(model, model.mtp)
+    drawers = {"mtp": model.mtp.label} | {s: d.label for s in LAYER_SLOTS if (d := getattr(slots, s)) is not None}
+    return {"modules": model.mtp.depth, "weight": model.mtp.weight, "drawers": drawers}
 
 
 def _graph(graph: Graph) -> list[dict[str, Any]]:
@@ -128,6 +141,10 @@ def _show(facts: dict[str, Any]) -> None:
     for run in facts["schedule"]:
         span = str(run["first"]) if run["first"] == run["last"] else f"{run['first']}..{run['last']}"
         schedule.add_row(span, ", ".join(f"{slot} {label}" for slot, label in run["drawers"].items()))
+    if facts["mtp"] is not None:
+        drawers = ", ".join(f"{slot} {label}" for slot, label in facts["mtp"]["drawers"].items())
+        modules = "1 module" if facts["mtp"]["modules"] == 1 else f"{facts['mtp']['modules']} modules"
+        schedule.add_row("further", f"{drawers}: {modules}, {facts['mtp']['weight']:g} of the loss")
     console.print(schedule)
     for scope in facts["graph"]:
         times = f", {scope['times']} times" if scope["times"] > 1 else ""

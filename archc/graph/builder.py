@@ -193,7 +193,7 @@ class Builder(Vocabulary):
     @contextmanager
     def ahead(self, name: str, tokens: int, hidden: Value) -> Iterator[Scope]:
         """A scope whose step stands ``tokens`` ahead of the main model's (see `Graph.predictions`), to be filled."""
-        outer, scope = self.here, Scope(name, "", self.here, ahead=tokens)
+        outer, scope = self.here, Scope(name, "Model.ahead", self.here, ahead=tokens)
         scope.args = [hidden]
         outer.items.append(scope)
         self.here = scope

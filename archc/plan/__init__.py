@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.diagnostics import ArchError, Diagnostic
 from archc.graph import BuildError, Graph
-from archc.plan.assemble import assemble
+from archc.plan.assemble import ahead_slots, assemble
 from archc.plan.passes import PASSES
 from archc.plan.shrink import shrink
 from archc.schema import Model
@@ -32,4 +32,4 @@ def _diagnostic(error: BuildError) -> Diagnostic:
     )
 
 
-__all__ = ["plan", "shrink"]
+__all__ = ["ahead_slots", "plan", "shrink"]

@@ -63,8 +63,7 @@ def _predictions(
 
     ``head`` makes its logits of its last ``hidden`` vectors. Module k reads the tokens k + 1 ahead.
     """
-    last = model.schedule[-1]
-    forward = _layer(model, LayerSlots(attention=mtp.attention or last.attention, ffn=mtp.ffn or last.ffn))
+    forward = _layer(model, ahead_slots(model, mtp))
 
     def layer(g: Builder, x: Value) -> Value:
         with g.component("residual"):
@@ -82,6 +81,12 @@ def _predictions(
             if hidden.shape != seen.shape:
                 raise BuildError(scope, f"gives {hidden.type} where the head takes {seen.type}")
             scope.returns = [hidden, g.repeat(head, hidden, instead=seen)[logits]]
+
+
+def ahead_slots(model: Model, mtp: Mtp) -> LayerSlots:
+    """The drawers of a module that predicts further tokens: its own, or those of the last layer."""
+    last = model.schedule[-1]
+    return LayerSlots(attention=mtp.attention or last.attention, ffn=mtp.ffn or last.ffn)
 
 
 def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
