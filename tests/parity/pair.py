@@ -30,7 +30,7 @@ TINY = 1e-6
 """What counts as equal where the reference happens to round to nothing, relative to the largest value."""
 
 
-class _Wide:
+class Wide:
     """`torch` with float64 under the name of float32: what the reference upcasts to float32, it upcasts to float64.
 
     Its rotary embedding says `torch.float`, and stays in float32.
@@ -82,7 +82,7 @@ class Pair:
         model = self._reference(torch.float64)
         model.load_state_dict(self.reference.state_dict())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.modeling, "torch", _Wide())
+            patch.setattr(self.modeling, "torch", Wide())
             yield model
 
     def ours(self, dtype: torch.dtype) -> Any:
