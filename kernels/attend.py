@@ -205,11 +205,8 @@ def _softmax(
     (batch, new, heads, _), groups = q.shape, keys.shape[2]
     # The heads that share a key become rows of one product, so that keys are never repeated.
     rows = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, G, H/G * S, D]
-    scores = (rows @ keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32)).mul_(scale)
-    if new == 1 and seen is None and sinks is None:  # decoding: scores are few, calls are what takes time
-        weights = scores.softmax(-1).to(values.dtype)
-        return (weights @ values.transpose(1, 2)).view(batch, 1, heads, -1)
-    scores = scores.view(batch, heads, new, -1)
+    scores = (rows @ keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32))
+    scores = scores.mul_(scale).view(batch, heads, new, -1)
     if seen is not None:
         scores = scores.masked_fill_(~seen, float("-inf"))
     # Weights take the place of the scores and are divided after the product: one tensor of this size, not four. The

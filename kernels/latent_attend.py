@@ -42,14 +42,19 @@ def _absorbed(q: Tensor, entries: Tensor, weights: Tensor, time: Clock, *, nope:
 
     q . (W c) = (W^T q) . c, and the weighted sum of W c is W times the weighted sum of c: the cache is read as it is.
     """
-    batch, latent = q.shape[0], weights.shape[-1]
-    to_keys, to_values = weights[:, :nope], weights[:, nope:]
-    turned = _by_head(q[..., :nope], to_keys).unflatten(0, (batch, -1))
-    q = torch.cat([turned, q[..., nope:]], -1)
-    means = attend_stored(q, entries[:, :, None], entries[:, :, None, :latent], time, scale=scale)
-    return _by_head(means, to_values.mT).unflatten(0, (batch, -1))
+    batch, new, latent = q.shape[0], q.shape[1], weights.shape[-1]
+    rows = q.flatten(0, 1)  # [B * S, H, nope + R]
+    rows = torch.cat([_by_head(rows[..., :nope], weights[:, :nope]), rows[..., nope:]], -1)
+    if new == 1 and time.aligned:  # decoding, where calls are what takes time: every entry is seen
+        scores = rows.bmm(entries.mT).to(torch.promote_types(q.dtype, torch.float32)).mul_(scale)
+        means = scores.softmax(-1).to(q.dtype).bmm(entries[..., :latent])
+    else:
+        keys = entries[:, :, None]
+        rows = rows.unflatten(0, (batch, new))
+        means = attend_stored(rows, keys, keys[..., :latent], time, scale=scale).flatten(0, 1)
+    return _by_head(means, weights[:, nope:].mT).unflatten(0, (batch, new))
 
 
 def _by_head(x: Tensor, matrices: Tensor) -> Tensor:
-    """x [B, S, H, I] by a matrix of each head [H, I, J]: [B * S, H, J]."""
-    return (x.flatten(0, 1).transpose(0, 1) @ matrices).transpose(0, 1)
+    """x [N, H, I] by a matrix of each head [H, I, J]: [N, H, J]."""
+    return x.transpose(0, 1).bmm(matrices).transpose(0, 1)

@@ -31,24 +31,41 @@ def reference(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "f
     """The same in plain PyTorch, differentiable, on any device."""
     width, rotated = x.shape[-1], 2 * angles.shape[-2]
     wide = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = angles.detach().to(wide).unbind(-1)
+    angles = angles.detach().to(wide)
     if x.dim() == 4:
-        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-    if inverse:
-        sin = -sin
+        angles = angles.unsqueeze(-3)
     turning = (x[..., :rotated] if end == "first" else x[..., width - rotated :]).to(wide)
     if pairs == "half":
         a, b = turning.chunk(2, dim=-1)
-        turned = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+        turned = torch.cat(_turned(a, b, angles, inverse), dim=-1)
+    elif torch.compiler.is_compiling():
+        turned = torch.stack(_turned(turning[..., 0::2], turning[..., 1::2], angles, inverse), dim=-1).flatten(-2)
     else:
-        a, b = turning[..., 0::2], turning[..., 1::2]
-        turned = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+        # A pair is a complex number: the same sums in one pass, which compilers cannot fuse.
+        turn = _complex(angles)
+        turned = _complex(turning.unflatten(-1, (-1, 2))) * (turn.conj() if inverse else turn)
+        turned = torch.view_as_real(turned).flatten(-2)
     turned = turned.to(x.dtype)
     if rotated == width:
         return turned
     if end == "first":
         return torch.cat((turned, x[..., rotated:]), dim=-1)
     return torch.cat((x[..., : width - rotated], turned), dim=-1)
+
+
+def _turned(a: Tensor, b: Tensor, angles: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    """The channels a and b of each pair, turned."""
+    cos, sin = angles.unbind(-1)
+    if inverse:
+        sin = -sin
+    return a * cos - b * sin, b * cos + a * sin
+
+
+def _complex(x: Tensor) -> Tensor:
+    """x [..., 2] as complex numbers [...], where it lies if pairs stand at even places."""
+    *steps, step = x.stride()
+    in_place = step == 1 and x.storage_offset() % 2 == 0 and all(n % 2 == 0 for n in steps)
+    return torch.view_as_complex(x if in_place else x.clone(memory_format=torch.contiguous_format))
 
 
 def _check(x: Tensor, angles: Tensor, pairs: str, end: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -153,6 +153,32 @@ def test_half_pairs_are_those_of_transformers() -> None:
     cos, sin = (angles[..., i].repeat(1, 1, 2) for i in (0, 1))
     expected, _ = llama.apply_rotary_pos_emb(x, x, cos, sin, unsqueeze_dim=2)
     assert torch.equal(rotate(x, angles), expected)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("width", [6, 7])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_interleaved_pairs_wherever_they_lie(tokens: int, width: int, inverse: bool) -> None:
+    """Pairs at odd places of memory, and one alone, turn as the definition says; compiled code the same."""
+    x = layouts.random((2, tokens, 3, width + 1), seed=1, dtype=torch.float64)[..., 1:].requires_grad_()
+    angles = rope_angles(torch.arange(7, 7 + tokens, dtype=torch.float64)[None], dim=4, theta=100.0)
+    options: dict[str, Any] = {"pairs": "interleaved", "end": "last", "inverse": inverse}
+    want = x.detach().clone()
+    for i in range(2):
+        even, odd = (x.detach()[..., width - 4 + 2 * i + j] for j in (0, 1))
+        cos, sin = (angles[:, :, None, i, j] * (-1 if inverse and j else 1) for j in (0, 1))
+        want[..., width - 4 + 2 * i] = even * cos - odd * sin
+        want[..., width - 3 + 2 * i] = odd * cos + even * sin
+    pull = layouts.random(want.shape, seed=2, dtype=torch.float64)
+    gradients = []
+    for run in (rotate, torch.compile(rotate, backend="eager", fullgraph=True)):
+        got = run(x, angles, **options)
+        torch.testing.assert_close(got, want, rtol=1e-14, atol=1e-14)
+        gradients += torch.autograd.grad((got * pull).sum(), x)
+    # A rotation is undone by its transpose.
+    back = rotate(pull, angles, pairs="interleaved", end="last", inverse=not inverse)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, back, rtol=1e-14, atol=1e-14)
 
 
 def test_angles_get_no_gradient(interpreted: Worker) -> None:
