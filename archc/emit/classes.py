@@ -87,14 +87,22 @@ class Classes:
         """The statements of a constructor: submodules, parameters and layers, in the order of the forward."""
         lines = ["        self.layer = layer"] if scope.states else []
         groups: dict[str, list[tuple[str, ast.expr]]] = {}
-        printed = set()
+        loose: dict[str, list[ParamSpec]] = {}
+        for value in scope.params:
+            assert value.param is not None
+            owner = value.param.name.rpartition(".")[0]
+            if owner not in scope.modules:
+                loose.setdefault(owner, []).append(value.param)
         for item in scope.items:
             if isinstance(item, Node):
                 name = item.name
                 if name is None or scope.modules.get(name) is not item:
+                    read = dict.fromkeys(v.param.name.rpartition(".")[0] for v in item.ins if v.param is not None)
+                    lines += [
+                        line for owner in read if owner and owner in loose for line in _held(owner, loose.pop(owner))
+                    ]
                     continue
                 specs = [v.param for v in item.ins if v.param is not None and v.param.name.startswith(f"{name}.")]
-                printed.update(s.name for s in specs)
                 made = item.op.module(*(v.type for v in item.ins))
                 assert made is not None
                 group, _, leaf = name.rpartition(".")
@@ -113,11 +121,6 @@ class Classes:
         for group, members in groups.items():
             pairs = ast.Dict(keys=[ast.Constant(value=k) for k, _ in members], values=[v for _, v in members])
             lines += plain(f"self.{group} = ", expr("nn.ModuleDict(d)", d=pairs), 8)
-        loose: dict[str, list[ParamSpec]] = {}
-        for value in scope.params:
-            assert value.param is not None
-            if value.param.name not in printed:
-                loose.setdefault(value.param.name.rpartition(".")[0], []).append(value.param)
         for owner, specs in loose.items():
             lines += [line for spec in specs for line in _raw(spec)] if not owner else _held(owner, specs)
         return lines

@@ -131,3 +131,33 @@ def test_ruff_and_pyright_are_content(llama: Path) -> None:
         check=False,
     )
     assert pyright.returncode == 0, pyright.stdout
+
+
+LATENT = """arch 1
+model latent {
+  vocab = 61, dim = 16, layers = 1, context = 90
+  attention = mla { heads = 2, kv_rank = 8, nope_dim = 4, rope_dim = 2, v_dim = 3, rope = rope }
+  ffn = swiglu { hidden = 9 }
+}
+"""
+
+
+def test_a_weight_that_an_equation_reads_stands_where_it_is_read() -> None:
+    """Latent attention reads the weight of the expansion: a constructor lists it after what comes before."""
+    from archc.api import package
+    from archc.resolve import load_text
+
+    (model,) = load_text(LATENT)
+    text = package(model)["model.py"]
+    (cls,) = (c for c in classes(text) if c.name == "MlaAttention")
+    made, run = (ast.get_source_segment(text, n) or "" for n in cls.body if isinstance(n, ast.FunctionDef))
+    assert re.findall(r"self\.(\w+) = (?:Linear|RMSNorm)", made) == [
+        "q_proj",
+        "kv_a_proj_with_mqa",
+        "kv_a_layernorm",
+        "kv_b_proj",
+        "o_proj",
+    ]
+    scale, most = (4 + 2) ** -0.5, 8 * 7 // (16 - 7)
+    called = f"latent_attend(q, entries, self.kv_b_proj.weight, step.time, nope=4, scale={scale}, absorb={most})"
+    assert called in " ".join(run.split()).replace("( ", "(").replace(" )", ")")
