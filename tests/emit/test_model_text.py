@@ -160,4 +160,4 @@ def test_a_weight_that_an_equation_reads_stands_where_it_is_read() -> None:
     ]
     scale, most = (4 + 2) ** -0.5, 8 * 7 // (16 - 7)
     called = f"latent_attend(q, entries, self.kv_b_proj.weight, step.time, nope=4, scale={scale}, absorb={most})"
-    assert called in " ".join(run.split()).replace("( ", "(").replace(" )", ")")
+    assert f"out = {called}" in ast.unparse(ast.parse(run))
