@@ -10,13 +10,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from archc.diagnostics import ArchError
 from archc.drawers.attention.mla import Mla
 from archc.drawers.norm.rms import Rms
 from archc.drawers.rope.rope import Rope
 from archc.drawers.rope.yarn import Yarn
 from archc.ops import Workload
+from archc.ops.latent import crossover
+from archc.plan import shrink
 from archc.plan.passes import PASSES
 from archc.plan.passes.absorb import absorb
+from archc.resolve import load_text
 from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
 from tests.oracles import mla, rope
 from tests.oracles.rows import Array
@@ -172,3 +176,35 @@ def test_what_a_token_keeps() -> None:
 )
 def test_gradient(d: Mla, absorbed: bool) -> None:
     check_gradient(Layer(d, 1, absorbed=absorbed).case, VOCAB)
+
+
+HEAD = "arch 1\nmodel m { vocab = 61, dim = 16, layers = 2, context = 90, ffn = swiglu { hidden = 9 }\n"
+SIZES = "heads = 128, q_rank = 1536, kv_rank = 512, nope_dim = 128, v_dim = 128"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("rope_dim = 7, rope = rope", "rope_dim = 7 channels do not form pairs"),
+        ("rope_dim = 8, rope = rope { dim = 4 }", "the rope rotates 4 channels, but rope_dim is 8"),
+    ],
+)
+def test_ropes_that_do_not_fit_are_findings(fields: str, message: str) -> None:
+    with pytest.raises(ArchError) as error:
+        load_text(f"{HEAD}attention = mla {{ {SIZES}, {fields} }}\n}}\n")
+    assert [d.message for d in error.value.diagnostics] == [message]
+
+
+def test_odd_channels_that_do_not_turn_are_fine() -> None:
+    (model,) = load_text(f"{HEAD}attention = mla {{ {SIZES}, rope_dim = 7 }}\n}}\n")
+    assert isinstance(model.schedule[0].attention, Mla)
+
+
+def test_the_twin_has_both_forms() -> None:
+    """Keys wider than values, latents wider than either, few tokens in latent space; logits of the same size."""
+    (model,) = load_text(f"{HEAD}attention = mla {{ {SIZES}, rope_dim = 64, rope = rope }}\n}}\n")
+    d = shrink(model).schedule[0].attention
+    assert isinstance(d, Mla)
+    assert d.nope_dim + d.rope_dim > d.v_dim
+    assert 1 < (crossover(latent=d.kv_rank, nope=d.nope_dim, values=d.v_dim) or 0) <= 64
+    assert d.scale == pytest.approx((d.nope_dim + d.rope_dim) ** -0.5)
