@@ -37,7 +37,10 @@ def imported(path: Path) -> ModuleType:
 
 @torch.no_grad()
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
-    """Gives every parameter a value that matters: norms 1 + 0.3 z, biases 0.3 z, matrices z / sqrt(fan in)."""
+    """Gives every parameter a value that matters: norms 1 + 0.3 z, biases 0.3 z, matrices z / sqrt(fan in).
+
+    Buffers that a checkpoint holds, the biases of routers, get 0.3 z too.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
@@ -45,3 +48,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             p.copy_(1 + 0.3 * noise if "norm" in name else 0.3 * noise)
         else:
             p.copy_(noise / p.shape[-1] ** 0.5)
+    held = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in held:
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator, dtype=torch.float64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from archc.importers.reader import Reader
 from archc.importers.rope import rope
-from archc.importers.spec import Drawer, Spec, Tokens, Value
+from archc.importers.spec import Drawer, Layers, Spec, Tokens, Value
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -16,8 +16,24 @@ ACTIVATIONS = {
 """The spec's activation for each of transformers' names."""
 
 
-def attention(c: Reader, *, dim: int, context: int, head_dim: int | None, qk_norm: str | None = None) -> Drawer:
-    """The attention that a config means, without a window; ``head_dim`` None: dim // heads."""
+BIASES = {"attention_bias": ("bias", "out_bias"), "qkv_bias": ("bias",)}
+"""The fields that a flag for biases sets."""
+
+
+def attention(
+    c: Reader,
+    *,
+    dim: int,
+    context: int,
+    head_dim: int | None,
+    qk_norm: str | None = None,
+    biases: str | None = "attention_bias",
+    **more: Value,
+) -> Drawer:
+    """The attention that a config means; ``head_dim`` None: dim // heads. ``biases`` is the key that asks for some.
+
+    ``more`` are fields that only some types of models have.
+    """
     heads = c.whole("num_attention_heads")
     kv_heads = c.whole_or_none("num_key_value_heads") or heads
     if heads % kv_heads:
@@ -29,10 +45,11 @@ def attention(c: Reader, *, dim: int, context: int, head_dim: int | None, qk_nor
         c.bad("num_attention_heads", f"`num_attention_heads` = {heads} is more than `hidden_size` = {dim} channels")
     if head_dim is not None and head_dim * heads != dim:
         fields["head_dim"] = head_dim
-    if c.flag("attention_bias"):
-        fields |= {"bias": True, "out_bias": True}
+    if biases is not None and c.flag(biases):
+        fields |= dict.fromkeys(BIASES[biases], True)
     if qk_norm is not None:
         fields["qk_norm"] = qk_norm
+    fields |= more
     fields["rope"] = rope(c, context)
     return Drawer("gqa", fields)
 
@@ -40,12 +57,15 @@ def attention(c: Reader, *, dim: int, context: int, head_dim: int | None, qk_nor
 def feed_forward(c: Reader, *, bias: bool = False) -> Drawer:
     """The gated feed-forward that a config means."""
     fields: dict[str, Value] = {"hidden": c.whole("intermediate_size")}
-    activation = c.word("hidden_act", ACTIVATIONS, "the activation")
-    if activation != "silu":
-        fields["activation"] = activation
     if bias:
         fields["bias"] = True
-    return Drawer("swiglu", fields)
+    return Drawer("swiglu", fields | activation(c))
+
+
+def activation(c: Reader) -> dict[str, Value]:
+    """The field that says which activation gates a feed-forward; none where it is the drawer's own, silu."""
+    word = c.word("hidden_act", ACTIVATIONS, "the activation")
+    return {} if word == "silu" else {"activation": word}
 
 
 def model_fields(c: Reader, *, norm_placement: str = "pre") -> dict[str, Value]:
@@ -67,6 +87,4 @@ def model_fields(c: Reader, *, norm_placement: str = "pre") -> dict[str, Value]:
 
 def uniform(title: str, *, fields: dict[str, Value], attention: Drawer, ffn: Drawer) -> Spec:
     """A model in which all layers are of one kind."""
-    layers = fields["layers"]
-    assert isinstance(layers, int)
-    return Spec(title=title, fields=fields, attention={"": attention}, schedule=("",) * layers, ffn=ffn)
+    return Spec(title=title, fields=fields, attention=Layers.all(attention), ffn=Layers.all(ffn))

@@ -115,13 +115,19 @@ IGNORED: dict[str, tuple[Any, str]] = {
 }
 """Keys that the reference does not honour: the value that says nothing, and why another is of no effect (W0601)."""
 
-DROPOUT = frozenset({"attention_dropout"})
-"""Rates at which the reference drops values in training (W0602)."""
+TRAINING = {
+    "attention_dropout": "the model drops nothing in training",
+    "router_jitter_noise": "the model adds no noise in training",
+}
+"""Rates of randomness in the reference's training, and what the model does instead (W0602)."""
 
 UNSUPPORTED: dict[str, tuple[Any, str]] = {
     "compression_config": (None, "import the config of the checkpoint before it was compressed"),
     "is_encoder_decoder": (False, "only decoders can be imported"),
     "per_layer_config": (None, "layers with settings of their own cannot be imported"),
-    "quantization_config": (None, "import the config of the checkpoint before it was quantised"),
+    "quantization_config": (
+        None,
+        "import the config of the checkpoint before it was quantised, or one in blocks of FP8",
+    ),
 }
 """Keys that the reference honours and a spec cannot say: the value that says nothing, and what to do (E0605)."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from archc.diagnostics import Diagnostic, Sink, Span
 from archc.diagnostics.suggest import closest
 from archc.importers import keys
 
-_ABSENT = object()
+_NONE: Mapping[str, tuple[Any, str]] = {}
 
 
 class Reader:
@@ -45,11 +46,15 @@ class Reader:
 
     def whole(self, key: str) -> int:
         """A whole number of at least 1."""
-        return self._checked(key, "a whole number, at least 1", _is_count, 1)
+        return self._checked(key, "a whole number, at least 1", is_count, 1)
+
+    def count(self, key: str) -> int:
+        """A whole number of at least 0."""
+        return self._checked(key, "a whole number, at least 0", lambda v: is_count(v) or _is_zero(v), 0)
 
     def whole_or_none(self, key: str) -> int | None:
         """A whole number of at least 1, or null."""
-        return self._checked(key, "a whole number, at least 1, or null", lambda v: v is None or _is_count(v), None)
+        return self._checked(key, "a whole number, at least 1, or null", lambda v: v is None or is_count(v), None)
 
     def number(self, key: str) -> float:
         """A finite number."""
@@ -70,6 +75,15 @@ class Reader:
             self.unsupported(key, f"{what} `{given}` cannot be imported", f"known are {_listed(words)}")
             return next(iter(words.values()))
         return words[given]
+
+    def either(self, key: str, alias: str) -> str:
+        """Whichever of a key and its other name decides: transformers takes the other name where both are given."""
+        if alias not in self.values:
+            return key
+        if self.values.get(key, self.values[alias]) != self.values[alias]:
+            self.ignored(key, f"`{alias}` is the same setting, and goes before it")
+        self.read.add(key)
+        return alias
 
     def inside(self, key: str, defaults: Mapping[str, Any]) -> Reader:
         """The object at a key, as a reader of its own; an empty one for null."""
@@ -111,16 +125,22 @@ class Reader:
         """Keys that nobody read."""
         return (key for key in self.values if key not in self.read)
 
-    def account(self) -> None:
-        """Accounts for every key that the importer did not read: irrelevant, without effect, or an error."""
+    def account(
+        self, irrelevant: AbstractSet[str] = frozenset(), ignored: Mapping[str, tuple[Any, str]] = _NONE
+    ) -> None:
+        """Accounts for every key that the importer did not read: irrelevant, without effect, or an error.
+
+        ``irrelevant`` and ``ignored`` are keys of this type of model, beside those that no type honours.
+        """
+        ignored = {**keys.IGNORED, **ignored}
         for key in self.unread():
             value = self.values[key]
-            if key in keys.IRRELEVANT:
+            if key in keys.IRRELEVANT or key in irrelevant:
                 continue
-            if key in keys.DROPOUT:
-                self._dropout(key)
-            elif key in keys.IGNORED:
-                neutral, why = keys.IGNORED[key]
+            if key in keys.TRAINING:
+                self._training(key)
+            elif key in ignored:
+                neutral, why = ignored[key]
                 if value is not None and value != neutral:
                     self.ignored(key, why)
             elif key in keys.UNSUPPORTED:
@@ -136,10 +156,10 @@ class Reader:
         help = f"did you mean `{near}`?" if near and near != key else "remove it if it says nothing about the model"
         self._add("E0603", key, f"`{self.where}{key}` is not a key of this type of model", help)
 
-    def _dropout(self, key: str) -> None:
+    def _training(self, key: str) -> None:
         rate = self._checked(key, "a number or null", lambda v: v is None or _is_number(v), None)
         if rate:
-            message = f"`{key} = {shown(rate)}` is not imported: the model drops nothing in training"
+            message = f"`{key} = {shown(rate)}` is not imported: {keys.TRAINING[key]}"
             self._add("W0602", key, message, severity="warning")
 
 
@@ -151,8 +171,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number of at least 1, small enough that a float64 holds it."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 53
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value == 0
 
 
 def _is_number(value: Any) -> bool:

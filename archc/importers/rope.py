@@ -6,7 +6,7 @@ from archc.importers.reader import Reader, shown
 from archc.importers.spec import Drawer, Tokens, Value
 
 THETA = 10_000.0
-"""The base that transformers takes where a config has none."""
+"""The base that transformers takes where a config has none, and its class no other default."""
 
 READ: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -43,10 +43,11 @@ _BESIDE = ("rope_scaling", "rope_parameters", "partial_rotary_factor", "original
 _MISSING = object()
 
 
-def rope(config: Reader, context: int) -> Drawer:
+def rope(config: Reader, context: int, *, latent: bool = False, pairs: str = "half") -> Drawer:
     """The rope drawer that a config means; ``context`` is its `max_position_embeddings`.
 
     `rope_scaling` goes before `rope_parameters`, and a key inside it before the same key beside it, as in transformers.
+    ``latent``: the attention scales its logits by `mscale_all_dim` (MLA). ``pairs``: which channels form a pair.
     """
     settings = _settings(config)
     theta = _theta(config, settings)
@@ -57,6 +58,8 @@ def rope(config: Reader, context: int) -> Drawer:
         return Drawer("rope", {"theta": theta})
     _partial(config, settings, kind)
     fields: dict[str, Value] = {"theta": theta}
+    if pairs != "half":
+        fields["pairs"] = pairs
     if kind == "linear":
         fields["factor"] = settings.number("factor")
     elif kind == "llama3":
@@ -65,10 +68,13 @@ def rope(config: Reader, context: int) -> Drawer:
         fields["high"] = settings.number("high_freq_factor")
         fields["original"] = Tokens(_original(config, settings, context))
     elif kind == "yarn":
-        fields |= _yarn(config, settings, context)
+        fields |= _yarn(config, settings, context, latent=latent)
     if kind not in ("llama3", "yarn") and config.values.get("original_max_position_embeddings") is not None:
         config.ignored("original_max_position_embeddings", f"rotary positions of type `{kind}` do not read it")
     config.read.add("original_max_position_embeddings")
+    if latent and kind in ("linear", "llama3") and settings.values.get("mscale_all_dim"):
+        settings.read.add("mscale_all_dim")
+        settings.unsupported("mscale_all_dim", f"`mscale_all_dim` with `{kind}` cannot be imported")
     _account(settings, kind)
     return Drawer("rope" if kind == "default" else kind, fields)
 
@@ -80,7 +86,14 @@ def _settings(config: Reader) -> Reader:
         config.read.add(key)
     if len(found) == 2 and config.values["rope_parameters"] != config.values["rope_scaling"]:
         config.ignored("rope_parameters", "`rope_scaling` goes before it")
-    return config.inside(found[0], {}) if found else Reader({}, {}, config.sink, config.spans, where="rope_parameters.")
+    if found:
+        return config.inside(found[0], {})
+    if config.values.get("rope_parameters") is None and "rope_parameters" in config.defaults:
+        values = config.defaults["rope_parameters"]
+        config.filled.append("rope_parameters")
+    else:
+        values = {}
+    return Reader(values, {}, config.sink, config.spans, where="rope_parameters.")
 
 
 def _kind(settings: Reader) -> str | None:
@@ -109,7 +122,8 @@ def _theta(config: Reader, settings: Reader) -> float:
         if config.values.get("rope_theta", theta) not in (theta, None):
             config.ignored("rope_theta", f"`{settings.where}rope_theta` goes before it")
         return theta
-    return config.number("rope_theta") if config.values.get("rope_theta") is not None else THETA
+    given = config.values.get("rope_theta") is not None or "rope_theta" in config.defaults
+    return config.number("rope_theta") if given else THETA
 
 
 def _partial(config: Reader, settings: Reader, kind: str) -> None:
@@ -142,7 +156,7 @@ def _original(config: Reader, settings: Reader, context: int) -> int:
     return settings.whole(key) if key in settings.values else context
 
 
-def _yarn(config: Reader, settings: Reader, context: int) -> dict[str, Value]:
+def _yarn(config: Reader, settings: Reader, context: int, *, latent: bool) -> dict[str, Value]:
     original = _original(config, settings, context)
     factor = settings.number_or_none("factor")
     fields: dict[str, Value] = {
@@ -157,15 +171,25 @@ def _yarn(config: Reader, settings: Reader, context: int) -> dict[str, Value]:
             fields[key] = number
     if "truncate" in settings.values:
         fields["truncate"] = settings.flag("truncate")
-    if "attention_factor" in fields:
-        for key in ("mscale", "mscale_all_dim"):
-            if fields.pop(key, None) is not None:
-                settings.ignored(key, "`attention_factor` goes before it")
-    elif ("mscale" in fields) != ("mscale_all_dim" in fields):
-        key = "mscale" if "mscale" in fields else "mscale_all_dim"
-        fields.pop(key)
-        settings.ignored(key, "transformers reads `mscale` and `mscale_all_dim` only together")
+    if latent and factor is None and "mscale_all_dim" in fields:
+        settings.bad("mscale_all_dim", "`mscale_all_dim` needs a `factor`")
+    for key, why in _without_effect(fields, latent=latent):
+        del fields[key]
+        settings.ignored(key, why)
     return fields
+
+
+def _without_effect(fields: dict[str, Value], *, latent: bool) -> list[tuple[str, str]]:
+    """The corrections for length that change nothing beside the others, and why."""
+    pair = [key for key in ("mscale", "mscale_all_dim") if key in fields]
+    if "attention_factor" in fields:
+        # cos and sin take the factor as it is; the logits of latent attention are scaled all the same.
+        dead, why = pair, "`attention_factor` goes before it"
+    elif len(pair) == 1:
+        dead, why = pair, "transformers reads `mscale` and `mscale_all_dim` only together"
+    else:
+        return []
+    return [(key, why) for key in dead if not (latent and key == "mscale_all_dim")]
 
 
 def _account(settings: Reader, kind: str) -> None:

@@ -54,18 +54,31 @@ class Drawer:
     fields: dict[str, Value] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """What fills a slot: drawers by name, and the name that every layer uses. One drawer needs no schedule."""
+
+    drawers: dict[str, Drawer]
+    schedule: tuple[str, ...] = ()
+
+    @classmethod
+    def all(cls, drawer: Drawer) -> Layers:
+        """One drawer in every layer."""
+        return cls({"": drawer})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A model as an importer describes it. ``attention`` maps names to drawers; ``schedule`` names that of every layer.
+    """A model as an importer describes it. ``fields`` are those of the model, in the order in which they are written.
 
-    ``fields`` are those of the model, in the order in which they are written.
+    ``mtp`` are the modules that predict further tokens, for those who ask for them.
     """
 
     title: str
     fields: dict[str, Value]
-    attention: dict[str, Drawer]
-    schedule: tuple[str, ...]
-    ffn: Drawer
+    attention: Layers
+    ffn: Layers
+    mtp: Drawer | None = None
 
 
 def write(spec: Spec, name: str, origin: Sequence[str], notes: Sequence[str] = ()) -> str:
@@ -77,16 +90,18 @@ def write(spec: Spec, name: str, origin: Sequence[str], notes: Sequence[str] = (
     lines += [f"## {line}" for line in (spec.title, *origin)]
     lines.append(f"model {name} {{")
     body = [line for field, value in spec.fields.items() for line in _assign(field, value)]
+    if spec.mtp is not None:
+        body += _assign("mtp", spec.mtp)
     body.append("")
-    if len(spec.attention) == 1:
-        (drawer,) = spec.attention.values()
-        body += _assign("attention", drawer)
-    else:
-        for label, drawer in spec.attention.items():
-            body += _assign(f"attention {label}", drawer)
-    body += _assign("ffn", spec.ffn)
-    if len(spec.attention) > 1:
-        body += ["", f"schedule {{ attention = [{layers(spec.schedule)}] }}"]
+    slots = {"attention": spec.attention, "ffn": spec.ffn}
+    for slot, found in slots.items():
+        for label, drawer in found.drawers.items():
+            body += _assign(f"{slot} {label}".rstrip(), drawer)
+    scheduled = [f"{slot} = [{layers(found.schedule)}]" for slot, found in slots.items() if len(found.drawers) > 1]
+    if len(scheduled) == 1:
+        body += ["", f"schedule {{ {scheduled[0]} }}"]
+    elif scheduled:
+        body += ["", "schedule {", *(_INDENT + line for line in scheduled), "}"]
     lines += [_INDENT + line if line else "" for line in body]
     lines.append("}")
     return format_text("\n".join(lines) + "\n")

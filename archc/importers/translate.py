@@ -5,6 +5,7 @@ from __future__ import annotations
 import pkgutil
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -14,7 +15,8 @@ from archc.diagnostics import Diagnostic, Sink, Span
 from archc.diagnostics.suggest import closest
 from archc.importers import families
 from archc.importers.reader import Reader, shown
-from archc.importers.spec import write
+from archc.importers.spec import Spec, write
+from archc.importers.storage import storage
 
 
 @cache
@@ -42,10 +44,13 @@ def convert(
     if family is None:
         return "", sink.in_order()
     reader = Reader(config, family.DEFAULTS, sink, spans)
-    spec = family.spec(reader)
-    reader.account()
-    if mtp:
-        message = f"models of type `{config['model_type']}` have no multi-token prediction; `--mtp` changes nothing"
+    spec: Spec = family.spec(reader)
+    stored = storage(reader)
+    reader.account(getattr(family, "IRRELEVANT", frozenset()), getattr(family, "IGNORED", {}))
+    if not mtp:
+        spec = replace(spec, mtp=None)
+    elif spec.mtp is None:
+        message = "the config has no modules for multi-token prediction; `--mtp` changes nothing"
         sink.add(Diagnostic(code="W0603", message=message, severity="warning"))
     _architectures(config, spans, sink)
     if sink.errors:
@@ -54,8 +59,9 @@ def convert(
     where = f"{origin} of {source}" if source and isinstance(source, str) and source.isprintable() else origin
     doc = [f"Imported from {where} (transformers model type `{config['model_type']}`)."]
     left_out = [key for key in reader.filled if key in family.DEFAULTS and family.DEFAULTS[key] is not None]
-    notes = textwrap.wrap(f"Not in the config, so as the class has it: {', '.join(left_out)}.", 98) if left_out else []
-    return write(spec, name, doc, notes), sink.in_order()
+    notes = [f"Not in the config, so as the class has it: {', '.join(left_out)}."] if left_out else []
+    notes += [stored] if stored else []
+    return write(spec, name, doc, [line for note in notes for line in textwrap.wrap(note, 98)]), sink.in_order()
 
 
 def _family(config: Mapping[str, Any], spans: Mapping[str, Span], sink: Sink) -> ModuleType | None:

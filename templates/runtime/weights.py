@@ -108,7 +108,9 @@ def _sources(names: Names, tensors: dict[str, Stored]) -> tuple[dict[Place, Stor
     clashes: list[str] = []
     for key, place, repeated in names.read(tensors):
         if place is None:
-            unexpected.append(key)
+            # transformers stores the matrices of no shared experts: tensors without a number.
+            if 0 not in tensors[key].shape:
+                unexpected.append(key)
         elif repeated:
             repeats.setdefault(place, tensors[key])
         elif place in sources:

@@ -59,9 +59,13 @@ class Case:
         return f"{self.family}-{self.index}"
 
 
+FEWER = {"kimi_k2": 3}
+"""Types of models that are others under a name of their own."""
+
+
 def cases(family: str) -> list[Case]:
     """The configs of a family."""
-    return [Case(family, i, _keywords(family, i)) for i in range(CASES)]
+    return [Case(family, i, _keywords(family, i)) for i in range(FEWER.get(family, CASES))]
 
 
 def _keywords(family: str, i: int) -> dict[str, Any]:
@@ -98,12 +102,128 @@ def _keywords(family: str, i: int) -> dict[str, Any]:
     }
     if head_dim is not None:
         keywords["head_dim"] = head_dim
-    if family == "llama":
-        keywords["mlp_bias"] = i % 4 == 1
-    if family == "qwen3":
-        keywords.setdefault("head_dim", 2 * rng.randint(2, 6))
-        keywords |= _windows(i)
+    return OWN[family](keywords, i, rng) if family in OWN else keywords
+
+
+def _llama(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    return keywords | {"mlp_bias": i % 4 == 1}
+
+
+def _qwen3(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    return {"head_dim": 2 * rng.randint(2, 6)} | keywords | _windows(i)
+
+
+def _mixtral(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    del keywords["attention_bias"]
+    own = {"num_local_experts": rng.randint(3, 7), "sliding_window": (None, 3, 11, 1)[i % 4]}
+    return keywords | own | _routed(i)
+
+
+def _qwen2_moe(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    own = {"num_experts": rng.randint(3, 7), "shared_expert_intermediate_size": rng.randint(3, 20)}
+    own |= {"qkv_bias": keywords.pop("attention_bias"), "norm_topk_prob": i % 2 == 0}
+    keywords |= own | _routed(i) | _windows(i) | _sparse(i, rng)
+    # Where none is listed, the even ones of the first layers slide.
+    return keywords | {"max_window_layers": 1 + i % 4}
+
+
+def _qwen3_moe(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    window = {"use_sliding_window": i % 3 == 1, "sliding_window": (3, 11, 1, 64)[i % 4]}
+    own = {"num_experts": rng.randint(3, 7), "norm_topk_prob": i % 2 == 0}
+    return keywords | own | _routed(i) | window | _sparse(i, rng)
+
+
+def _olmoe(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    keywords.pop("head_dim", None)
+    width = rng.choice([10, 14, 16]) if ROPES[i % 6]["rope_type"] == "yarn" else rng.choice([2, 4, 6, 10])
+    own = {"hidden_size": keywords["num_attention_heads"] * width, "clip_qkv": (None, 0.7, None, 0.2)[i % 4]}
+    return keywords | own | {"num_experts": rng.randint(3, 7), "norm_topk_prob": i % 2 == 0} | _routed(i)
+
+
+def _gpt_oss(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    window, layers = (3, 11, 1, 64)[i % 4], keywords["num_hidden_layers"]
+    own = {"num_local_experts": rng.randint(3, 7), "sliding_window": window}
+    own |= {"swiglu_alpha": (1.702, 0.6)[i % 2], "swiglu_limit": (7.0, 0.5, 1.1)[i % 3], "hidden_act": "silu"}
+    if i % 4 == 3:
+        own |= {"layer_types": ["full_attention"] * layers}
+    if i % 4 == 2:
+        own |= {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"][:layers]}
+    return {"head_dim": 2 * rng.randint(2, 6)} | keywords | own | _routed(i)
+
+
+def _deepseek(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    keywords.pop("head_dim", None)
+    heads = (1, 2, 3, 4, 6)[i % 5]
+    rope = dict(ROPES[i % 6])
+    # The logits are scaled where cos and sin are not: with a pair of corrections, and with one that only they read.
+    if i % 6 == 5:
+        rope["mscale_all_dim"] = 0.8
+    return keywords | {
+        "hidden_size": heads * rng.choice([5, 6, 8, 9, 11]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": (heads, None)[i % 2],
+        "q_lora_rank": (None, 7, 12)[i % 3],
+        "kv_lora_rank": rng.choice([3, 8, 11]),
+        "qk_nope_head_dim": rng.choice([3, 4, 7]),
+        "qk_rope_head_dim": rng.choice([10, 14]) if rope["rope_type"] == "yarn" else rng.choice([2, 4, 6]),
+        "v_head_dim": rng.choice([3, 5, 8]),
+        "rope_parameters": rope,
+        "first_k_dense_replace": (1, 0, 2)[i % 3],
+        "n_shared_experts": (1, 2, 0)[i % 3] if i % 5 else 3,
+        "moe_intermediate_size": rng.randint(3, 20),
+        "routed_scaling_factor": (1.0, 2.5, 0.7)[i % 3],
+    }
+
+
+def _deepseek_v2(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    method = ("greedy", "group_limited_greedy")[i % 2]
+    groups, kept, size = ((2, 1, 3), (4, 2, 2), (3, 2, 1), (3, 3, 2))[i // 2 % 4]
+    own = {"n_group": groups, "topk_group": kept, "n_routed_experts": groups * size, "topk_method": method}
+    if method == "greedy":
+        own |= {"n_group": 1, "topk_group": 1}
+    own["num_experts_per_tok"] = min(1 + i % 4, kept * size)
+    own["mlp_bias"] = i % 6 == 4
+    keywords = _deepseek(keywords, i, rng) | own
+    # transformers views channels as complex numbers where they lie, which odd widths before them do not allow.
+    for width in ("kv_lora_rank", "qk_nope_head_dim"):
+        keywords[width] += keywords[width] % 2
+    if keywords["mlp_bias"]:
+        keywords["first_k_dense_replace"] = keywords["num_hidden_layers"]
     return keywords
+
+
+def _deepseek_v3(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    groups, kept, size = ((1, 1, 6), (2, 1, 3), (4, 2, 2), (3, 2, 4), (3, 3, 2))[i % 5]
+    own = {"n_group": groups, "topk_group": kept, "n_routed_experts": groups * size}
+    own |= {"num_experts_per_tok": min(1 + i % 4, kept * size), "norm_topk_prob": i % 3 != 1}
+    return _deepseek(keywords, i, rng) | own | {"rope_interleave": i % 4 != 3}
+
+
+OWN = {
+    "llama": _llama,
+    "qwen3": _qwen3,
+    "mixtral": _mixtral,
+    "qwen2_moe": _qwen2_moe,
+    "qwen3_moe": _qwen3_moe,
+    "olmoe": _olmoe,
+    "deepseek_v2": _deepseek_v2,
+    "deepseek_v3": _deepseek_v3,
+    "kimi_k2": _deepseek_v3,
+    "gpt_oss": _gpt_oss,
+}
+"""What a family adds to the keywords that all have."""
+
+
+def _routed(i: int) -> dict[str, Any]:
+    """One expert for a token, and several; a loss for their balance, and none."""
+    loss = {"output_router_logits": i % 3 == 1, "router_aux_loss_coef": (0.3, 0.02)[i % 2]}
+    return {"num_experts_per_tok": 1 + i % 3} | loss
+
+
+def _sparse(i: int, rng: random.Random) -> dict[str, Any]:
+    """All layers sparse, every second one, and some dense by name."""
+    forms = ({}, {"decoder_sparse_step": 2}, {"mlp_only_layers": [0]})
+    return {"moe_intermediate_size": rng.randint(3, 20), **forms[i % 3]}
 
 
 def _windows(i: int) -> dict[str, Any]:

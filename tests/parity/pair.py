@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,15 +20,18 @@ from torch import Tensor
 from archc.importers import load_config
 from archc.schema import Model
 from tests.built import built, randomise
+from tests.importers.configs import class_of
 from tests.parity.configs import Case
-
-CLASSES = {"llama": "Llama", "qwen3": "Qwen3", "olmo2": "Olmo2"}
 
 FACTOR = 5
 """How far a package may be from the reference, in rounding errors of the reference."""
 
 TINY = 1e-6
 """What counts as equal where the reference happens to round to nothing, relative to the largest value."""
+
+
+NOISE = 1e-5
+"""Relative noise on weights that no choice of experts may turn on: rounding is a hundred times smaller."""
 
 
 class Wide:
@@ -40,6 +44,23 @@ class Wide:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
+
+
+class _Wider(Wide):
+    """The same for routers, which say `torch.float` too."""
+
+    float = torch.float64
+
+
+class _Angles:
+    """`torch` as it is, but for `polar`, whose last bits are not those of `cos` and `sin`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def polar(length: Tensor, angle: Tensor) -> Tensor:
+        return torch.complex(length * angle.cos(), length * angle.sin())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,40 +77,82 @@ class Pair:
     """The reference and the package of one config, built in a folder."""
 
     def __init__(self, case: Case, folder: Path) -> None:
-        self.modeling: ModuleType = importlib.import_module(f"transformers.models.{case.family}.modeling_{case.family}")
-        package = importlib.import_module(f"transformers.models.{case.family}")
-        self.config = getattr(package, f"{CLASSES[case.family]}Config")(**case.keywords)
+        self.case = case
+        self.config = class_of(case.family)(**case.keywords)
+        self.model_class = class_of(case.family, "ForCausalLM")
+        self.modeling: ModuleType = importlib.import_module(self.model_class.__module__)
         self.reference = self._reference(torch.float32)
         randomise(self.reference, seed=case.index)
         self.reference.save_pretrained(folder / "checkpoint")
-        self.spec: Model = load_config(folder / "checkpoint" / "config.json", name=f"{case.family}_{case.index}").model
+        config = folder / "checkpoint" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": case.family}))
+        self.spec: Model = load_config(config, name=f"{case.family}_{case.index}").model
         self.package = built(self.spec, folder)
         self.folder = folder
         generator = torch.Generator().manual_seed(case.index)
-        self.ids = torch.randint(self.spec.vocab, (2, 41), generator=generator)
+        self.ids = self._clear_ids(generator)
         unsaid = torch.rand(self.ids.shape, generator=generator) < 0.3
         self.labels = self.ids.masked_fill(unsaid, -100)
 
     def _reference(self, dtype: torch.dtype) -> Any:
-        name = type(self.config).__name__.replace("Config", "ForCausalLM")
         config = type(self.config).from_dict(self.config.to_dict())
         config._attn_implementation = "eager"
-        return getattr(self.modeling, name)(config).to(dtype).eval()
+        config._experts_implementation = "eager"
+        return self.model_class(config).to(dtype).eval()
 
     @contextmanager
     def wide(self) -> Iterator[Any]:
         """The reference in float64, all of it but the angles of its rotary embedding."""
         model = self._reference(torch.float64)
         model.load_state_dict(self.reference.state_dict())
+        rotary = getattr(self.modeling, self.model_class.__name__.replace("ForCausalLM", "RotaryEmbedding"))
+        angles, narrow = rotary.forward, torch.Tensor.float
+
+        def in_float32(*given: Any, **more: Any) -> Any:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(self.modeling, "torch", _Angles())
+                patch.setattr(torch.Tensor, "float", narrow)
+                return angles(*given, **more)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(self.modeling, "torch", Wide())
+            patch.setattr(self.modeling, "torch", _Wider())
+            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+            patch.setattr(rotary, "forward", in_float32)
             yield model
+
+    # --- choices of experts ------------------------------------------------------------------------
+    def _clear_ids(self, generator: torch.Generator) -> Tensor:
+        """Tokens whose experts rounding cannot turn: two models may then be compared number by number."""
+        for _ in range(20):
+            ids = torch.randint(self.spec.vocab, (2, 41), generator=generator)
+            if self.clear(ids):
+                return ids
+        pytest.fail("no tokens have clear experts")
+
+    @torch.no_grad()
+    def clear(self, ids: Tensor) -> bool:
+        """Whether every token keeps its experts, in every layer, under noise far above rounding."""
+        model = self._reference(torch.float32)
+        model.load_state_dict(self.reference.state_dict())
+        chosen = _chosen(model, ids)
+        if not chosen:
+            return True
+        generator = torch.Generator().manual_seed(0)
+        for p in model.parameters():
+            p.mul_(1 + NOISE * torch.randn(p.shape, generator=generator))
+        return all(torch.equal(a, b) for a, b in zip(chosen, _chosen(model, ids), strict=True))
 
     def ours(self, dtype: torch.dtype) -> Any:
         """The package's model with the weights that the reference saved."""
         model = self.package.Model(dtype=dtype)
         self.package.load_weights(model, self.folder / "checkpoint")
         return model
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the reference adds a loss for the balance of experts."""
+        adds = self.case.family not in ("deepseek_v2", "deepseek_v3", "kimi_k2")
+        return adds and getattr(self.config, "output_router_logits", False)
 
     @cached_property
     def reference32(self) -> Run:
@@ -115,20 +178,39 @@ class Pair:
     def _run_reference(self, model: Any) -> Run:
         narrow = model.dtype == torch.float32
         out = model(self.ids, labels=self.labels if narrow else None, output_hidden_states=True)
-        # The reference takes its loss in float32 whatever its dtype.
-        loss = out.loss if narrow else F.cross_entropy(out.logits[:, :-1].flatten(0, 1), self.labels[:, 1:].flatten())
+        loss = out.loss
+        if not narrow:
+            # The reference takes its cross entropy in float32 whatever its dtype.
+            loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), self.labels[:, 1:].flatten())
+            if getattr(out, "aux_loss", None) is not None:
+                loss = loss + self.config.router_aux_loss_coef * out.aux_loss
         return _run(model, out.logits, loss, out.hidden_states)
 
     def _run_ours(self, model: Any) -> Run:
         out = model(self.ids, labels=self.labels, hidden_states=True)
-        assert torch.equal(out.loss, out.lm_loss)
+        assert torch.equal(out.loss, out.lm_loss) != self.balanced
         return _run(model, out.logits, out.loss, out.hidden_states)
+
+
+def _chosen(model: torch.nn.Module, ids: Tensor) -> list[Tensor]:
+    """The experts of every token, in ascending order, by layer."""
+    found: list[Tensor] = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _given, out: found.append(out[2].sort().values))
+        for module in model.modules()
+        if type(module).__name__.lower().endswith("topkrouter")
+    ]
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def _run(model: torch.nn.Module, logits: Tensor, loss: Tensor, hidden: tuple[Tensor, ...]) -> Run:
     model.zero_grad()
     loss.backward()
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    # transformers has matrices of width 0 where there are no shared experts.
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None and p.numel()}
     return Run(
         logits=logits.detach(),
         loss=loss.detach(),

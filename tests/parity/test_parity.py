@@ -9,11 +9,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.importers.configs import CLASSES
 from tests.laws import LAWS
 from tests.parity.configs import Case, cases
-from tests.parity.pair import CLASSES, FACTOR, TINY, Pair, assert_within_rounding, gap
+from tests.parity.pair import FACTOR, TINY, Pair, assert_within_rounding, gap
+
+pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 
 ALL = [case for family in CLASSES for case in cases(family)]
+
+SAMPLE = (1, 3, 5, 6, 8, 10)
+"""Cases of mixtures of experts that meet every feature of the others at least once."""
+
+SAMPLED = [case for case in ALL if case.index in SAMPLE or case.family in ("llama", "qwen3", "olmo2")]
+"""Cases for what takes long."""
 
 
 @pytest.fixture(scope="module", params=ALL, ids=str)
@@ -57,6 +66,7 @@ def test_float64(pair: Pair) -> None:
         assert apart <= 1e-9 * max(want.norm().item(), 1e-3), name
 
 
+@pytest.mark.parametrize("pair", SAMPLED, indirect=True, ids=str)
 def test_greedy_decoding(pair: Pair) -> None:
     """A cache of ours and a cache of theirs give the same 16 tokens, wherever rounding cannot turn a choice."""
     model = pair.ours(torch.float32)
@@ -67,7 +77,7 @@ def test_greedy_decoding(pair: Pair) -> None:
         prompt = torch.randint(pair.spec.vocab, (1, 9), generator=generator)
         want = _generate(pair, prompt)
         top = pair.reference(want).logits[:, 8:-1].topk(2).values
-        if (top[..., 0] - top[..., 1]).min() > noise:
+        if (top[..., 0] - top[..., 1]).min() > noise and pair.clear(want):
             assert model.generate(prompt, max_new_tokens=16).tolist() == want.tolist()
             return
     pytest.fail("no prompt has clear choices")
@@ -97,6 +107,7 @@ def test_left_padding(pair: Pair) -> None:
     assert_within_rounding(got[at], want[at], exact[at], "logits")
 
 
+@pytest.mark.parametrize("pair", SAMPLED, indirect=True, ids=str)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @given(data=st.data())
 @settings(max_examples=4)

@@ -67,9 +67,9 @@ missing. transformers cannot build this model either.""",
         title="feature that cannot be imported",
         explanation="""\
 transformers honours the value, and a spec cannot say the same: an activation, a kind of rotary positions or a type
-of layer without a drawer, or a quantised checkpoint. Nothing is put in its place. A drawer of your own can add what
-is missing (`archc new drawer`); then write the spec by hand, starting from the import of a config without the
-feature.""",
+of layer without a drawer, or weights stored in a format that packages cannot load. Nothing is put in its place. A
+drawer of your own can add what is missing (`archc new drawer`); then write the spec by hand, starting from the import
+of a config without the feature.""",
         failing=_llama(hidden_act="mish"),
         fixed=_llama(hidden_act="gelu"),
         example="json",
@@ -86,10 +86,10 @@ The spec is that of what transformers really runs.""",
     ),
     Code(
         id="W0602",
-        title="dropout is not imported",
+        title="randomness in training is not imported",
         explanation="""\
-The reference drops values at random in training, at this rate; generated models drop nothing. Inference is the
-same.""",
+The reference drops values, or adds noise to what a router sees, at this rate in training; generated models do
+neither. Inference is the same.""",
         failing=_llama(attention_dropout=0.1),
         fixed=_llama(attention_dropout=0.0),
         example="json",
@@ -98,7 +98,7 @@ same.""",
         id="W0603",
         title="no multi-token prediction to import",
         explanation="""\
-`archc import --mtp` imports the modules that predict further tokens; models of this type have none.""",
+`archc import --mtp` imports the modules that predict further tokens; this config has none.""",
         failing="archc import config.json --mtp\n",
         fixed="archc import config.json\n",
         example="shell",

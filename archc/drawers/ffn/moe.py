@@ -64,9 +64,12 @@ class Moe(FeedForward):
             yield Problem(fields=("shared_hidden",), message="shared experts of width 0")
 
     def tiny(self) -> dict[str, Any]:
-        """The fewest experts, from eight on, among which the router's own twin can choose."""
+        """The fewest experts, from eight on, among which the router's own twin can choose.
+
+        A model of few experts may get a twin of more: its router's groups need not divide so few.
+        """
         router = self.router.model_copy(update=self.router.tiny())
-        counts = range(min(self.experts, TINY_EXPERTS), self.experts)
+        counts = range(min(self.experts, TINY_EXPERTS), 2 * self.experts + 1)
         return {
             "experts": next((n for n in counts if not any(router.misfits(n))), self.experts),
             "hidden": TINY_HIDDEN,

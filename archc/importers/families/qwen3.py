@@ -6,7 +6,8 @@ from typing import Any
 
 from archc.importers.dense import attention, feed_forward, model_fields
 from archc.importers.reader import Reader, shown
-from archc.importers.spec import Drawer, Spec, Tokens
+from archc.importers.spec import Layers, Spec
+from archc.importers.windows import listed, windowed
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 151936,
@@ -29,27 +30,17 @@ DEFAULTS: dict[str, Any] = {
 }
 """Those of `Qwen3Config` in transformers 5.23."""
 
-KINDS = {"full_attention": "full", "attention": "full", "sliding_attention": "sliding"}
-"""The drawer's name for each type of layer; `attention` is what transformers renames to `full_attention`."""
-
 
 def spec(c: Reader) -> Spec:
     """The model that a config of this type means."""
     fields = model_fields(c)
     dim, context = c.whole("hidden_size"), c.whole("max_position_embeddings")
     full = attention(c, dim=dim, context=context, head_dim=c.whole("head_dim"), qk_norm="head")
-    schedule, window = _schedule(c, c.whole("num_hidden_layers"))
-    drawers = {"full": full}
-    if window is not None and "sliding" in schedule:
-        drawers["sliding"] = Drawer("full", {"window": Tokens(window)})
-        if "full" not in schedule:
-            drawers = {"sliding": Drawer("gqa", full.fields | {"window": Tokens(window)})}
     return Spec(
         title="Qwen 3: grouped-query attention with normed queries and keys, gated feed-forward, pre-norm.",
         fields=fields,
-        attention=drawers,
-        schedule=schedule,
-        ffn=feed_forward(c),
+        attention=windowed(full, *_schedule(c, c.whole("num_hidden_layers"))),
+        ffn=Layers.all(feed_forward(c)),
     )
 
 
@@ -59,22 +50,11 @@ def _schedule(c: Reader, layers: int) -> tuple[tuple[str, ...], int | None]:
     if not c.flag("use_sliding_window"):
         window = None
     first = c.value("max_window_layers")
-    types = c.value("layer_types")
-    if types is None:
-        if not isinstance(first, int) or isinstance(first, bool):
-            c.bad("max_window_layers", f"`max_window_layers` must be a whole number, got {shown(first)}")
-            first = 0
-        slide = layers if window is None else first
-        return tuple("full" if i < slide else "sliding" for i in range(layers)), window
-    if not isinstance(types, list) or not all(isinstance(t, str) for t in types) or len(types) != layers:
-        c.bad("layer_types", f"`layer_types` must be a list of {layers} words, one for each layer, got {shown(types)}")
-        return ("full",) * layers, None
-    for unknown in dict.fromkeys(t for t in types if t not in KINDS):
-        c.unsupported(
-            "layer_types",
-            f"layers of type `{unknown}` cannot be imported",
-            "known are `full_attention`, `sliding_attention`",
-        )
-    if "sliding_attention" in types and window is None:
-        c.bad("layer_types", "`sliding_attention` needs `use_sliding_window = true` and a `sliding_window`")
-    return tuple(KINDS.get(t, "full") for t in types), window
+    schedule = listed(c, layers, window, "`use_sliding_window = true` and a `sliding_window`")
+    if schedule is not None:
+        return schedule, window
+    if not isinstance(first, int) or isinstance(first, bool):
+        c.bad("max_window_layers", f"`max_window_layers` must be a whole number, got {shown(first)}")
+        first = 0
+    slide = layers if window is None else first
+    return tuple("full" if i < slide else "sliding" for i in range(layers)), window
