@@ -121,10 +121,12 @@ def _float(scales: Tensor) -> Tensor:
 
 def _fp8_problem(name: str, header: Header, scale: Header, block: Block) -> str | None:
     """What keeps block-FP8 numbers from being read."""
-    *stack, rows, columns = header.shape if len(header.shape) >= 2 else (0, 0)
+    if len(header.shape) not in {2, 3}:
+        return f"{name} is F8_E4M3 {list(header.shape)}, neither a matrix nor a stack of them"
+    *stack, rows, columns = header.shape
     want = (*stack, -(-rows // block[0]), -(-columns // block[1]))
     what = f"{name} is F8_E4M3 {list(header.shape)} in blocks of {block[0]} x {block[1]}"
-    if len(header.shape) not in {2, 3} or scale.dtype not in SCALES or scale.shape != want:
+    if scale.dtype not in SCALES or scale.shape != want:
         return f"{what}, and its scales are {scale.dtype} {list(scale.shape)}, not F32 or F8_E8M0 {list(want)}"
     if stack and name.endswith("gate_up_proj") and rows // 2 % block[0]:
         return f"{what}: one block would hold rows of both gate and up, so its scales have no single meaning"

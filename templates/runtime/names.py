@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -52,6 +52,9 @@ DEEPSEEK: Dialect = (
 )
 """DeepSeek-V2 and V3 as the official inference code has them (`inference/convert.py` of DeepSeek-V3)."""
 DIALECTS = (HUB, MIXTRAL, DEEPSEEK)
+"""Those that are read,"""
+PUBLISHED: dict[str, Dialect] = {"hub": HUB, "mixtral": MIXTRAL}
+"""and those that are written."""
 
 COMPUTED = ("rotary_emb.inv_freq",)
 """Endings of names that old checkpoints carry and this package computes."""
@@ -150,7 +153,7 @@ class Names:
             return Place(name), False
         owner = name
         module = MTP.fullmatch(name)
-        if module and self.has_mtp:
+        if module:
             owner = MTP_REPEATS.get(module[2], name)
         owner = self.tied.get(owner, owner)
         if owner in self.wanted:
@@ -166,13 +169,11 @@ class Names:
     def _parts(self) -> frozenset[Place]:
         return frozenset(place for places in self.places.values() for place in places)
 
-    def hub(self, style: Literal["hub", "mixtral"]) -> dict[str, Place]:
+    def published(self, dialect: Dialect) -> dict[str, Place]:
         """Names of the hub -> what they hold: experts one by one, MTP modules as further layers, repeats included."""
-        dialect = MIXTRAL if style == "mixtral" else HUB
         found = {
             self._hub_name(place.hub_name, dialect): place
             for name in self.wanted
-            if name not in self.tied
             for place in self.places[name] or (Place(name),)
         }
         for depth in sorted({int(m[1]) for m in map(MTP.fullmatch, self.wanted) if m}):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, write, write_sharded
 from .formats import Stored, stored
-from .names import Names, Place
+from .names import PUBLISHED, Names, Place
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -78,15 +78,13 @@ def save_weights(
     them; "mixtral" is the same in Mixtral's words. Files take their places only when all are written.
     """
     path = Path(path)
-    wanted = _tensors(model)
     owners: dict[int, str] = {}
-    own = {name: t for name, t in wanted.items() if owners.setdefault(id(t), name) == name}
-    if names == "transformers":
-        tensors = {name: tensor for name, tensor in own.items() if name not in model.tied_weights}
-    elif names in {"hub", "mixtral"}:
-        places = Names(own, model.tied_weights).hub(names)
-        tensors = {name: place.of(own[place.name]) for name, place in places.items()}
-    else:
+    own = {name: tensor for name, tensor in _tensors(model).items() if name not in model.tied_weights}
+    tensors = {name: tensor for name, tensor in own.items() if owners.setdefault(id(tensor), name) == name}
+    if names in PUBLISHED:
+        places = Names(tensors, model.tied_weights).published(PUBLISHED[names])
+        tensors = {name: place.of(tensors[place.name]) for name, place in places.items()}
+    elif names != "transformers":
         raise ValueError(f"names is {names!r}; this package writes 'transformers', 'hub' or 'mixtral'")
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,22 +167,16 @@ def _fill(
 ) -> None:
     """Reads every source into its place, giving parameters on the meta device memory as their turn comes."""
     homes: dict[int, Tensor] = {}
-    done: set[tuple[int, Place]] = set()
     for place, source in sources.items():
-        tensor = wanted[place.name]
+        home = tensor = wanted[place.name]
         if tensor.is_meta:
             if id(tensor) not in homes:
-                home = torch.empty(tensor.shape, dtype=tensor.dtype, device=device or "cpu")
+                memory = torch.empty(tensor.shape, dtype=tensor.dtype, device=device or "cpu")
                 grad = tensor.requires_grad
-                homes[id(tensor)] = nn.Parameter(home, grad) if isinstance(tensor, nn.Parameter) else home
+                homes[id(tensor)] = nn.Parameter(memory, grad) if isinstance(tensor, nn.Parameter) else memory
             home = homes[id(tensor)]
             _assign(model, place.name, home)
-        else:
-            home = tensor
-        part = (id(tensor), place._replace(name=""))
-        if part not in done:
-            done.add(part)
-            source.copy_to(place.of(home), checkpoint)
+        source.copy_to(place.of(home), checkpoint)
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:

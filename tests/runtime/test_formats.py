@@ -247,6 +247,16 @@ FP8 = torch.ones(20, 40).to(torch.float8_e4m3fn)
             None,
             r"its scales are F32 \[\], not F32 or F8_E8M0 \[1, 1\]",
         ),
+        (
+            {NAME: FP8.view(2, 2, 5, 40), f"{NAME}_scale_inv": torch.ones(2, 2, 1, 1)},
+            None,
+            r"is F8_E4M3 \[2, 2, 5, 40\], neither a matrix nor a stack of them",
+        ),
+        (
+            {NAME: FP8.flatten(), f"{NAME}_scale_inv": torch.ones(7)},
+            None,
+            r"is F8_E4M3 \[800\], neither a matrix nor a stack of them",
+        ),
         ({NAME: FP8.to(torch.float8_e5m2)}, None, "is F8_E5M2, which this package does not read"),
         ({NAME: torch.ones(20, 40, dtype=torch.int8)}, None, "has integers in the checkpoint and floating point"),
         (
@@ -287,6 +297,15 @@ def test_mxfp4_of_the_wrong_shape(tmp_path: Path) -> None:
     save_file({f"{name}_blocks": blocks, f"{name}_scales": scales}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"down_proj is \[2, 64, 6\] in the checkpoint and \[2, 6, 64\] in the model"):
         load_weights(Skeleton({name: (2, 6, 64)}), tmp_path)
+
+
+def test_packed_numbers_beside_the_tensor_itself_are_too_many(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.experts.down_proj"
+    blocks, scales = packed(2, 6, 64)
+    tensors = {name: torch.ones(2, 64, 6), f"{name}_blocks": blocks, f"{name}_scales": scales}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"2 not in the model: {name}_blocks, {name}_scales"):
+        load_weights(Skeleton({name: (2, 64, 6)}), tmp_path)
 
 
 def test_a_scale_without_numbers_belongs_nowhere(tmp_path: Path) -> None:

@@ -238,10 +238,22 @@ def test_an_mtp_layer_is_never_a_layer_of_the_model(tmp_path: Path) -> None:
     assert_same({n: state(model)[n] for n in third}, third)
 
 
-def test_shared_weights_may_stand_in_the_mtp_layer_only(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_shared_weights_may_stand_in_the_mtp_layer_only(tmp_path: Path, prefix: str) -> None:
     saved = Skeleton(shapes(1, 1))
     tensors = hub(saved, 1)
     del tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]
+    save_file({prefix + n.removeprefix("model."): t for n, t in tensors.items()}, tmp_path / "model.safetensors")
+    loaded = Skeleton(shapes(1, 1), seed=1)
+    load_weights(loaded, tmp_path)
+    assert_same(state(loaded), state(saved))
+
+
+def test_what_the_mtp_layer_repeats_counts_less(tmp_path: Path) -> None:
+    saved = Skeleton(shapes(1, 1))
+    tensors = hub(saved, 1)
+    for name in ("embed_tokens", "shared_head.head"):
+        tensors[f"model.layers.1.{name}.weight"] += 1
     save_file(tensors, tmp_path / "model.safetensors")
     loaded = Skeleton(shapes(1, 1), seed=1)
     load_weights(loaded, tmp_path)

@@ -14,7 +14,7 @@ from archc.graph.torch_package import torch_package
 from tests.runtime.handwritten import llama, randomized
 
 torch_package()
-from archc_package.runtime.weights import load_weights  # noqa: E402
+from archc_package.runtime.weights import load_weights, save_weights  # noqa: E402
 
 IDS = torch.arange(12)[None]
 
@@ -208,3 +208,30 @@ def test_a_path_without_weights_is_said_to_be_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="names is 'official'"):
         model.save_weights(tmp_path, names="official")
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("names", ["transformers", "hub"])
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_shared_matrix_is_saved_once(tmp_path: Path, names: str, declared: bool) -> None:
+    """Under the name of its owner, also where the head is registered first; under the first name where none is said."""
+
+    class HeadFirst(torch.nn.Module):
+        tied_weights: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"} if declared else {}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lm_head = torch.nn.Linear(3, 5, bias=False)
+            self.model = torch.nn.Module()
+            self.model.embed_tokens = torch.nn.Embedding(5, 3)
+            self.model.embed_tokens.weight = self.lm_head.weight
+
+    model = HeadFirst()
+    save_weights(model, tmp_path, names=names)
+    saved = load_file(tmp_path / "model.safetensors")
+    name = "model.embed_tokens.weight" if declared else "lm_head.weight"
+    assert saved.keys() == {name}
+    assert torch.equal(saved[name], model.lm_head.weight)
+    other = HeadFirst()
+    load_weights(other, tmp_path)
+    assert torch.equal(other.model.embed_tokens.weight, model.lm_head.weight)
+    assert other.lm_head.weight is other.model.embed_tokens.weight
