@@ -416,8 +416,8 @@ def test_every_style_comes_back_bit_for_bit(layers, depth, experts, biased, name
     assert_same(state(loaded), state(saved))
 
 
-def test_all_names_of_deepseek_v3_find_their_places() -> None:
-    """91,991 tensors of the published checkpoint less 45,808 scales: 46,183; every parameter is filled, once."""
+def deepseek_v3() -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The parameters and buffers of DeepSeek-V3 with its MTP module, and the names of the published checkpoint."""
     wanted: dict[str, torch.Tensor] = {}
     published: list[str] = []
 
@@ -468,8 +468,13 @@ def test_all_names_of_deepseek_v3_find_their_places() -> None:
     published += [
         f"model.layers.61.{leaf}.weight" for leaf in ("eh_proj", "shared_head.norm", "embed_tokens", "shared_head.head")
     ]
-    assert len(published) == 46_183
+    return wanted, published
 
+
+def test_all_names_of_deepseek_v3_find_their_places() -> None:
+    """91,991 tensors of the published checkpoint less 45,808 scales: 46,183; every parameter is filled, once."""
+    wanted, published = deepseek_v3()
+    assert len(published) == 46_183
     filled: dict[str, int] = dict.fromkeys(wanted, 0)
     for key, place, repeats in Names(wanted, {}).read(published):
         assert place is not None, key
