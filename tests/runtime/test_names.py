@@ -348,6 +348,13 @@ def test_a_mixture_with_a_router_has_no_experts_apart(tmp_path: Path) -> None:
     assert load_file(tmp_path / "model.safetensors").keys() == sizes.keys()
 
 
+def test_a_tensor_without_numbers_is_no_surprise(tmp_path: Path) -> None:
+    """transformers stores the matrices of no shared experts: [0, dim]."""
+    model = edited(tmp_path, **{"model.layers.0.mlp.shared_experts.gate_proj.weight": torch.ones(0, DIM)})
+    load_weights(model, tmp_path)
+    assert_same(state(model), state(Skeleton(SMALL)))
+
+
 def test_many_names_are_grouped(tmp_path: Path) -> None:
     Skeleton(shapes(5, 0)).save_weights(tmp_path, names="hub")
     with pytest.raises(ValueError, match="does not fit") as caught:
