@@ -21,7 +21,8 @@ def dispatch(x: Tensor, ids: Tensor, *, experts: int) -> tuple[Tensor, Tensor, T
     ends = torch.searchsorted(chosen, torch.arange(experts, device=ids.device), right=True, out_int32=True)
     if ends.is_cuda and x.dtype != torch.bfloat16:
         ends = ends.cpu()  # the one wait: who multiplies there run by run would wait for it every time
-    return _Dispatch.apply(x.flatten(0, -2), order, ids.shape[-1]), order, ends  # pyright: ignore[reportReturnType]
+    run = _Dispatch.apply if torch.is_grad_enabled() else _rows
+    return run(x.flatten(0, -2), order, ids.shape[-1]), order, ends  # pyright: ignore[reportReturnType]
 
 
 def combine(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
@@ -29,8 +30,19 @@ def combine(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
 
     y [N K, D] in the ``order`` that `dispatch` gave, weights [..., K] in that of the choices. Sums in at least float32.
     """
-    out: Tensor = _Combine.apply(y, weights.flatten(0, -2), order)  # pyright: ignore[reportAssignmentType]
+    run = _Combine.apply if torch.is_grad_enabled() else _combined
+    out: Tensor = run(y, weights.flatten(0, -2), order)  # pyright: ignore[reportAssignmentType]
     return out.view(*weights.shape[:-1], y.shape[-1])
+
+
+def _rows(x: Tensor, order: Tensor, k: int) -> Tensor:
+    """The row of each choice, in order: [N K, D]."""
+    return x.index_select(0, order // k)
+
+
+def _combined(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
+    """The weighted sum of each token's rows: [N, D]."""
+    return _sum(y, _places(order, weights.shape[-1]), weights, y.dtype)
 
 
 def _places(order: Tensor, k: int) -> Tensor:
@@ -56,7 +68,7 @@ class _Dispatch(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, order: Tensor, k: int) -> Tensor:
         ctx.save_for_backward(order)
         ctx.k = k
-        return x.index_select(0, order // k)
+        return _rows(x, order, k)
 
     @staticmethod
     @once_differentiable
@@ -71,7 +83,7 @@ class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
         ctx.save_for_backward(y, weights, order)
-        return _sum(y, _places(order, weights.shape[-1]), weights, y.dtype)
+        return _combined(y, weights, order)
 
     @staticmethod
     @once_differentiable

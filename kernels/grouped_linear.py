@@ -23,7 +23,8 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None 
         return y if bias is None else y + bias.index_select(0, _groups(ends, x.shape[0]))
     if torch.compiler.is_compiling():
         return grouped_linear_forward(x, weight, ends, bias)
-    return _GroupedLinear.apply(x, weight, ends, bias)  # pyright: ignore[reportReturnType]
+    run = _GroupedLinear.apply if torch.is_grad_enabled() else _product
+    return run(x, weight, ends, bias)  # pyright: ignore[reportReturnType]
 
 
 def _multiplied_on_device(x: Tensor, weight: Tensor, ends: Tensor) -> bool:
@@ -40,32 +41,31 @@ def _groups(ends: Tensor, rows: int) -> Tensor:
     return torch.searchsorted(ends, torch.arange(rows, device=ends.device, dtype=ends.dtype), right=True)
 
 
-def _runs(ends: Tensor, rows: int) -> list[tuple[int, slice]]:
-    """The groups that have rows, and which."""
-    if ends.is_meta:  # no data, so as even as can be: the products of any split are the same work
-        count = ends.shape[0]
-        bounds = [rows * (e + 1) // count for e in range(count)]
-    else:
-        bounds = ends.tolist()
-    runs, begin = [], 0
+def _runs(ends: Tensor, rows: int) -> tuple[list[int], list[int]]:
+    """The groups that have rows, and how many each has."""
+    count = ends.shape[0]
+    # Without data as even as can be: the products of any split are the same work
+    bounds = [rows * (e + 1) // count for e in range(count)] if ends.is_meta else ends.tolist()
+    groups, sizes, begin = [], [], 0
     for group, end in enumerate(bounds):
         if end > begin:
-            runs.append((group, slice(begin, end)))
+            groups.append(group)
+            sizes.append(end - begin)
             begin = end
     if begin != rows:
         raise ValueError(f"the groups end at row {begin} of {rows}")
-    return runs
+    return groups, sizes
 
 
 def _product(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
     """What `grouped_linear` gives."""
-    y = x.new_empty(x.shape[0], weight.shape[1])
-    across = weight.mT
-    for group, rows in _runs(ends, x.shape[0]):
+    groups, sizes = _runs(ends, x.shape[0])
+    y, across = x.new_empty(x.shape[0], weight.shape[1]), weight.mT
+    for group, rows, out in zip(groups, x.split_with_sizes(sizes), y.split_with_sizes(sizes), strict=True):
         if bias is None:
-            torch.mm(x[rows], across[group], out=y[rows])
+            torch.mm(rows, across[group], out=out)
         else:
-            torch.addmm(bias[group], x[rows], across[group], out=y[rows])
+            torch.addmm(bias[group], rows, across[group], out=out)
     return y
 
 
@@ -73,16 +73,18 @@ def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, biased: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of x, weight and bias (None without one)."""
-    runs = _runs(ends, x.shape[0])
+    groups, sizes = _runs(ends, x.shape[0])
     dx = torch.empty_like(x)
     # Laid out as the weight is, which may be a transposed view: a gradient in another layout would be copied
-    dweight = torch.empty_like(weight) if len(runs) == weight.shape[0] else torch.zeros_like(weight)
+    dweight = torch.empty_like(weight) if len(groups) == weight.shape[0] else torch.zeros_like(weight)
     dbias = grad.new_zeros(weight.shape[:2]) if biased else None
-    for group, rows in runs:
-        torch.mm(grad[rows], weight[group], out=dx[rows])
-        torch.mm(grad[rows].mT, x[rows], out=dweight[group])
+    for group, slope, rows, out in zip(
+        groups, grad.split_with_sizes(sizes), x.split_with_sizes(sizes), dx.split_with_sizes(sizes), strict=True
+    ):
+        torch.mm(slope, weight[group], out=out)
+        torch.mm(slope.mT, rows, out=dweight[group])
         if dbias is not None:
-            torch.sum(grad[rows], 0, out=dbias[group])
+            torch.sum(slope, 0, out=dbias[group])
     return dx, dweight, dbias
 
 
