@@ -15,6 +15,7 @@ from archc.cli import main
 
 SPEC = str(Path(__file__).parent / "specs" / "mixed.arch")
 SMALL = str(Path(__file__).parent / "specs" / "small.arch")
+ROUTED = str(Path(__file__).parent / "specs" / "routed.arch")
 
 
 def invoke(*words: str) -> Result:
@@ -23,8 +24,8 @@ def invoke(*words: str) -> Result:
 
 @pytest.mark.parametrize(
     "spec",
-    [pytest.param("llama_3_1_8b", marks=pytest.mark.slow), SPEC, SMALL],
-    ids=["llama", "mixed", "small"],
+    [pytest.param("llama_3_1_8b", marks=pytest.mark.slow), SPEC, SMALL, ROUTED],
+    ids=["llama", "mixed", "small", "routed"],
 )
 def test_every_law_of_a_fresh_build_holds(spec: str, tmp_path: Path) -> None:
     """As a user runs it: its own process, from a folder that has nothing to do with the project."""
