@@ -34,6 +34,7 @@ def facts(name: str, width: int, dtype: torch.dtype, target: str) -> Facts:
         "swiglu forward": (swiglu_forward, x, x, None),
         "swiglu backward": (swiglu_backward, x, x, x, None),
         "swiglu backward, limit": (swiglu_backward, x, x, x, 7.0),
+        "swiglu backward, gpt-oss": (swiglu_backward, x, x, x, 7.0, 1.702, 1.0),
         "rotate half": (rotate_channels, heads, angles, "half", "first", False),
         "rotate interleaved": (rotate_channels, heads, angles, "interleaved", "last", True),
     }
@@ -49,6 +50,7 @@ CASES = [
     *((name, 4096, FP32, "sm_90") for name in ROWS),
     *((name, 16384, dtype, "sm_90") for name in ROWS[:2] for dtype in (BF16, FP32)),
     ("swiglu backward, limit", 4096, BF16, "sm_90"),
+    ("swiglu backward, gpt-oss", 4096, BF16, "sm_90"),
     *((name, width, BF16, "sm_90") for name in ROTATIONS for width in (64, 128, 512)),
     ("rotate half", 36, FP32, "sm_90"),
     *((name, 4096, BF16, target) for target in OTHER_TARGETS for name in BACKWARD),

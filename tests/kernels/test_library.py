@@ -98,6 +98,7 @@ def _operands(dtype: torch.dtype) -> dict[str, tuple[Any, tuple[Any, ...]]]:
         "rms_norm backward, no weight": (rms_norm_backward, (grad, x, None, rstd, False)),
         "swiglu": (swiglu_forward, (leaf(x), leaf(up), None)),
         "swiglu, limit": (swiglu_forward, (leaf(x), leaf(up), 1.0)),
+        "swiglu, gpt-oss": (swiglu_forward, (leaf(x), leaf(up), 7.0, 1.702, 1.0)),
         "swiglu backward": (swiglu_backward, (grad, x, up, 1.0)),
         "rotate": (rotate_channels, (leaf(heads), angles, "half", "first", False)),
         "rotate, interleaved": (rotate_channels, (leaf(heads), angles, "interleaved", "last", True)),

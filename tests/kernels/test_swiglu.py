@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,21 +19,31 @@ if TYPE_CHECKING:
     from tests.kernels.support.worker import Worker
 
 
-def oracle(gate: Tensor, up: Tensor, *, limit: float | None) -> Tensor:
+PLAIN: dict[str, Any] = {"limit": None}
+GPT_OSS: dict[str, Any] = {"limit": 7.0, "alpha": 1.702, "shift": 1.0}
+SETTINGS = st.fixed_dictionaries(
+    {"limit": st.sampled_from((None, 0.5, 1.0, 7.0))},
+    optional={"alpha": st.sampled_from((0.5, 1.702)), "shift": st.sampled_from((1.0, -0.3))},
+)
+
+
+def oracle(gate: Tensor, up: Tensor, *, limit: float | None, alpha: float = 1.0, shift: float = 0.0) -> Tensor:
     if limit is not None:
         gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
-    return gate / (1 + torch.exp(-gate)) * up
+    return gate / (1 + torch.exp(-alpha * gate)) * (up + shift)
 
 
-def check(got: list[Tensor | None], gate: Tensor, up: Tensor, upstream: Tensor, limit: float | None) -> None:
+def check(got: list[Tensor | None], gate: Tensor, up: Tensor, upstream: Tensor, settings: dict[str, Any]) -> None:
     """The output and gradients are near those of the oracle in float64."""
-    out, dgate, dup = exact(oracle, (gate, up), upstream, limit=limit)
+    out, dgate, dup = exact(oracle, (gate, up), upstream, **settings)
+    limit, alpha, shift = settings["limit"], settings.get("alpha", 1.0), abs(settings.get("shift", 0.0))
     x, bound = gate.double(), up.double().abs()
     if limit is not None:
         x, bound = x.clamp(max=limit), bound.clamp(max=limit)
-    # The slope is s (1 + x (1 - s)), whose terms may cancel.
-    summands = upstream.double().abs() * bound * torch.sigmoid(x) * (1 + x.abs())
-    for mine, theirs, size in zip(got, (out, dgate, dup), (None, summands, None), strict=True):
+    # Of up + shift, and of the slope s (1 + alpha x (1 - s)), the terms may cancel.
+    bound, opened = bound + shift, torch.sigmoid(alpha * x)
+    terms = (bound * x.abs() * opened, upstream.double().abs() * bound * opened * (1 + alpha * x.abs()), None)
+    for mine, theirs, size in zip(got, (out, dgate, dup), terms, strict=True):
         assert mine is not None and theirs is not None and mine.dtype == gate.dtype
         assert_near(mine, theirs, size)
 
@@ -47,7 +57,7 @@ def check(got: list[Tensor | None], gate: Tensor, up: Tensor, upstream: Tensor, 
     layout=layouts.layouts,
     up_layout=layouts.layouts,
     upstream_layout=layouts.layouts,
-    limit=st.sampled_from((None, 0.5, 1.0, 7.0)),
+    how=SETTINGS,
     scale=st.sampled_from((0.3, 1.0, 6.0)),
     seed=layouts.seeds,
 )
@@ -60,7 +70,7 @@ def test_kernels_are_near_float64(
     layout: str,
     up_layout: str,
     upstream_layout: str,
-    limit: float | None,
+    how: dict[str, Any],
     scale: float,
     seed: int,
 ) -> None:
@@ -68,21 +78,29 @@ def test_kernels_are_near_float64(
     gate = layouts.random(shape, seed=seed, dtype=dtype, layout=layout, scale=scale)
     up = layouts.random(shape, seed=seed + 1, dtype=dtype, layout=up_layout, scale=scale)
     upstream = layouts.random(shape, seed=seed + 2, dtype=dtype, layout=upstream_layout)
-    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, limit=limit), gate, up, upstream, limit)
-    check(value_and_gradients(reference, (gate, up), upstream, limit=limit), gate, up, upstream, limit)
+    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, **how), gate, up, upstream, how)
+    check(value_and_gradients(reference, (gate, up), upstream, **how), gate, up, upstream, how)
 
 
 @pytest.mark.parametrize(("rows", "width"), [(3, 14336), (5, 11008), (2, 2048), (9, 2112), (2, 10000)])
 def test_widths_of_real_models(interpreted: Worker, rows: int, width: int) -> None:
     gate, up, upstream = (layouts.random((rows, width), seed=s, dtype=torch.bfloat16) for s in range(3))
-    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, limit=None), gate, up, upstream, None)
+    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, **PLAIN), gate, up, upstream, PLAIN)
 
 
 def test_halves_of_one_projection_are_read_in_place(interpreted: Worker) -> None:
     fused = layouts.random((4, 5, 256), seed=1, dtype=torch.bfloat16)
     gate, up = fused.chunk(2, dim=-1)
     upstream = layouts.random((4, 5, 128), seed=2, dtype=torch.bfloat16)
-    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, limit=None), gate, up, upstream, None)
+    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, **PLAIN), gate, up, upstream, PLAIN)
+
+
+def test_interleaved_branches_of_one_projection(interpreted: Worker) -> None:
+    """As gpt-oss stores them: channels of gate and up take turns."""
+    fused = layouts.random((4, 5, 256), seed=1, dtype=torch.bfloat16, scale=3.0)
+    gate, up = fused.unflatten(-1, (128, 2)).unbind(-1)
+    upstream = layouts.random((4, 5, 128), seed=2, dtype=torch.bfloat16)
+    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, **GPT_OSS), gate, up, upstream, GPT_OSS)
 
 
 @pytest.mark.parametrize("run", ["interpreted", "reference"])
@@ -110,7 +128,7 @@ def test_nan_is_not_hidden_by_the_limit(interpreted: Worker, limit: float | None
 def test_huge_gradients_stay_finite(interpreted: Worker, dtype: torch.dtype) -> None:
     gate, up = (layouts.random((5, 64), seed=s, dtype=dtype, scale=15.0) for s in (1, 2))
     upstream = layouts.random((5, 64), seed=3, dtype=dtype, scale=1e30)
-    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, limit=None), gate, up, upstream, None)
+    check(interpreted(value_and_gradients, swiglu, (gate, up), upstream, **PLAIN), gate, up, upstream, PLAIN)
 
 
 def test_float64_stays_float64(interpreted: Worker) -> None:

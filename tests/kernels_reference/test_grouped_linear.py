@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels import grouped_linear as module
-from kernels.grouped_linear import grouped_linear, grouped_linear_forward
+from kernels.grouped_linear import grouped_linear, grouped_linear_backward, grouped_linear_forward
 
 OPERATOR = pytest.mark.parametrize("product", [grouped_linear, grouped_linear_forward], ids=["plain", "operator"])
 """Both ways to run it: in plain PyTorch, and as the opaque operator that a compiler sees."""
@@ -103,6 +103,18 @@ def test_meta_tensors_cost_the_same() -> None:
         y = grouped_linear(x, weight, ends, bias)  # pyright: ignore[reportArgumentType]
     assert y.shape == (11, 3)
     assert counter.get_total_flops() == 2 * 11 * 5 * 3
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("inputs_first", [False, True])
+def test_the_operators_are_known_to_compilers(biased: bool, inputs_first: bool) -> None:
+    """Schema, fake tensors, autograd and tracing."""
+    x, weight, ends, bias = operands([2, 0, 3], biased=biased, inputs_first=inputs_first)
+    leaves = [None if t is None else t.detach().requires_grad_() for t in (x, weight, bias)]
+    forward = torch.library.opcheck(grouped_linear_forward, (leaves[0], leaves[1], ends, leaves[2]))
+    grad = torch.ones(5, 3, dtype=torch.float64)
+    backward = torch.library.opcheck(grouped_linear_backward, (grad, x, weight, ends, biased))
+    assert set(forward.values()) == set(backward.values()) == {"SUCCESS"}
 
 
 def test_rows_outside_every_group_are_refused() -> None:

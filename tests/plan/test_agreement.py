@@ -53,6 +53,17 @@ SPECS = {
     "  rope = yarn { factor = 4, original = 16, mscale = 0.7, mscale_all_dim = 0.5, pairs = interleaved } }\n"
     "attention wide = mla { heads = 3, kv_rank = 2, nope_dim = 5, rope_dim = 3, v_dim = 10 }\n"
     "ffn = swiglu { hidden = 9 }\nschedule { attention = [low * 2, wide] }",
+    "routed": "dim = 18, layers = 4\n"
+    "attention = gqa { heads = 3, kv_heads = 1, rope = rope }\n"
+    "ffn dense = swiglu { hidden = 21, activation = glu { alpha = 1.3, shift = 0.5, clamp = 1 } }\n"
+    "ffn mix = moe { experts = 12, hidden = 11, shared = 2,\n"
+    "  router = sigmoid { active = 3, groups = 4, keep_groups = 2, scale = 2.5, balance_weight = 1e-2 } }\n"
+    "ffn gated = moe { experts = 5, hidden = 9, shared = 1, shared_hidden = 14, shared_gate = true, names = qwen,\n"
+    "  activation = gelu_tanh, router = softmax { active = 2, balance_weight = 1e-1, balance = batch } }\n"
+    "ffn clamped = moe { experts = 6, hidden = 10, bias = true, names = gpt_oss,\n"
+    "  activation = glu { alpha = 1.702, shift = 1, clamp = 7 },\n"
+    "  router = softmax { active = 4, topk_first = true, bias = true } }\n"
+    "schedule { ffn = [dense, mix, gated, clamped] }",
     "no_attention": "dim = 16, layers = 3\n"
     "attention full = gqa { heads = 2, rope = yarn { factor = 4, original = 16 } }\n"
     "ffn mix = swiglu { hidden = 40 }\nschedule { attention = [full, none, full], ffn = [none, mix, mix] }",
@@ -64,6 +75,15 @@ SPECS = {
     "schedule { attention = [far, local] }\nmtp = concat { depth = 3, ffn = swiglu { hidden = 12, bias = true } }",
 }
 """What no importer reads, by name."""
+
+PARTS = {
+    "self_attn": "attention",
+    "mlp": "dense_ffn",
+    r"mlp\.(gate|router)": "router",
+    r"mlp\.experts": "experts",
+    r"mlp\.shared_expert(s|_gate)?": "shared_experts",
+}
+"""What the modules of a layer count as."""
 
 FURTHER = [name for name, text in SPECS.items() if "mtp" in text]
 
@@ -158,11 +178,12 @@ def test_flops_of_decoding(both: Both, batch: int, past: int) -> None:
 def test_flops_by_component(both: Both) -> None:
     """What every module runs is what the plan says of its component."""
     _, mode = _cached(both, 2, 0, SPAN)
-    run = dict.fromkeys(("attention", "dense_ffn"), 0)
+    run = dict.fromkeys(("attention", "dense_ffn", "router", "experts", "shared_experts"), 0)
     for name, counts in mode.get_flop_counts().items():
-        for part, component in (("self_attn", "attention"), ("mlp", "dense_ffn")):
+        for part, component in PARTS.items():
             if re.fullmatch(rf".*layers\.\d+\.{part}", name):
                 run[component] += sum(counts.values())
+    run["dense_ffn"] -= run["router"] + run["experts"] + run["shared_experts"]  # parts of a mixture
     run["head"] = mode.get_total_flops() - sum(run.values())
     planned = both.executed("prefill", 2, SPAN, SPAN).by_component
     assert {component: flops for component, flops in planned.items() if flops} == {c: n for c, n in run.items() if n}

@@ -1,0 +1,80 @@
+"""Mixtures of experts: rules between their fields, and twins in which routing still has to choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from archc.plan import plan, shrink
+from tests.resolve.support import GQA, one, only, spec
+
+
+def moe(fields: str, router: str) -> str:
+    return spec(f"{GQA}ffn = moe {{ hidden = 30, {fields}, router = {router} }}")
+
+
+@pytest.mark.parametrize(
+    ("fields", "router", "place", "message"),
+    [
+        ("experts = 8", "softmax { active = 9 }", "softmax { active = 9 }", "active = 9 is more than the 8 experts"),
+        (
+            "experts = 8",
+            "sigmoid { active = 2, groups = 3 }",
+            "sigmoid { active = 2, groups = 3 }",
+            "groups = 3 does not divide experts = 8",
+        ),
+        (
+            "experts = 12",
+            "sigmoid { active = 7, groups = 4, keep_groups = 2 }",
+            "sigmoid { active = 7, groups = 4, keep_groups = 2 }",
+            "active = 7 is more than the 6 experts in keep_groups = 2 groups",
+        ),
+        ("experts = 8, shared_gate = true", "softmax { active = 2 }", "true", "there is no shared expert"),
+        ("experts = 8, shared_hidden = 9", "softmax { active = 2 }", "9", "there is no shared expert"),
+        ("experts = 8, shared = 1, shared_hidden = 0", "softmax { active = 2 }", "0", "shared experts of width 0"),
+    ],
+)
+def test_rules(fields: str, router: str, place: str, message: str) -> None:
+    """Reported at what was written, whichever drawer knows the rule."""
+    problem = only(moe(fields, router))
+    assert (problem.code, problem.message) == ("E0210", message)
+    assert problem.span is not None and place in problem.span.text
+
+
+def mixture(text: str) -> Any:
+    return one(text).schedule[0].ffn
+
+
+def test_shared_experts_are_as_wide_as_so_many() -> None:
+    assert mixture(moe("experts = 8, shared = 3", "softmax { active = 2 }")).shared_hidden == 90
+    assert mixture(moe("experts = 8, shared = 1, shared_hidden = 50", "softmax { active = 2 }")).shared_hidden == 50
+
+
+def test_an_activation_has_fields_of_its_own() -> None:
+    assert mixture(moe("experts = 8, activation = glu { clamp = 10 }", "softmax { active = 2 }")).activation.clamp == 10
+    problem = only(moe("experts = 8, activation = glu { clamp = 0 }", "softmax { active = 2 }"))
+    assert (problem.code, problem.message) == ("E0204", "`clamp` must be greater than 0, got 0")
+
+
+@pytest.mark.parametrize(
+    ("fields", "router"),
+    [
+        ("experts = 256, shared = 1", "sigmoid { active = 8, groups = 8, keep_groups = 4 }"),  # DeepSeek-V3
+        ("experts = 160, shared = 2", "softmax { active = 6, groups = 8, keep_groups = 3 }"),  # DeepSeek-V2
+        ("experts = 72", "sigmoid { active = 6, groups = 3, keep_groups = 2 }"),
+        ("experts = 384, shared = 1", "sigmoid { active = 8 }"),  # Kimi K2
+        ("experts = 8", "softmax { active = 2 }"),
+        ("experts = 5", "softmax { active = 4 }"),
+        ("experts = 2", "softmax { active = 1 }"),
+    ],
+)
+def test_a_twin_still_has_to_choose(fields: str, router: str) -> None:
+    """Few experts, more than a token uses; a limit on groups still keeps some out."""
+    model = one(moe(fields, router))
+    whole, small = model.schedule[0].ffn, shrink(model).schedule[0].ffn
+    assert small.router.active < small.experts <= 12
+    assert not list(small.problems())
+    assert (small.router.keep_groups < small.router.groups) == (whole.router.keep_groups < whole.router.groups)
+    assert bool(small.shared_hidden) == bool(small.shared) == bool(whole.shared)
+    plan(shrink(model))
