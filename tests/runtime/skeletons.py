@@ -123,3 +123,29 @@ def like(model: nn.Module, *, seed: int = 1, **settings: Any) -> Skeleton:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     buffers = tuple(name for name, _ in model.named_buffers() if name in shapes)
     return Skeleton(shapes, buffers=buffers, seed=seed, **settings)
+
+
+DIM, VOCAB = 6, 11
+
+
+def layer(prefix: str, experts: int) -> dict[str, tuple[int, ...]]:
+    """Parameters of a layer with attention in one matrix, and experts."""
+    return {
+        f"{prefix}.input_layernorm.weight": (DIM,),
+        f"{prefix}.self_attn.o_proj.weight": (DIM, DIM),
+        f"{prefix}.mlp.gate.weight": (experts, DIM),
+        f"{prefix}.mlp.experts.gate_up_proj": (experts, 10, DIM),
+        f"{prefix}.mlp.experts.down_proj": (experts, DIM, 5),
+    }
+
+
+def shapes(layers: int, depth: int, experts: int = 3) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model with MTP modules."""
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCAB, DIM)}
+    for n in range(layers):
+        found |= layer(f"model.layers.{n}", experts)
+    found |= {"model.norm.weight": (DIM,), "lm_head.weight": (VOCAB, DIM)}
+    for k in range(depth):
+        found |= {f"mtp.{k}.{name}.weight": (DIM,) for name in ("enorm", "hnorm", "norm")}
+        found |= {f"mtp.{k}.eh_proj.weight": (DIM, 2 * DIM)} | layer(f"mtp.{k}", experts)
+    return found
