@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sequence_balance(scores: Tensor, ids: Tensor, time: Any) -> Tensor:
-    """Sum over experts of f P, the mean over sequences: 1 where loads are even, the number of experts at most.
+    """Sum over experts of f P, the mean over sequences: 1 where loads are even, E / K at most.
 
     Of a sequence of T tokens that choose K of E experts each, f = E / (K T) times the choices of an expert, and P its
     mean score over the tokens, after the scores of each token are divided by their sum. scores [B, S, E], ids
