@@ -212,7 +212,7 @@ def _with_std(made: ast.expr, specs: list[ParamSpec]) -> ast.expr:
 def _raw(spec: ParamSpec) -> list[str]:
     """The declaration of a parameter or buffer of the module itself."""
     if spec.buffer:
-        return [f'        self.register_buffer("{spec.name}", {_value(spec)})']
+        return [f"        self.{spec.name} = nn.Buffer({_value(spec)})"]
     return [f"        self.{spec.name} = {_value(spec)}"]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from archc import resources
 from archc.emit.module import print_model
 from archc.emit.readme import figures
+from archc.emit.training import losses, router_biases
 from archc.graph import Graph
 from archc.graph.gradient import learned
 from archc.schema import Model
@@ -83,6 +84,8 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
             }
             for p in graph.parameters()
         ],
+        "losses": losses(model, graph),
+        "router_biases": router_biases(graph),
         "cost": cost,
     }
 

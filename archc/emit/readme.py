@@ -30,6 +30,13 @@ WORKLOADS = {
     "decode": "decoding, token {context} of a row",
 }
 
+LOSSES = {
+    "sequence_balance": "evens out the loads of experts in each sequence; {layers}, each 1 at best",
+    "batch_balance": "evens out the loads of experts over all tokens; {layers} together",
+    "cross_entropy": "next-token cross entropy of {modules} of multi-token prediction, their mean",
+}
+"""What the losses of `plan.json` are for."""
+
 
 def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> dict[str, Any]:
     """Rows and sentences of the README. ``plan`` and ``twin``: what `plan.json` and `tests/tiny_plan.json` hold."""
@@ -42,6 +49,7 @@ def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> d
         "parameters": [(COMPONENTS[c], f"{n:,}", _share(n / stored)) for c, n in params["by_component"].items() if n],
         "stored": f"{stored:,}",
         "conventions": _conventions(params),
+        "training": [*map(_loss, plan["losses"]), *map(_bias, plan["router_biases"])],
         "weights": size(2 * stored),
         "flops": [_flops(plan["cost"][mode], label) for mode, label in WORKLOADS.items()],
         "cache": _cache(cache, plan["context"]),
@@ -77,6 +85,23 @@ def _conventions(params: Mapping[str, int]) -> list[tuple[str, str]]:
     if params["buffers"]:
         rows.append(("buffers, not trained by gradient", params["buffers"]))
     return [(label, f"{n:,}") for label, n in rows]
+
+
+def _loss(loss: Mapping[str, Any]) -> str:
+    n = loss["layers"]
+    meaning = LOSSES[loss["kind"]].format(layers=_counted(n, "layer"), modules=_counted(n, "module"))
+    return f'`out.losses["{loss["name"]}"]`, in `out.loss` with weight {loss["weight"]:g}: {meaning}.'
+
+
+def _bias(biases: Mapping[str, Any]) -> str:
+    return (
+        f"`model.after_step()` after each optimizer step moves the biases of {_counted(biases['routers'], 'router')} by"
+        f" {biases['rate']:g} towards even loads, counted in training since the last call over all processes."
+    )
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def _flops(report: Mapping[str, Any], label: str) -> tuple[str, str, str, str]:

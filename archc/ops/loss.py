@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import ClassVar
 
 from archc.ops.base import Cost, Op, Type, Workload, expr, need
 
@@ -26,6 +27,8 @@ class Loss(Effect, abstract=True):
     A term is evaluated only where the caller gave labels, and is reported unweighted.
     """
 
+    name: ClassVar[str]
+    """What the loss is called in ``out.losses``."""
     weight: float
 
 
@@ -37,6 +40,7 @@ class SequenceBalance(Loss):
     scores [B, S, E], ids of the chosen experts [B, S, K]. The mean over all sequences; padding never counts.
     """
 
+    name = "balance"
     needs = {"sequence_balance": "kernels.balance"}
     island = True
 
@@ -45,7 +49,8 @@ class SequenceBalance(Loss):
 
     def code(self, scores: ast.expr, ids: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
-            'step.add_loss("balance", sequence_balance, scores, ids, time, weight=w)',
+            "step.add_loss(name, sequence_balance, scores, ids, time, weight=w)",
+            name=self.name,
             scores=scores,
             ids=ids,
             time=time,
@@ -60,6 +65,7 @@ class BatchBalance(Loss):
     scores [B, S, E], probabilities; ids of the chosen experts [B, S, K]. Padding never counts.
     """
 
+    name = "balance"
     needs = {"batch_balance": "kernels.balance", "batch_shares": "kernels.balance"}
     island = True
 
@@ -68,7 +74,8 @@ class BatchBalance(Loss):
 
     def code(self, scores: ast.expr, ids: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
-            'step.add_loss("balance", batch_shares, scores, ids, time, weight=w, finish=batch_balance)',
+            "step.add_loss(name, batch_shares, scores, ids, time, weight=w, finish=batch_balance)",
+            name=self.name,
             scores=scores,
             ids=ids,
             time=time,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -114,3 +115,45 @@ def test_sizes(n: float, shown: str) -> None:
 )
 def test_scaled_numbers(n: float, shown: str) -> None:
     assert scaled(n) == shown
+
+
+def test_what_training_asks_for_is_said(tmp_path: Path) -> None:
+    """Losses with their weights, and the step that moves biases; nothing of it where there is neither."""
+    mixture = "moe {{ experts = 8, hidden = 16, router = {} }}"
+    level = mixture.format("sigmoid { active = 2, bias_rate = 0.002, balance_weight = 1e-4 }")
+    other = mixture.format("softmax { active = 2, balance = batch, balance_weight = 0.01 }")
+    spec = tmp_path / "routed.arch"
+    spec.write_text(f"""arch 1
+
+model routed {{
+  vocab = 50, dim = 16, layers = 3, context = 64
+  attention full = gqa {{ heads = 2, rope = rope {{ theta = 10e3 }} }}
+  ffn level = {level}
+  ffn other = {other}
+  mtp = concat {{ depth = 2, weight = 0.25, ffn = swiglu {{ hidden = 8 }} }}
+  schedule {{ ffn = [level * 2, other] }}
+}}
+""")
+    files = package(archc.load(spec))
+    plan = json.loads(files["plan.json"])
+    assert plan["losses"] == [
+        {"name": "balance", "kind": "sequence_balance", "weight": 1e-4, "layers": 2},
+        {"name": "balance", "kind": "batch_balance", "weight": 0.01, "layers": 1},
+        {"name": "mtp", "kind": "cross_entropy", "weight": 0.25, "layers": 2},
+    ]
+    assert plan["router_biases"] == [{"rate": 0.002, "routers": 2}]
+    said = [
+        line for line in files["README.md"].splitlines() if line.startswith(("- `out.losses", "- `model.after_step"))
+    ]
+    assert [line.partition(":")[0] for line in said[:3]] == [
+        '- `out.losses["balance"]`, in `out.loss` with weight 0.0001',
+        '- `out.losses["balance"]`, in `out.loss` with weight 0.01',
+        '- `out.losses["mtp"]`, in `out.loss` with weight 0.25',
+    ]
+    assert len(said) == 4
+    assert "biases of 2 routers by 0.002" in said[3]
+
+
+def test_nothing_is_said_of_what_a_model_has_not(text: str) -> None:
+    assert "after_step" not in text
+    assert "out.losses" not in text

@@ -132,7 +132,7 @@ def test_a_router_runs_in_float32_where_the_model_does_not() -> None:
 
 # --- transformers --------------------------------------------------------------------------------
 EXPERTS = 8
-REFERENCES: dict[str, tuple[str, str, dict[str, Any], Router]] = {
+REFERENCES: dict[str, tuple[str, str, dict[str, Any], Softmax | Sigmoid]] = {
     "mixtral": ("mixtral", "Mixtral", {}, Softmax(active=3, renormalise=True)),
     "olmoe": ("olmoe", "Olmoe", {"norm_topk_prob": False}, Softmax(active=3)),
     "olmoe renormalised": ("olmoe", "Olmoe", {"norm_topk_prob": True}, Softmax(active=3, renormalise=True)),

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import Model as FullModel
 from .. import load_weights
 from .tiny_model import Model
-from .twin import COLUMNS, DTYPES, FULL, TINY, assert_same, fresh, logits, tokens, twin
+from .twin import COLUMNS, DTYPES, FULL, TINY, assert_same, fresh, logits, randomise, tokens, twin
 
 REWIND = 8
 
@@ -304,7 +304,39 @@ def test_loss_is_the_mean_over_real_next_tokens(data: st.DataObject) -> None:
     for out, found in ((padded, rows), (packed, parts)):
         want = sum(float(total) for total, _ in found) / max(1, sum(n for _, n in found))
         assert float(out.lm_loss) == pytest.approx(want, abs=1e-9)
+        assert out.losses.keys() == {loss["name"] for loss in TINY["losses"]}
         assert out.losses or torch.equal(out.loss, out.lm_loss)
+
+
+def test_the_total_is_the_language_loss_and_every_other_by_its_weight() -> None:
+    model, ids = twin(), tokens(3, COLUMNS, seed=20)
+    with torch.no_grad():
+        out = model(ids, labels=ids)
+        assert model(ids).losses == {}
+    weights = {loss["name"]: loss["weight"] for loss in TINY["losses"]}
+    if len(weights) == len(TINY["losses"]):  # else layers add to one loss by different weights
+        want = float(out.lm_loss) + sum(weight * float(out.losses[name]) for name, weight in weights.items())
+        assert float(out.loss) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.skipif(not TINY["router_biases"], reason="no router has a bias that training moves")
+def test_biases_move_towards_even_loads_after_a_step_and_never_in_a_forward() -> None:
+    model, ids = fresh(dtype=torch.float64), tokens(3, COLUMNS, seed=21)
+    randomise(model)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model(ids, labels=ids, attention_mask=(ids > 0).long()).loss.backward()
+    loads = [(load, load.count.clone()) for load in model.loads]
+    assert len(loads) == sum(entry["routers"] for entry in TINY["router_biases"])
+    logits(model.eval(), ids)
+    assert all(torch.equal(load.count, count) and int(count.sum()) > 0 for load, count in loads)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    old = [load.bias.clone() for load, _ in loads]
+    model.after_step()
+    for (load, count), bias in zip(loads, old, strict=True):
+        assert torch.equal((load.bias - bias).sign(), (count.sum() - len(count) * count).sign())
+    new = [load.bias.clone() for load, _ in loads]
+    model.after_step()
+    assert all(torch.equal(load.bias, bias) for (load, _), bias in zip(loads, new, strict=True))
 
 
 def test_the_gradient_reaches_every_parameter_and_is_that_of_the_loss() -> None:
