@@ -21,7 +21,8 @@ from tests.built import imported
 settings.register_profile("first failure", settings.get_profile("quick"), phases=[Phase.generate])
 
 Fault = Callable[["Planted"], None]
-FAULTS: list[tuple[Fault, str]] = []
+FAULTS: list[tuple[str, Fault, str]] = []
+"""The package that a fault is planted in (a fixture), the fault, and a law that must notice it."""
 
 
 class Planted:
@@ -40,11 +41,11 @@ class Planted:
         return self.module("tests.tiny_model")
 
 
-def breaks(*laws: str) -> Callable[[Fault], Fault]:
-    """Marks a fault that these laws (`test_...` without the prefix) must notice."""
+def breaks(*laws: str, of: str = "mixed") -> Callable[[Fault], Fault]:
+    """Marks a fault that these laws (`test_...` without the prefix) of a package must notice."""
 
     def register(fault: Fault) -> Fault:
-        FAULTS.extend((fault, law) for law in laws)
+        FAULTS.extend((of, fault, law) for law in laws)
         return fault
 
     return register
@@ -70,19 +71,17 @@ def _first_failure_only():
     settings.load_profile("quick")
 
 
-@pytest.fixture
-def planted(mixed: Path, tmp_path: Path) -> Planted:
-    return Planted(shutil.copytree(mixed, tmp_path / mixed.name))
-
-
-@pytest.mark.parametrize(("fault", "name"), FAULTS, ids=lambda x: x if isinstance(x, str) else x.__name__)
+@pytest.mark.parametrize(("of", "fault", "name"), FAULTS, ids=lambda x: x if isinstance(x, str) else x.__name__)
 def test_a_fault_is_noticed(
-    planted: Planted,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
+    of: str,
     fault: Fault,
     name: str,
 ) -> None:
+    planted = Planted(shutil.copytree(request.getfixturevalue(of), tmp_path / of))
     modules = [planted.module(f"tests.{home}") for home in ("test_properties", "test_plan")]
     home = next(module for module in modules if hasattr(module, f"test_{name}"))
     broken = law(home, name, {"tmp_path_factory": tmp_path_factory, "monkeypatch": monkeypatch})
@@ -199,6 +198,70 @@ def boundaries_are_targets(p: Planted) -> None:
     rows.targets = across
 
 
+@breaks("the_total_is_the_language_loss_and_every_other_by_its_weight", of="routed")
+def losses_count_in_full(p: Planted) -> None:
+    effects = p.module("runtime.effects").Effects
+    losses = effects.losses
+    effects.losses = lambda self: ((name, value, 1.0) for name, value, _ in losses(self))
+
+
+@breaks("the_total_is_the_language_loss_and_every_other_by_its_weight", of="routed")
+def losses_are_reported_by_weight(p: Planted) -> None:
+    effects = p.module("runtime.effects").Effects
+    losses = effects.losses
+    effects.losses = lambda self: ((name, weight * value, 1.0) for name, value, weight in losses(self))
+
+
+@breaks("loss_is_the_mean_over_real_next_tokens", of="routed")
+def balance_is_left_out(p: Planted) -> None:
+    p.tiny.StepBase.add_loss = lambda self, name, *operands, **how: None
+
+
+BIASES = "biases_move_towards_even_loads_after_a_step_and_never_in_a_forward"
+
+
+@breaks(BIASES, of="routed")
+def biases_move_towards_the_busy(p: Planted) -> None:
+    def update(loads, buffers, group=None):
+        for load in loads:
+            load.bias += load.rate * (len(load.count) * load.count - load.count.sum()).sign()
+            load.count.zero_()
+
+    p.module("runtime.model").update = update
+
+
+@breaks(BIASES, of="routed")
+def loads_are_never_forgotten(p: Planted) -> None:
+    module = p.module("runtime.model")
+    update = module.update
+
+    def remembering(loads, buffers, group=None):
+        counts = [load.count.clone() for load in loads]
+        update(loads, buffers, group)
+        for load, count in zip(loads, counts, strict=True):
+            load.count += count
+
+    module.update = remembering
+
+
+@breaks(BIASES, of="routed")
+def evaluation_counts(p: Planted) -> None:
+    model = p.module("runtime.model").LanguageModel
+    model.eval = lambda self: self
+
+
+@breaks(BIASES, of="routed")
+def biases_move_in_the_forward(p: Planted) -> None:
+    module = p.module("runtime.step")
+    count = module.StepBase.count_loads
+
+    def at_once(self, bias, ids, rate):
+        bias += rate
+        count(self, bias, ids, rate)
+
+    module.StepBase.count_loads = at_once
+
+
 @breaks("the_gradient_reaches_every_parameter_and_is_that_of_the_loss")
 def norms_are_frozen(p: Planted) -> None:
     module = p.module("runtime.modules")
@@ -250,7 +313,7 @@ def logits_are_widened(p: Planted) -> None:
 
 @breaks("saved_weights_come_back_bit_for_bit")
 def weights_are_rounded_on_disk(p: Planted) -> None:
-    module = p.module("runtime.weights")
+    module = p.module("runtime.checkpoint")
     save = module.save_file
 
     def rounded(data, *where, **how):
@@ -317,4 +380,4 @@ def test_every_law_has_a_fault(mixed: Path) -> None:
         laws = {
             name.removeprefix("test_") for name in vars(package.module(f"tests.{module}")) if name.startswith("test_")
         }
-        assert laws <= {name for _, name in FAULTS}, laws - {name for _, name in FAULTS}
+        assert laws <= {name for _, _, name in FAULTS}, laws - {name for _, _, name in FAULTS}
