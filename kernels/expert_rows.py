@@ -64,11 +64,12 @@ def _sum(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.dtyp
 class _Dispatch(torch.autograd.Function):
     """Rows of x by choice; backward sums those of a token in a fixed order, in float32, on every device."""
 
+    forward = staticmethod(_rows)
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, k: int) -> Tensor:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, order, ctx.k = inputs
         ctx.save_for_backward(order)
-        ctx.k = k
-        return _rows(x, order, k)
 
     @staticmethod
     @once_differentiable
@@ -80,10 +81,11 @@ class _Dispatch(torch.autograd.Function):
 class _Combine(torch.autograd.Function):
     """The weighted sum; keeps y as it came, not a float32 copy of it."""
 
+    forward = staticmethod(_combined)
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
-        ctx.save_for_backward(y, weights, order)
-        return _combined(y, weights, order)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable

@@ -91,11 +91,13 @@ def _gradients(
 class _GroupedLinear(torch.autograd.Function):
     """The product in plain PyTorch, with a gradient that touches only groups with rows."""
 
+    forward = staticmethod(_product)
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, ends, bias = inputs
         ctx.save_for_backward(x, weight, ends)
         ctx.biased = bias is not None
-        return _product(x, weight, ends, bias)
 
     @staticmethod
     @once_differentiable
@@ -130,15 +132,9 @@ def _(grad: Tensor, x: Tensor, weight: Tensor, ends: Tensor, biased: bool) -> tu
     return torch.empty_like(x), torch.empty_like(weight), grad.new_empty(weight.shape[:2] if biased else (0,))
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, ends, bias = inputs
-    ctx.save_for_backward(x, weight, ends)
-    ctx.biased = bias is not None
-
-
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
     dx, dweight, dbias = grouped_linear_backward(grad, *ctx.saved_tensors, ctx.biased)
     return dx, dweight, None, dbias if ctx.biased else None
 
 
-grouped_linear_forward.register_autograd(_backward, setup_context=_setup)
+grouped_linear_forward.register_autograd(_backward, setup_context=_GroupedLinear.setup_context)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels import grouped_linear as module
+from kernels.expert_rows import combine, dispatch
 from kernels.grouped_linear import grouped_linear, grouped_linear_backward, grouped_linear_forward
 
 OPERATOR = pytest.mark.parametrize("product", [grouped_linear, grouped_linear_forward], ids=["plain", "operator"])
@@ -133,6 +134,19 @@ def test_a_second_derivative_is_refused(product: Product, message: str) -> None:
     (grad,) = torch.autograd.grad(product(leaf, weight, ends, None).square().sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match=message):
         grad.sum().backward()
+
+
+def test_gradients_by_torch_func() -> None:
+    """Experts inside a function whose gradient is asked for, as per-parameter analyses do."""
+    x, weight, ends, _ = operands([2, 0, 3], biased=False, inputs_first=False)
+    ids = torch.tensor([[0], [0], [2], [2], [2]])
+
+    def loss(w: Tensor) -> Tensor:
+        rows, order, ends = dispatch(x, ids, experts=3)
+        return combine(grouped_linear(rows, w, ends), torch.ones(5, 1, dtype=torch.float64), order).square().sum()
+
+    y = grouped_linear(x, leaf := weight.clone().requires_grad_(), ends)
+    torch.testing.assert_close(torch.func.grad(loss)(weight), torch.autograd.grad(y.square().sum(), leaf)[0])
 
 
 @pytest.mark.parametrize("biased", [False, True])
