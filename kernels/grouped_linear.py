@@ -43,11 +43,10 @@ def _groups(ends: Tensor, rows: int) -> Tensor:
 
 def _runs(ends: Tensor, rows: int) -> tuple[list[int], list[int]]:
     """The groups that have rows, and how many each has."""
-    count = ends.shape[0]
-    # Without data as even as can be: the products of any split are the same work
-    bounds = [rows * (e + 1) // count for e in range(count)] if ends.is_meta else ends.tolist()
+    if ends.is_meta:
+        return [0], [rows]  # without data any split will do: the products are the same work
     groups, sizes, begin = [], [], 0
-    for group, end in enumerate(bounds):
+    for group, end in enumerate(ends.tolist()):
         if end > begin:
             groups.append(group)
             sizes.append(end - begin)
