@@ -24,7 +24,8 @@ class Sigmoid(Grouped):
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         scores = self.scores(g, self.logits(g, x, experts))
         bias = g.param("e_score_correction_bias", (experts,), role="bias", init="zeros", dtype="fp32", buffer=True)
-        ids = self.best(g, scores + bias, of_group=2)
+        choice = scores + bias
+        ids = self.best(g, choice, of_group=2)
         weights = g.gather(scores, ids)
         if self.renormalise:
             weights = g.normalize(weights, eps=1e-20)
