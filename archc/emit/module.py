@@ -108,11 +108,13 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
     if model.mtp is not None:
         lines.append(f"    mtp_weight = {model.mtp.weight}")
     arguments = ["device: torch.device | str | None = None", "dtype: torch.dtype = torch.float32"]
-    arguments += ["mtp: bool = True"] if model.mtp is not None else []
+    written = [f"self, *, {', '.join(arguments)}"]
+    if model.mtp is not None:  # too wide for one line
+        written = [f"{argument}," for argument in ("self", "*", *arguments, "mtp: bool = True")]
     lines += [
         "",
         "    def __init__(",
-        f"        self, *, {', '.join(arguments)}",
+        *("        " + line for line in written),
         "    ) -> None:",
         "        super().__init__()",
         "        with building(device, dtype):",
