@@ -1,0 +1,176 @@
+"""Generated packages against transformers on the same weights: ``python -m bench.against_transformers``.
+
+One thread, float32, tiny widths (8 layers, width 512, 16 experts of which 4 are active, 512 tokens), so that the work
+between matrix products shows. The two take turns within one process, round after round; a ratio is that of the medians.
+transformers runs as it configures itself, and with each other implementation of its experts that works on a CPU: what
+is printed is measured against the fastest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import DeepseekV3Config, Qwen3MoeConfig
+
+from archc import build
+from archc.importers import load_config
+
+TOKENS, DECODED = 512, 16
+EXPERTS = ("grouped_mm", "eager")
+"""Implementations of experts in transformers: the one it chooses for itself, and the loop over experts."""
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 1024,
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "moe_intermediate_size": 256,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_experts_per_tok": 4,
+    "max_position_embeddings": 2048,
+}
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **SIZES, num_key_value_heads=2, head_dim=64, num_experts=16, norm_topk_prob=True
+    ),
+    "deepseek_v3": lambda: DeepseekV3Config(
+        **SIZES,
+        num_key_value_heads=8,
+        q_lora_rank=192,
+        kv_lora_rank=128,
+        qk_nope_head_dim=64,
+        qk_rope_head_dim=32,
+        v_head_dim=64,
+        n_routed_experts=16,
+        n_shared_experts=1,
+        n_group=4,
+        topk_group=2,
+        first_k_dense_replace=1,
+    ),
+}
+GOALS = {
+    "qwen3_moe": {"prefill": 1.2, "decode": 1.5, "train": 1.1},
+    "deepseek_v3": {"prefill": 1.2, "decode": 2.0, "train": 1.1},
+}
+"""How many times as fast as transformers a package is meant to be."""
+
+
+class Contender:
+    """A model with what the three workloads need."""
+
+    def __init__(self, model: torch.nn.Module, ids: torch.Tensor, cached: Callable[[torch.Tensor, Any], Any]) -> None:
+        self.model, self.ids, self._cached = model, ids, cached
+        self.cache: Any = None
+
+    @torch.no_grad()
+    def prefill(self) -> None:
+        """All tokens into an empty cache."""
+        self.model.eval()
+        self.cache = self._cached(self.ids, None)
+
+    @torch.no_grad()
+    def decode(self) -> None:
+        """The tokens after them, one by one."""
+        for _ in range(DECODED):
+            self.cache = self._cached(self.ids[:, :1], self.cache)
+
+    def train(self) -> None:
+        """Forward and backward of a loss."""
+        self.model.train()
+        self.model(self.ids, labels=self.ids).loss.backward()
+        self.model.zero_grad()
+
+
+def ours(folder: Path, ids: torch.Tensor) -> Contender:
+    """The package of a checkpoint."""
+    imported = load_config(folder / "config.json", name=f"bench_{folder.name}")
+    path = build(imported.model, folder)
+    spec = importlib.util.spec_from_file_location(path.name, path / "__init__.py", submodule_search_locations=[str(path)])
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[path.name] = package
+    spec.loader.exec_module(package)
+    model = package.Model()
+    package.load_weights(model, folder)
+
+    def cached(tokens: torch.Tensor, cache: Any) -> Any:
+        cache = model.new_cache(1, TOKENS + DECODED) if cache is None else cache
+        model(tokens, cache=cache)
+        return cache
+
+    return Contender(model, ids, cached)
+
+
+def theirs(config: Any, folder: Path, experts: str, ids: torch.Tensor) -> Contender:
+    """The same checkpoint in transformers."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, experts_implementation=experts)
+
+    def cached(tokens: torch.Tensor, cache: Any) -> Any:
+        return model(tokens, past_key_values=cache, use_cache=True).past_key_values
+
+    return Contender(model, ids, cached)
+
+
+def compare(name: str, rounds: int) -> list[tuple[str, float, dict[str, float]]]:
+    """(workload, our seconds, seconds of each implementation of transformers), medians over interleaved rounds."""
+    torch.manual_seed(0)
+    config = CONFIGS[name]()
+    ids = torch.randint(config.vocab_size, (1, TOKENS))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        contenders = {"archc": ours(folder, ids)} | {e: theirs(config, folder, e, ids) for e in EXPERTS}
+        agree(contenders)
+        spent: dict[tuple[str, str], list[float]] = {}
+        for turn in range(rounds + 1):
+            for label, contender in contenders.items():
+                for workload in ("prefill", "decode", "train"):
+                    started = time.perf_counter()
+                    getattr(contender, workload)()
+                    if turn:  # the first round warms up
+                        spent.setdefault((workload, label), []).append(time.perf_counter() - started)
+    median = {key: statistics.median(times) for key, times in spent.items()}
+    return [
+        (w, median[w, "archc"], {e: median[w, e] for e in EXPERTS}) for w in ("prefill", "decode", "train")
+    ]
+
+
+@torch.no_grad()
+def agree(contenders: dict[str, Contender]) -> None:
+    """Raises AssertionError unless all give the same logits: only equal work is compared."""
+    logits = [c.model.eval()(c.ids).logits for c in contenders.values()]
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0], rtol=1e-3, atol=1e-3)
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description="Generated packages against transformers on the same weights.")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds")
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    print(f"one thread, float32, {TOKENS} tokens, median of {rounds} interleaved rounds, milliseconds\n")
+    columns = "".join(f"{'tf ' + e:>16}" for e in EXPERTS)
+    print(f"{'model':<14}{'workload':<10}{'archc':>9}{columns}{'ratio':>8}{'aim':>6}")
+    for name, goals in GOALS.items():
+        for workload, mine, others in compare(name, rounds):
+            per = DECODED if workload == "decode" else 1
+            shown = "".join(f"{1e3 * t / per:>16.1f}" for t in others.values())
+            ratio = min(others.values()) / mine
+            print(f"{name:<14}{workload:<10}{1e3 * mine / per:>9.1f}{shown}{ratio:>8.2f}{goals[workload]:>6.1f}")
+
+
+if __name__ == "__main__":
+    main()
