@@ -1,7 +1,7 @@
 """Generated packages against transformers on the same weights: ``python -m bench.against_transformers``.
 
 One thread, float32, tiny widths (8 layers, width 512, 16 experts of which 4 are active, 512 tokens), so that the work
-between matrix products shows. The two take turns within one process, round after round; a ratio is that of the medians.
+between matrix products shows. Times are those of the processor, so that what else a machine does counts little. The two take turns within one process, round after round; a ratio is that of the medians.
 transformers runs as it configures itself, and with each other implementation of its experts that works on a CPU: what
 is printed is measured against the fastest.
 """
@@ -135,10 +135,10 @@ def compare(name: str, rounds: int) -> list[tuple[str, float, dict[str, float]]]
         for turn in range(rounds + 1):
             for label, contender in contenders.items():
                 for workload in ("prefill", "decode", "train"):
-                    started = time.perf_counter()
+                    started = time.process_time()
                     getattr(contender, workload)()
                     if turn:  # the first round warms up
-                        spent.setdefault((workload, label), []).append(time.perf_counter() - started)
+                        spent.setdefault((workload, label), []).append(time.process_time() - started)
     median = {key: statistics.median(times) for key, times in spent.items()}
     return [
         (w, median[w, "archc"], {e: median[w, e] for e in EXPERTS}) for w in ("prefill", "decode", "train")
