@@ -17,7 +17,7 @@ PARALLEL := -n $(WORKERS) --dist worksteal
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: $(STAMP) ## check, cost, build and train a small Llama (about two minutes)
+demo: $(STAMP) ## check, cost, build and train a small DeepSeek-V3 (about two minutes)
 	@$(BIN)/archc demo $(ARGS)
 
 test: $(STAMP) ## the tests, without the slow ones (four to eight minutes on two cores)
@@ -41,8 +41,10 @@ format: $(STAMP) ## ruff format, safe fixes, archc fmt
 	@$(BIN)/ruff format .
 	@$(BIN)/archc fmt specs/*.arch
 
-bench: $(STAMP) ## cold process times of the commands against bare Python
-	@$(BIN)/python -m bench.start_up $(ARGS)
+bench: $(STAMP) ## start-up times of the commands; packages against transformers on the same weights
+	@$(BIN)/python -m bench.start_up
+	@echo
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.against_transformers $(ARGS)
 
 install: $(STAMP) ## make the virtual environment, nothing else
 

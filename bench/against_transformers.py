@@ -1,9 +1,9 @@
 """Generated packages against transformers on the same weights: ``python -m bench.against_transformers``.
 
-One thread, float32, tiny widths (8 layers, width 512, 16 experts of which 4 are active, 512 tokens), so that the work
-between matrix products shows. Times are those of the processor, so that what else a machine does counts little. The two take turns within one process, round after round; a ratio is that of the medians.
-transformers runs as it configures itself, and with each other implementation of its experts that works on a CPU: what
-is printed is measured against the fastest.
+One thread, float32, small widths (8 layers, width 512, 16 experts of which 4 are active, 512 tokens), so that what is
+done between matrix products shows. The contenders take turns within one process, round after round; times are those of
+the processor, so that what else the machine does counts little, and a ratio is that of medians. transformers runs with
+each implementation of its experts that works on a CPU at these sizes; ratios are to the faster one.
 """
 
 from __future__ import annotations
@@ -95,8 +95,11 @@ def ours(folder: Path, ids: torch.Tensor) -> Contender:
     """The package of a checkpoint."""
     imported = load_config(folder / "config.json", name=f"bench_{folder.name}")
     path = build(imported.model, folder)
-    spec = importlib.util.spec_from_file_location(path.name, path / "__init__.py", submodule_search_locations=[str(path)])
-    assert spec is not None and spec.loader is not None
+    spec = importlib.util.spec_from_file_location(
+        path.name, path / "__init__.py", submodule_search_locations=[str(path)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
     package = importlib.util.module_from_spec(spec)
     sys.modules[path.name] = package
     spec.loader.exec_module(package)
@@ -140,9 +143,7 @@ def compare(name: str, rounds: int) -> list[tuple[str, float, dict[str, float]]]
                     if turn:  # the first round warms up
                         spent.setdefault((workload, label), []).append(time.process_time() - started)
     median = {key: statistics.median(times) for key, times in spent.items()}
-    return [
-        (w, median[w, "archc"], {e: median[w, e] for e in EXPERTS}) for w in ("prefill", "decode", "train")
-    ]
+    return [(w, median[w, "archc"], {e: median[w, e] for e in EXPERTS}) for w in ("prefill", "decode", "train")]
 
 
 @torch.no_grad()

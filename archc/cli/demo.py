@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
     from archc.cli._demo.training import Progress
 
-SPEC = "llama_3_1_8b"
+SPEC = "deepseek_v3"
 PROMPTS = ("The following statement", "If an exception")
 """What the trained model continues: the kind of sentence its text is made of."""
 NEW_BYTES = 220
+DRAFTS = 2
 
 NEXT = (
     ("test {out}/{spec}", "the laws that the package carries, on its twin"),
     ("plan {spec}", "layers, graph and kernels"),
     ("cost {spec} --mode train --seq 8Ki", "another workload"),
-    ("cost {spec} --explain params.by_component.attention", "one figure taken apart"),
-    ("cost {spec} --set attention.kv_heads=1", "what multi-query attention would save"),
-    ("drawers attention/gqa", "what can be set"),
-    ("check llama_3_1_70b llama_3_1_405b", "the same model, larger: a few lines each"),
+    ("cost {spec} --explain params.by_component.experts", "one figure taken apart"),
+    ("cost {spec} --set attention.kv_rank=256", "what a narrower latent would save"),
+    ("drawers attention/mla", "what can be set"),
+    ("check kimi_k2 gpt_oss_120b qwen3_235b_a22b", "its neighbours: a few lines each"),
 )
 """Commands that a stranger may want to try, and what each does."""
 
@@ -48,7 +49,7 @@ NEXT = (
 )
 @click.pass_context
 def command(ctx: click.Context, seconds: float, out: Path) -> None:
-    """Check, cost and build a Llama of 8 billion parameters; train its tiny twin on bytes, and let it write."""
+    """Check, cost and build DeepSeek-V3, 671 billion parameters; train its tiny twin on bytes, and let it write."""
     from rich.console import Console
 
     from archc import resources
@@ -66,9 +67,10 @@ def command(ctx: click.Context, seconds: float, out: Path) -> None:
     _title(console, "It becomes a PyTorch package that stands alone")
     _archc(ctx, console, "build", SPEC, "-o", str(out))
     code = (out / SPEC / "model.py").read_text(encoding="utf-8")
-    console.print(f"\nThe attention in its model.py, {code.count(chr(10)):,} lines in all:\n")
-    shown = _method(code, "Attention", "forward", console.width)
-    console.print(shown, style="cyan", markup=False, soft_wrap=True)
+    console.print(f"\nThe attention and the experts in its model.py, {code.count(chr(10)):,} lines in all:")
+    for part in ("Attention", "Experts"):
+        shown = _method(code, part, "forward", console.width)
+        console.print(f"\n{shown}", style="cyan", markup=False, soft_wrap=True)
     console.print("\nand a twin of the same structure that fits any computer:\n")
     _archc(ctx, console, "build", SPEC, "--tiny", "-o", str(out / "tiny"))
 
@@ -77,6 +79,8 @@ def command(ctx: click.Context, seconds: float, out: Path) -> None:
     model = _train(console, out / "tiny" / SPEC, seconds)
     _title(console, "It continues sentences, with a cache")
     _write(console, model)
+    _title(console, "It drafts with its own prediction module, and verifies")
+    _speculate(console, model)
 
     _title(console, "What to try next")
     width = max(len(words.format(spec=SPEC, out=out)) for words, _ in NEXT)
@@ -167,3 +171,16 @@ def _write(console: Console, model: Any) -> None:
         console.print(prompt, style="bold", end="")
         speed = generate(model, prompt, NEW_BYTES, write)
         console.print(f" ...\n\n[dim]{NEW_BYTES} bytes, {speed:,.0f} a second[/dim]\n")
+
+
+def _speculate(console: Console, model: Any) -> None:
+    """Prints how many passes the most likely text takes, one token at a time and with drafts."""
+    from archc.cli._demo.training import most_likely
+
+    plain, alone = most_likely(model, PROMPTS[0], NEW_BYTES, drafts=0)
+    drafted, run = most_likely(model, PROMPTS[0], NEW_BYTES, drafts=DRAFTS)
+    same = "the same" if drafted == plain else "other"
+    console.print(
+        f"{NEW_BYTES} bytes, the most likely each time: {alone.forwards} passes one by one, {run.forwards} with "
+        f"{DRAFTS} drafts a pass,\nof which {run.acceptance or 0:.0%} were right; {same} bytes."
+    )

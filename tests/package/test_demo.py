@@ -46,17 +46,30 @@ def test_the_loss_falls(shown: tuple[str, Path]) -> None:
 def test_it_shows_the_full_model_and_writes_both_packages(shown: tuple[str, Path]) -> None:
     text, folder = shown
     for expected in (
-        "8,030,261,248",
-        "$ archc check llama_3_1_8b",
-        "$ archc cost llama_3_1_8b",
-        "attend(q, keys, values",
+        "671,026,404,352",
+        "$ archc check deepseek_v3",
+        "$ archc cost deepseek_v3",
+        "latent_attend(",
+        "grouped_linear(rows, self.gate_up_proj, ends)",
     ):
         assert expected in text
-    for package in ("llama_3_1_8b", "tiny/llama_3_1_8b"):
+    for package in ("deepseek_v3", "tiny/deepseek_v3"):
         assert (folder / "build" / "demo" / package / "model.py").is_file()
     assert "\x1b" not in text, "escape sequences belong to terminals"
     said, _, _ = text.partition("It continues sentences")
     assert max(map(len, said.splitlines())) < 120
+
+
+def test_drafts_save_passes_and_change_nothing(shown: tuple[str, Path]) -> None:
+    told = re.search(
+        r"(\d+) passes one by one, (\d+) with 2 drafts a pass,\nof which (\d+)% were right; the same bytes", shown[0]
+    )
+    assert told is not None
+    alone, drafted, right = map(int, told.groups())
+    assert alone == 220
+    # Every pass gives one token and those of its drafts that were right
+    assert 220 / 3 <= drafted <= alone
+    assert (drafted < alone) == (right > 0)
 
 
 @pytest.mark.parametrize("words", [words for words, _ in NEXT if not words.startswith("test")])
@@ -71,7 +84,7 @@ def test_it_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(_needs, "find_spec", lambda name: None)
     result = CliRunner().invoke(main, ["demo", "-o", str(tmp_path / "out")])
     assert result.exit_code == 2
-    assert "8,030,261,248" in result.output, "what needs no torch runs first"
+    assert "671,026,404,352" in result.output, "what needs no torch runs first"
     assert "pip install torch safetensors" in result.output
 
 

@@ -136,3 +136,12 @@ def generate(model: Any, prompt: str, new: int, write: Callable[[str], Any]) -> 
         generator=torch.Generator().manual_seed(SEED),
     )
     return new / (time.perf_counter() - start)
+
+
+def most_likely(model: Any, prompt: str, new: int, drafts: int) -> tuple[list[int], Any]:
+    """The most likely bytes after a prompt, up to `drafts` of them drafted for each pass, and what the model says of
+    how that went.
+    """
+    ids = as_ids(prompt.encode())[None]
+    out = model.generate(ids, max_new_tokens=new, speculate=drafts)
+    return out[0, ids.shape[1] :].tolist(), model.last_generation
