@@ -114,7 +114,7 @@ def ours(folder: Path, ids: torch.Tensor) -> Contender:
     return Contender(model, ids, cached)
 
 
-def theirs(config: Any, folder: Path, experts: str, ids: torch.Tensor) -> Contender:
+def theirs(folder: Path, experts: str, ids: torch.Tensor) -> Contender:
     """The same checkpoint in transformers."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, experts_implementation=experts)
 
@@ -132,7 +132,7 @@ def compare(name: str, rounds: int) -> list[tuple[str, float, dict[str, float]]]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        contenders = {"archc": ours(folder, ids)} | {e: theirs(config, folder, e, ids) for e in EXPERTS}
+        contenders = {"archc": ours(folder, ids)} | {e: theirs(folder, e, ids) for e in EXPERTS}
         agree(contenders)
         spent: dict[tuple[str, str], list[float]] = {}
         for turn in range(rounds + 1):
