@@ -182,5 +182,6 @@ def _speculate(console: Console, model: Any) -> None:
     same = "the same" if drafted == plain else "other"
     console.print(
         f"{NEW_BYTES} bytes, the most likely each time: {alone.forwards} passes one by one, {run.forwards} with "
-        f"{DRAFTS} drafts a pass,\nof which {run.acceptance or 0:.0%} were right; {same} bytes."
+        f"{DRAFTS} drafts a pass,\nof which {run.acceptance or 0:.0%} were right; {same} bytes.",
+        soft_wrap=True,
     )

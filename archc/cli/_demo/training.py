@@ -32,7 +32,7 @@ class Progress:
     step: int
     seconds: float
     done: float  # part of the time that has passed, up to 1
-    loss: float  # nats a byte, averaged over the last steps
+    loss: float  # of the next byte, in nats, averaged over the last steps
     held_out: float | None  # measured now, or None
     bytes_per_second: float
 
@@ -66,14 +66,14 @@ def train(model: Any, corpus: Corpus, seconds: float, checks: int = 6) -> Iterat
         for group in optimizer.param_groups:
             group["lr"] = rate(step, done)
         batch = sample(text, ROWS, batches)
-        loss = model(batch, labels=batch).loss
+        out = model(batch, labels=batch)
         optimizer.zero_grad()
-        loss.backward()
+        out.loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         model.after_step()
         step += 1
-        average = smoothed(average, float(loss.detach()), step)
+        average = smoothed(average, float(out.lm_loss.detach()), step)
         passed = time.perf_counter() - start
         done = min(1.0, passed / seconds)
         check = done * checks >= measured + 1 or done == 1
