@@ -22,7 +22,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What a demo of a few seconds prints to a pipe, and where it ran."""
     folder = tmp_path_factory.mktemp("demo")
     ran = subprocess.run(
-        [sys.executable, "-m", "archc", "demo", "--seconds", "8"],
+        [sys.executable, "-m", "archc", "demo", "--seconds", "12"],
         cwd=folder,
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
         capture_output=True,
