@@ -22,6 +22,9 @@ from archc.version import VERSION
 PLAN = "plan.json"
 """The file that says what a package is, and which files archc wrote."""
 
+MTP_TESTS = "tests/test_mtp.py"
+"""The laws of models that predict further tokens, which other packages do not carry."""
+
 RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 """Runtime modules that every package exports from."""
 
@@ -49,6 +52,8 @@ def files(
     for path in sorted((resources.templates() / "package").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             name = str(path.relative_to(resources.templates() / "package"))
+            if name == MTP_TESTS and model.mtp is None:
+                continue
             if name.endswith(".j2"):
                 out[name.removesuffix(".j2")] = _render(path, **shown)
             else:

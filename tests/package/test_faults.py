@@ -6,6 +6,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from tests.built import imported
 settings.register_profile("first failure", settings.get_profile("quick"), phases=[Phase.generate])
 
 Fault = Callable[["Planted"], None]
+HOMES = ("test_properties", "test_plan", "test_mtp")
 FAULTS: list[tuple[str, Fault, str]] = []
 """The package that a fault is planted in (a fixture), the fault, and a law that must notice it."""
 
@@ -82,7 +84,7 @@ def test_a_fault_is_noticed(
     name: str,
 ) -> None:
     planted = Planted(shutil.copytree(request.getfixturevalue(of), tmp_path / of))
-    modules = [planted.module(f"tests.{home}") for home in ("test_properties", "test_plan")]
+    modules = [planted.module(f"tests.{home}") for home in HOMES]
     home = next(module for module in modules if hasattr(module, f"test_{name}"))
     broken = law(home, name, {"tmp_path_factory": tmp_path_factory, "monkeypatch": monkeypatch})
     broken()  # holds while nothing is planted
@@ -285,6 +287,38 @@ def nothing_is_learnt(p: Planted) -> None:
     p.tiny.Model.head = lambda self, x: 0 * head(self, x)
 
 
+# --- further tokens ------------------------------------------------------------------------------
+@breaks("the_mtp_loss_of_a_target_reads_what_comes_before_it_and_nothing_else")
+def modules_read_what_they_predict(p: Planted) -> None:
+    columns = p.module("runtime.mtp").Columns
+    step = columns.step
+    columns.step = lambda self, *given: step(replace(self, tokens=self.tokens.roll(-1, 1)), *given)
+
+
+@breaks("the_mtp_loss_is_the_same_however_rows_are_padded_and_packed")
+def modules_see_past_boundaries(p: Planted) -> None:
+    columns = p.module("runtime.mtp").Columns
+    further = columns.further
+    columns.further = lambda self: further(replace(self, segments=None))
+
+
+@breaks("the_mtp_loss_alone_teaches_the_modules_and_the_trunk")
+def the_trunk_learns_nothing_from_further_tokens(p: Planted) -> None:
+    ahead = p.tiny.Model.ahead
+    p.tiny.Model.ahead = lambda self, depth, hidden, step: ahead(self, depth, hidden.detach(), step)
+
+
+@breaks("a_pass_gives_one_token_more_than_it_keeps_drafts")
+def every_draft_counts_as_kept(p: Planted) -> None:
+    p.module("runtime.speculate")._Text.acceptance = 1.0
+
+
+@breaks("without_its_modules_a_model_has_the_other_parameters", "without_its_modules_a_model_gives_the_same_logits")
+def modules_are_always_made(p: Planted) -> None:
+    init = p.tiny.Model.__init__
+    p.tiny.Model.__init__ = lambda self, mtp=True, **how: init(self, **how)
+
+
 # --- what a forward returns and leaves -----------------------------------------------------------
 @breaks("hidden_states_are_the_input_of_every_layer_and_the_normed_end")
 def hidden_states_are_doubled(p: Planted) -> None:
@@ -376,7 +410,7 @@ def it_imports_the_compiler(p: Planted) -> None:
 def test_every_law_has_a_fault(mixed: Path) -> None:
     """No law of the package is missing from the list above."""
     package = Planted(mixed)
-    for module in ("test_properties", "test_plan"):
+    for module in HOMES:
         laws = {
             name.removeprefix("test_") for name in vars(package.module(f"tests.{module}")) if name.startswith("test_")
         }

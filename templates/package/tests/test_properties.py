@@ -241,25 +241,26 @@ def test_cached_generation_is_greedy_by_full_forwards(speculate: int, ids: Tenso
     columns: list[Tensor] = []
     got = twin().generate(ids, max_new_tokens=10, speculate=speculate, stream=columns.append)
     assert torch.equal(got, greedy(twin(), ids, 10))
-    if not speculate:
-        assert torch.equal(torch.stack(columns, 1), got[:, ids.shape[1] :])
+    assert torch.equal(torch.stack(columns, 1), got[:, ids.shape[1] :])
 
 
+@pytest.mark.parametrize("speculate", speculations)
 @law
 @given(data=st.data())
-def test_prompts_of_unequal_length_generate_as_alone(data: st.DataObject) -> None:
+def test_prompts_of_unequal_length_generate_as_alone(speculate: int, data: st.DataObject) -> None:
     model, ids = twin(), data.draw(batches(least=3))
     mask = data.draw(masks(*ids.shape))
-    got = model.generate(ids, max_new_tokens=6, attention_mask=mask.long())
+    got = model.generate(ids, max_new_tokens=6, attention_mask=mask.long(), speculate=speculate)
     for row, valid in enumerate(mask):
         assert torch.equal(got[row, ids.shape[1] :], greedy(model, ids[row, valid][None], 6)[0, -6:])
 
 
-def test_generation_stops_at_end_tokens() -> None:
+@pytest.mark.parametrize("speculate", speculations)
+def test_generation_stops_at_end_tokens(speculate: int) -> None:
     model, ids = twin(), tokens(2, 9, seed=7)
     free = greedy(model, ids, 8)[:, 9:]
     ends = [int(free[0, 2]), int(free[1, 4])]
-    got = model.generate(ids, max_new_tokens=8, eos=ends)[:, 9:]
+    got = model.generate(ids, max_new_tokens=8, eos=ends, speculate=speculate)[:, 9:]
     stops = [next(i for i, token in enumerate(row) if token in ends) + 1 for row in free.tolist()]
     assert got.shape[1] == max(stops), "goes on after every row has ended"
     for row, want, stop in zip(got.tolist(), free.tolist(), stops, strict=True):
