@@ -48,6 +48,7 @@ def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> d
         "headline": _headline(plan, params),
         "parameters": [(COMPONENTS[c], f"{n:,}", _share(n / stored)) for c, n in params["by_component"].items() if n],
         "stored": f"{stored:,}",
+        "drafts": 0 if model.mtp is None else max(2, model.mtp.depth),
         "conventions": _conventions(params),
         "training": [*map(_loss, plan["losses"]), *map(_bias, plan["router_biases"])],
         "weights": size(2 * stored),

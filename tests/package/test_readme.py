@@ -81,17 +81,22 @@ def test_the_twin_says_that_it_is_one(text: str) -> None:
     assert "tiny twin" not in text
 
 
-def test_its_code_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "spec", ["llama_3_1_8b", Path(__file__).parent / "specs" / "mixed.arch"], ids=["llama", "mixed"]
+)
+def test_its_code_runs(spec: str | Path, tmp_path: Path) -> None:
     """The example, word for word, on the twin: from a checkpoint to the next one."""
-    folder = archc.build(archc.load("llama_3_1_8b"), tmp_path, tiny=True)
+    model = archc.load(spec)
+    folder = archc.build(model, tmp_path, tiny=True)
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert code is not None
-    script = (
-        "from llama_3_1_8b import Model\nModel().save_weights('checkpoint')\n" + code[1] + "\nprint(continued.shape)"
-    )
+    script = f"from {model.name} import Model\nModel().save_weights('checkpoint')\n{code[1]}\nprint(continued.shape)"
+    assert ("speculate=" in code[1]) == (model.mtp is not None)
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip() == "torch.Size([1, 20])"
+    *acceptance, shape = ran.stdout.splitlines()
+    assert shape == "torch.Size([1, 20])"
+    assert [0 <= float(share) <= 1 for share in acceptance] == [True] * (model.mtp is not None)
     assert (tmp_path / "checkpoint-2" / "model.safetensors").is_file()
 
 

@@ -1,0 +1,53 @@
+"""`archc plan`: what it says of a model that predicts further tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from archc.cli import main
+
+SPEC = """arch 1
+model further {
+  vocab = 50, dim = 24, layers = 3, context = 64
+  attention far = gqa { heads = 2 }
+  attention near = far { window = 8 }
+  ffn = swiglu { hidden = 32 }
+  schedule { attention = [near, near, far] }
+  mtp = concat { depth = 2, weight = 0.1, ffn = swiglu { hidden = 40 } }
+}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "further.arch"
+    path.write_text(SPEC)
+    return str(path)
+
+
+def plan(*words: str) -> str:
+    result = CliRunner().invoke(main, ["plan", *words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_modules_that_predict_further_tokens_are_shown(spec: str) -> None:
+    lines = [" ".join(line.split()) for line in plan(spec).splitlines()]
+    assert "0..1 attention near, ffn swiglu" in lines
+    assert "further mtp concat, attention far, ffn swiglu: 2 modules, 0.1 of the loss" in lines
+    assert "ConcatMtp mtp.1" in lines
+    assert "linear eh_proj [B, S, 24] act mtp" in lines
+    assert "linear lm_head [B, S, 50] act mtp" in lines
+
+
+def test_as_data(spec: str) -> None:
+    facts = json.loads(plan(spec, "--format", "json"))
+    drawers = {"mtp": "concat", "attention": "far", "ffn": "swiglu"}
+    assert facts["mtp"] == {"modules": 2, "weight": 0.1, "drawers": drawers}
+    ahead = [scope for scope in facts["graph"] if scope["scope"].startswith("mtp")]
+    assert {node["component"] for scope in ahead for node in scope["nodes"]} == {"mtp"}
+    assert json.loads(plan("llama_3_1_8b", "--format", "json"))["mtp"] is None
