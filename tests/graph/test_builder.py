@@ -173,6 +173,48 @@ def test_shape_rules_name_place_and_numbers(build, message):
         g.call("a", "A", build, ids(g))
 
 
+def test_what_runs_again_has_the_same_parameters():
+    g = Builder("m")
+    x = ids(g)
+    start = len(g.here.items)
+    logits = g.call("head", "Head", lambda g, x: g.sigmoid(g.linear("w", x, out=3, bias=True)), x)
+    with g.component("mtp", sole=True), g.ahead("mtp", 1, x) as scope:
+        with g.component("attention"):
+            other = g.linear("eh_proj", x, out=6)
+        again = g.repeat(g.graph.root.items[start:-1], other, instead=x)[logits]
+        scope.returns = [other, again]
+    g.graph.root.returns = [logits]
+    verify(g.graph)
+    assert [p.name for p in g.graph.parameters()] == [
+        "embed.weight",
+        "head.w.weight",
+        "head.w.bias",
+        "mtp.eh_proj.weight",
+    ]
+    first, second = (n for n, _ in g.graph.walk() if n.name == "w")
+    assert first.ins[1:] == second.ins[1:]
+    assert second.ins[0] is other
+    assert again.node is not None
+    assert again.node.ins[0] is second.outs[0]
+    assert {n.component for n in scope.nodes()} == set(scope.owners.values()) == {"mtp"}
+    assert second not in {n for n, _ in g.graph.walk(labels=False)}
+    assert first in {n for n, _ in g.graph.walk(labels=False)}
+
+
+def test_what_keeps_state_cannot_run_again():
+    def remember(g, x):
+        return g.append(x, g.state("keys", Table(every=1, shape=(6,))), g.time)
+
+    g = Builder("m")
+    x = ids(g)
+    g.call("a", "A", remember, x, slot=True)
+    with pytest.raises(BuildError, match="keeps state cannot run a second time"):
+        g.repeat(g.graph.root.items[-1:], x, instead=x)
+    g.stack("layers", (0, 0), lambda key: lambda g, x: g.sigmoid(x), x)
+    with pytest.raises(BuildError, match="layers and what keeps state"):
+        g.repeat(g.graph.root.items[-1:], x, instead=x)
+
+
 def test_unknown_op_lists_the_known_ones():
     with pytest.raises(AttributeError, match=r"no op 'linnear'; there are .*linear"):
         Builder("m").linnear  # noqa: B018

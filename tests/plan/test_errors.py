@@ -28,6 +28,14 @@ def test_a_sub_layer_of_another_width_is_named() -> None:
     assert diagnostic.span is not None
 
 
+def test_a_module_of_further_tokens_that_does_not_fit_is_named() -> None:
+    model = archc.load("llama_3_1_8b", set={"mtp": "concat { ffn = swiglu { hidden = 8, dim = 96 } }"})
+    with pytest.raises(archc.ArchError) as error:
+        plan(model)
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.message == "ffn swiglu: gives [B, S, 96] where the residual stream is [B, S, 4096]"
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
