@@ -24,6 +24,7 @@ REWIND = 8
 
 # Nothing is kept on disk, and every run tries the same examples.
 law = settings(max_examples=12, deadline=None, database=None, derandomize=True)
+few = settings(law, max_examples=6)
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=["float64", "float32"])
 seeds = st.integers(0, 2**31)
 speculations = (0, 3) if TINY["cost"]["decode"]["params"]["mtp"] else (0,)
@@ -235,7 +236,7 @@ def greedy(model: Model, ids: Tensor, new: int) -> Tensor:
 
 
 @pytest.mark.parametrize("speculate", speculations)
-@law
+@few
 @given(ids=batches(rows=2))
 def test_cached_generation_is_greedy_by_full_forwards(speculate: int, ids: Tensor) -> None:
     columns: list[Tensor] = []
@@ -245,7 +246,7 @@ def test_cached_generation_is_greedy_by_full_forwards(speculate: int, ids: Tenso
 
 
 @pytest.mark.parametrize("speculate", speculations)
-@law
+@few
 @given(data=st.data())
 def test_prompts_of_unequal_length_generate_as_alone(speculate: int, data: st.DataObject) -> None:
     model, ids = twin(), data.draw(batches(least=3))
