@@ -7,6 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +116,20 @@ def _closure(modules: set[str]) -> list[str]:
         if module in found:
             continue
         found.add(module)
-        folder = module.partition(".")[0]
-        for node in ast.walk(ast.parse(_source(module).read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                base = folder if node.level == 1 else ""
-                names = [node.module] if node.module else [alias.name for alias in node.names]
-                queue += [f"{base}.{n}" if base else n for n in names]
+        queue += _imports(module.partition(".")[0], _source(module).read_text())
     return sorted(found)
+
+
+@cache
+def _imports(folder: str, text: str) -> tuple[str, ...]:
+    """The modules of the package that a file in one of its folders imports."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = folder if node.level == 1 else ""
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found += [f"{base}.{n}" if base else n for n in names]
+    return tuple(found)
 
 
 def _render(path: Path, **context: Any) -> str:
