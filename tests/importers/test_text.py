@@ -16,7 +16,7 @@ from archc.importers.spec import Tokens, layers, number, written
 from archc.resolve import check_text, load_text
 from archc.syntax.format import format_text
 from archc.syntax.numbers import parse_number
-from tests.importers.configs import LLAMA_3_1, small
+from tests.importers.configs import CLASSES, DEEPSEEK_V3, LLAMA_3_1, small
 
 EXPECTED = """\
 arch 1
@@ -42,8 +42,93 @@ model llama_3_1_8b {
 """
 
 
+DEEPSEEK = """\
+arch 1
+
+# Not in the config, so as the class has it: rope_interleave.
+# Checkpoints store weights as FP8 in blocks of 128 x 128; loading dequantises them.
+
+## DeepSeek-V3: latent attention, mixture of experts balanced by biases, pre-norm.
+## Imported from config.json (transformers model type `deepseek_v3`).
+model deepseek_v3 {
+  vocab   = 129_280
+  dim     = 7168
+  layers  = 61
+  context = 160Ki
+  norm    = rms { eps = 1e-6 }
+  head    = untied
+  init    = normal { std = 0.02 }
+  mtp     = concat { depth = 1 }
+
+  attention = mla {
+    heads    = 128
+    q_rank   = 1536
+    kv_rank  = 512
+    nope_dim = 128
+    rope_dim = 64
+    v_dim    = 128
+    rope = yarn {
+      theta          = 10_000
+      pairs          = interleaved
+      factor         = 40
+      original       = 4Ki
+      beta_fast      = 32
+      beta_slow      = 1
+      mscale         = 1
+      mscale_all_dim = 1
+    }
+  }
+  ffn dense = swiglu { hidden = 18_432 }
+  ffn moe = moe {
+    experts = 256
+    hidden  = 2048
+    shared  = 1
+    router  = sigmoid { active = 8, groups = 8, keep_groups = 4, scale = 2.5 }
+  }
+
+  schedule { ffn = [dense * 3, moe * 58] }
+}
+"""
+
+
 def test_a_person_reads_it() -> None:
     assert convert(LLAMA_3_1["llama_3_1_8b"], "llama_3_1_8b") == (EXPECTED, ())
+    assert convert(DEEPSEEK_V3, "deepseek_v3", mtp=True)[0] == DEEPSEEK
+
+
+@st.composite
+def sparse_layers(draw: st.DrawFn) -> dict[str, Any]:
+    """Which layers of a Qwen are mixtures of experts."""
+    layers = draw(st.integers(1, 9))
+    dense = draw(st.none() | st.lists(st.integers(0, 10), max_size=4))
+    step = draw(st.integers(1, 4))
+    return {"num_hidden_layers": layers, "mlp_only_layers": dense, "decoder_sparse_step": step}
+
+
+@given(sparse_layers(), st.sampled_from(["qwen2_moe", "qwen3_moe"]), st.sampled_from([0, 4]))
+def test_every_layer_is_as_sparse_as_the_config_says(keys: dict[str, Any], model_type: str, experts: int) -> None:
+    text, diagnostics = convert(small(model_type, num_experts=experts, **keys), "model_x")
+    assert diagnostics == ()
+    dense, step = keys["mlp_only_layers"] or [], keys["decoder_sparse_step"]
+    want = [experts > 0 and i not in dense and (i + 1) % step == 0 for i in range(keys["num_hidden_layers"])]
+    assert [slots.ffn.kind == "moe" for slots in load_text(text)[0].schedule] == want  # type: ignore[union-attr]
+
+
+@given(st.integers(1, 9), st.integers(0, 11), st.sampled_from(["deepseek_v2", "deepseek_v3"]))
+def test_the_first_layers_are_dense(layers: int, dense: int, model_type: str) -> None:
+    config = small(model_type, num_hidden_layers=layers, first_k_dense_replace=dense)
+    kinds = [slots.ffn.kind for slots in load_text(convert(config, "model_x")[0])[0].schedule]  # type: ignore[union-attr]
+    assert kinds == ["swiglu" if i < dense else "moe" for i in range(layers)]
+
+
+@given(st.integers(1, 9), st.integers(-1, 11), st.booleans())
+def test_even_layers_slide_where_no_list_says_otherwise(layers: int, last: int, slides: bool) -> None:
+    """In Qwen 2 MoE those of the first, if any do; in gpt-oss all."""
+    keys = {"max_window_layers": last, "use_sliding_window": slides, "sliding_window": 5}
+    for config, end in ((small("qwen2_moe", **keys), last if slides else 0), (small("gpt_oss"), layers)):
+        (model,) = load_text(convert(config | {"num_hidden_layers": layers, "sliding_window": 5}, "model_x")[0])
+        windows = [slots.attention.window for slots in model.schedule]  # type: ignore[union-attr]
+        assert windows == [5 if i % 2 == 0 and i < end else None for i in range(layers)]
 
 
 def test_the_doc_says_where_it_is_from() -> None:
@@ -131,7 +216,27 @@ VALUES = st.sampled_from(
     ]
 )
 KEYS = st.sampled_from(
-    [*small(), "head_dim", "rope_theta", "rms_norm_eps", "hidden_act", "attention_bias", "sliding_window"]
+    [
+        *{key: None for model_type in CLASSES for key in small(model_type)},
+        "head_dim",
+        "rope_theta",
+        "rms_norm_eps",
+        "hidden_act",
+        "attention_bias",
+        "sliding_window",
+        "use_sliding_window",
+        "norm_topk_prob",
+        "topk_method",
+        "routed_scaling_factor",
+        "router_aux_loss_coef",
+        "output_router_logits",
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "clip_qkv",
+        "swiglu_limit",
+        "num_nextn_predict_layers",
+        "quantization_config",
+    ]
 )
 ROPE = st.sampled_from(
     ["factor", "rope_type", "type", "rope_theta", "original_max_position_embeddings", "beta_fast", "x"]
@@ -139,7 +244,7 @@ ROPE = st.sampled_from(
 
 
 @given(
-    st.sampled_from(["llama", "qwen3", "olmo2"]),
+    st.sampled_from(sorted(CLASSES)),
     st.dictionaries(KEYS, VALUES, max_size=4),
     st.none() | st.dictionaries(ROPE, VALUES | st.sampled_from(["yarn", "linear", "llama3"]), max_size=5),
 )

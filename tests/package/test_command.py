@@ -17,6 +17,8 @@ SPEC = str(Path(__file__).parent / "specs" / "mixed.arch")
 SMALL = str(Path(__file__).parent / "specs" / "small.arch")
 ROUTED = str(Path(__file__).parent / "specs" / "routed.arch")
 
+LIBRARY = ("llama_3_1_8b", "qwen3_235b_a22b", "gpt_oss_20b", "deepseek_v3")
+
 
 def invoke(*words: str) -> Result:
     return CliRunner().invoke(main, ["test", *words])
@@ -24,8 +26,8 @@ def invoke(*words: str) -> Result:
 
 @pytest.mark.parametrize(
     "spec",
-    [pytest.param("llama_3_1_8b", marks=pytest.mark.slow), SPEC, SMALL, ROUTED],
-    ids=["llama", "mixed", "small", "routed"],
+    [*(pytest.param(spec, marks=pytest.mark.slow) for spec in LIBRARY), SPEC, SMALL, ROUTED],
+    ids=[*LIBRARY, "mixed", "small", "routed"],
 )
 def test_every_law_of_a_fresh_build_holds(spec: str, tmp_path: Path) -> None:
     """As a user runs it: its own process, from a folder that has nothing to do with the project."""

@@ -72,5 +72,7 @@ def test_twins_of_the_library_are_small(spec: str) -> None:
     assert params(plan(twin)).total <= 20_000_000
     assert {type(s.attention) for s in twin.schedule} == {type(s.attention) for s in model.schedule}
     assert {type(s.ffn) for s in twin.schedule} == {type(s.ffn) for s in model.schedule}
+    assert twin.layers == len(twin.schedule) <= MAX_LAYERS
+    assert type(twin.mtp) is type(model.mtp)
     assert twin.context >= 64
     assert twin.cache.kind == "fp32"
