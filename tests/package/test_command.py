@@ -17,7 +17,11 @@ SPEC = str(Path(__file__).parent / "specs" / "mixed.arch")
 SMALL = str(Path(__file__).parent / "specs" / "small.arch")
 ROUTED = str(Path(__file__).parent / "specs" / "routed.arch")
 
+BIASED = (ROUTED, "deepseek_v3")
+"""Specs with routers whose bias moves between steps."""
+
 LIBRARY = ("llama_3_1_8b", "qwen3_235b_a22b", "gpt_oss_20b", "deepseek_v3")
+"""Specs of the library, one of every kind of layer."""
 
 
 def invoke(*words: str) -> Result:
@@ -45,7 +49,8 @@ def test_every_law_of_a_fresh_build_holds(spec: str, tmp_path: Path) -> None:
     outcomes = {law["name"]: law["outcome"] for law in report["laws"]}
     assert report["failed"] == 0
     assert {name for name, outcome in outcomes.items() if outcome == "skipped"} <= {
-        "triton kernels agree with their references"
+        "triton kernels agree with their references",
+        *(() if spec in BIASED else ("biases move towards even loads after a step and never in a forward",)),
     }
     assert outcomes["every chunking is one forward"] == "passed"
     assert outcomes["the whole model is one graph"] == "passed"
