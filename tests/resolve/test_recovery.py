@@ -100,7 +100,6 @@ def test_parts_of_the_language_without_kinds_say_so() -> None:
         "precision { weights = fp8 }",
         "optimizer = muon",
         "hardware h = h100 { gpus = 8 }",
-        "mtp = mtp { depth = 1 }",
     ):
         problem = only(spec(GQA + FFN + line))
         assert problem.code == "E0115", line
