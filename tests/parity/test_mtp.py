@@ -25,9 +25,16 @@ model further {{
     heads = 2, q_rank = 9, kv_rank = 7, nope_dim = 5, rope_dim = 4, v_dim = 6, rope = rope {{ pairs = interleaved }}
   }}
   ffn = swiglu {{ hidden = 24 }}
-  mtp = concat {{ depth = {DEPTH}, weight = {WEIGHT} }}
+  mtp = concat {{ depth = {DEPTH}, weight = {WEIGHT}%s }}
 }}
 """
+
+KINDS = {
+    "dense": "",
+    "experts": ", ffn = moe { experts = 8, hidden = 11, shared = 1, router = sigmoid {"
+    " active = 3, groups = 4, keep_groups = 2, scale = 2.5 } }",
+}
+"""The feed-forward of a module: that of the last layer, or experts."""
 
 CONFIG = {
     "vocab_size": 53,
@@ -45,28 +52,36 @@ CONFIG = {
     "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "rope_interleave": True,
+    "moe_intermediate_size": 11,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
 }
 
 
 class Module(nn.Module):
     """One module of prediction, of public parts."""
 
-    def __init__(self, config: DeepseekV3Config) -> None:
+    def __init__(self, config: DeepseekV3Config, layer: int) -> None:
         super().__init__()
         self.enorm, self.hnorm, self.norm = (
             modeling.DeepseekV3RMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(3)
         )
         self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
-        self.layer = modeling.DeepseekV3DecoderLayer(config, 0)
+        self.layer = modeling.DeepseekV3DecoderLayer(config, layer)
 
 
 class Reference(nn.Module):
     """The model and its modules of prediction, for one sequence at a time."""
 
-    def __init__(self, config: DeepseekV3Config) -> None:
+    def __init__(self, config: DeepseekV3Config, layer: int) -> None:
         super().__init__()
         self.main = modeling.DeepseekV3ForCausalLM(config)
-        self.further = nn.ModuleList(Module(config) for _ in range(DEPTH))
+        self.further = nn.ModuleList(Module(config, layer) for _ in range(DEPTH))
 
     def forward(self, ids: Tensor, labels: Tensor) -> list[tuple[Tensor, int]]:
         """Summed cross entropies of the next token and of those that each module predicts, with numbers of targets."""
@@ -103,11 +118,14 @@ def theirs(name: str) -> str:
     return f"further.{k}.{leaf}" if own else f"further.{k}.layer.{leaf}"
 
 
-@pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    package = built(load_text(SPEC)[0], tmp_path_factory.mktemp("further"))
+@pytest.fixture(scope="module", params=KINDS)
+def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    package = built(load_text(SPEC % KINDS[request.param])[0], tmp_path_factory.mktemp("further"))
     model = package.Model(dtype=torch.float64)
     randomise(model, seed=3)
+    for name, buffer in model.named_buffers():
+        assert name.endswith("e_score_correction_bias")
+        buffer.copy_(torch.linspace(-0.2, 0.2, len(buffer)))
     return model
 
 
@@ -115,8 +133,9 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def reference(ours: Any) -> Iterator[Reference]:
     """In float64, what the public code does in float32 included."""
     config = DeepseekV3Config(**CONFIG)
-    config._attn_implementation = "eager"
-    made = Reference(config).double()
+    config._attn_implementation = config._experts_implementation = "eager"
+    # Layer 0 of this config is dense, layer 2 has experts.
+    made = Reference(config, 2 if list(ours.buffers()) else 0).double()
     made.load_state_dict({theirs(name): value for name, value in ours.state_dict().items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modeling, "torch", Wide())
@@ -179,4 +198,5 @@ def test_loss_and_gradients(kind: str, ours: Any, reference: Reference) -> None:
     for name, parameter in ours.named_parameters():
         want, got = found[theirs(name)].grad, parameter.grad
         apart = got if want is None else got - want
+        assert apart is not None, name
         assert apart.norm() <= 1e-9 * largest, name
