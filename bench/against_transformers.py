@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import DeepseekV3Config, Qwen3MoeConfig
 
 from archc import build
 from archc.importers import load_config
@@ -39,24 +38,21 @@ SIZES: dict[str, Any] = {
     "num_experts_per_tok": 4,
     "max_position_embeddings": 2048,
 }
-CONFIGS: dict[str, Callable[[], Any]] = {
-    "qwen3_moe": lambda: Qwen3MoeConfig(
-        **SIZES, num_key_value_heads=2, head_dim=64, num_experts=16, norm_topk_prob=True
-    ),
-    "deepseek_v3": lambda: DeepseekV3Config(
-        **SIZES,
-        num_key_value_heads=8,
-        q_lora_rank=192,
-        kv_lora_rank=128,
-        qk_nope_head_dim=64,
-        qk_rope_head_dim=32,
-        v_head_dim=64,
-        n_routed_experts=16,
-        n_shared_experts=1,
-        n_group=4,
-        topk_group=2,
-        first_k_dense_replace=1,
-    ),
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"num_key_value_heads": 2, "head_dim": 64, "num_experts": 16, "norm_topk_prob": True},
+    "deepseek_v3": {
+        "num_key_value_heads": 8,
+        "q_lora_rank": 192,
+        "kv_lora_rank": 128,
+        "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 32,
+        "v_head_dim": 64,
+        "n_routed_experts": 16,
+        "n_shared_experts": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+    },
 }
 GOALS = {
     "qwen3_moe": {"prefill": 1.2, "decode": 1.5, "train": 1.1},
@@ -127,7 +123,7 @@ def theirs(folder: Path, experts: str, ids: torch.Tensor) -> Contender:
 def compare(name: str, rounds: int) -> list[tuple[str, float, dict[str, float]]]:
     """(workload, our seconds, seconds of each implementation of transformers), medians over interleaved rounds."""
     torch.manual_seed(0)
-    config = CONFIGS[name]()
+    config = transformers.AutoConfig.for_model(name, **SIZES, **CONFIGS[name])
     ids = torch.randint(config.vocab_size, (1, TOKENS))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
