@@ -28,7 +28,7 @@ def attention(
     head_dim: int | None,
     qk_norm: str | None = None,
     biases: str | None = "attention_bias",
-    **more: Value,
+    more: dict[str, Value] | None = None,
 ) -> Drawer:
     """The attention that a config means; ``head_dim`` None: dim // heads. ``biases`` is the key that asks for some.
 
@@ -49,7 +49,7 @@ def attention(
         fields |= dict.fromkeys(BIASES[biases], True)
     if qk_norm is not None:
         fields["qk_norm"] = qk_norm
-    fields |= more
+    fields |= more or {}
     fields["rope"] = rope(c, context)
     return Drawer("gqa", fields)
 

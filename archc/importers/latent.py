@@ -23,7 +23,9 @@ def latent_attention(c: Reader, *, context: int, interleaved: bool) -> Drawer:
     heads = c.whole("num_attention_heads")
     _same_heads(c, heads)
     rank = c.whole_or_none("q_lora_rank")
-    fields: dict[str, Value] = {"heads": heads} | ({"q_rank": rank} if rank is not None else {})
+    fields: dict[str, Value] = {"heads": heads}
+    if rank is not None:
+        fields["q_rank"] = rank
     rope_dim = c.whole("qk_rope_head_dim")
     fields |= {
         "kv_rank": c.whole("kv_lora_rank"),

@@ -168,7 +168,7 @@ def _deepseek(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str,
         "qk_rope_head_dim": rng.choice([10, 14]) if rope["rope_type"] == "yarn" else rng.choice([2, 4, 6]),
         "v_head_dim": rng.choice([3, 5, 8]),
         "rope_parameters": rope,
-        "first_k_dense_replace": (1, 0, 2)[i % 3],
+        "first_k_dense_replace": (0, i % 2, 1 + i % 2)[i % 3],
         "n_shared_experts": (1, 2, 0)[i % 3] if i % 5 else 3,
         "moe_intermediate_size": rng.randint(3, 20),
         "routed_scaling_factor": (1.0, 2.5, 0.7)[i % 3],
@@ -177,11 +177,13 @@ def _deepseek(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str,
 
 def _deepseek_v2(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
     method = ("greedy", "group_limited_greedy")[i % 2]
-    groups, kept, size = ((2, 1, 3), (4, 2, 2), (3, 2, 1), (3, 3, 2))[i // 2 % 4]
+    groups, kept, size = ((2, 1, 3), (4, 2, 2), (3, 1, 2), (3, 3, 2))[i // 2 % 4]
     own = {"n_group": groups, "topk_group": kept, "n_routed_experts": groups * size, "topk_method": method}
     if method == "greedy":
-        own |= {"n_group": 1, "topk_group": 1}
-    own["num_experts_per_tok"] = min(1 + i % 4, kept * size)
+        own |= {"n_group": 1, "topk_group": 1, "num_experts_per_tok": min(1 + i % 4, groups * size)}
+    else:
+        # The best of a group is its worth, so that only those beyond the first of every group may be cut off.
+        own["num_experts_per_tok"] = min(kept + 1 + i % 2, kept * size)
     own["mlp_bias"] = i % 6 == 4
     keywords = _deepseek(keywords, i, rng) | own
     # transformers views channels as complex numbers where they lie, which odd widths before them do not allow.

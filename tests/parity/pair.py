@@ -178,13 +178,15 @@ class Pair:
     def _run_reference(self, model: Any) -> Run:
         narrow = model.dtype == torch.float32
         out = model(self.ids, labels=self.labels if narrow else None, output_hidden_states=True)
-        loss = out.loss
-        if not narrow:
-            # The reference takes its cross entropy in float32 whatever its dtype.
-            loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), self.labels[:, 1:].flatten())
-            if getattr(out, "aux_loss", None) is not None:
-                loss = loss + self.config.router_aux_loss_coef * out.aux_loss
+        loss = out.loss if narrow else self.exact_loss(out, self.labels)
         return _run(model, out.logits, loss, out.hidden_states)
+
+    def exact_loss(self, out: Any, labels: Tensor) -> Tensor:
+        """The loss of an output in its own dtype: the reference takes its cross entropy in float32."""
+        loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        if getattr(out, "aux_loss", None) is not None:
+            loss = loss + self.config.router_aux_loss_coef * out.aux_loss
+        return loss
 
     def _run_ours(self, model: Any) -> Run:
         out = model(self.ids, labels=self.labels, hidden_states=True)

@@ -98,13 +98,46 @@ def test_left_padding(pair: Pair) -> None:
     mask = torch.ones_like(pair.ids)
     mask[0, :13] = 0
     positions = (mask.cumsum(1) - 1).clamp(min=0)
+    # The reference takes what a padding token says of the next one for a prediction.
+    labels = pair.labels.masked_fill(mask.roll(1, 1) * mask == 0, -100)
     with torch.no_grad():
-        want = pair.reference(pair.ids, attention_mask=mask, position_ids=positions).logits
-        got = pair.ours(torch.float32)(pair.ids, attention_mask=mask).logits
+        want = pair.reference(pair.ids, attention_mask=mask, position_ids=positions, labels=labels)
+        got = pair.ours(torch.float32)(pair.ids, attention_mask=mask, labels=labels)
     with pair.wide() as model, torch.no_grad():
-        exact = model(pair.ids, attention_mask=mask, position_ids=positions).logits
+        exact = model(pair.ids, attention_mask=mask, position_ids=positions)
+        exact_loss = pair.exact_loss(exact, labels)
     at = mask.bool()
-    assert_within_rounding(got[at], want[at], exact[at], "logits")
+    assert_within_rounding(got.logits[at], want.logits[at], exact.logits[at], "logits")
+    assert_within_rounding(got.loss, want.loss, exact_loss, "loss")
+
+
+GROUPED = [case for case in ALL if case.keywords.get("topk_group", 1) < case.keywords.get("n_group", 1)]
+BIASED = [case for case in ALL if case.family in ("deepseek_v3", "kimi_k2") and case.index % 3 == 0]
+
+
+@pytest.mark.parametrize("pair", GROUPED, indirect=True, ids=str)
+def test_limits_of_groups_bind(pair: Pair) -> None:
+    """The reference without them is another model: the comparisons above see them."""
+    routers = [m for m in pair.reference.modules() if hasattr(m, "topk_group")]
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        for router in routers:
+            patch.setattr(router, "topk_group", router.num_group)
+        free = pair.reference(pair.ids).logits
+    assert gap(free, pair.reference32.logits) > 1e-3
+
+
+@pytest.mark.parametrize("pair", BIASED, indirect=True, ids=str)
+def test_biases_of_routers_choose(pair: Pair) -> None:
+    """The same for the biases that only choose."""
+    biases = [b for name, b in pair.reference.named_buffers() if name.endswith("e_score_correction_bias")]
+    kept = [b.clone() for b in biases]
+    with torch.no_grad():
+        for bias in biases:
+            bias.zero_()
+        plain = pair.reference(pair.ids).logits
+        for bias, value in zip(biases, kept, strict=True):
+            bias.copy_(value)
+    assert gap(plain, pair.reference32.logits) > 1e-3
 
 
 @pytest.mark.parametrize("pair", SAMPLED, indirect=True, ids=str)

@@ -56,7 +56,7 @@ def spec(c: Reader) -> Spec:
     """The model that a config of this type means."""
     fields = model_fields(c)
     dim, context, layers = c.whole("hidden_size"), c.whole("max_position_embeddings"), c.whole("num_hidden_layers")
-    full = attention(c, dim=dim, context=context, head_dim=c.whole_or_none("head_dim"), sinks=True)
+    full = attention(c, dim=dim, context=context, head_dim=c.whole_or_none("head_dim"), more={"sinks": True})
     window = c.whole_or_none("sliding_window")
     schedule = listed(c, layers, window, "a `sliding_window`")
     if schedule is None:

@@ -43,6 +43,8 @@ def spec(c: Reader) -> Spec:
     return uniform(
         "Mixtral: grouped-query attention, mixture of experts, pre-norm.",
         fields=fields,
-        attention=attention(c, dim=dim, context=context, head_dim=c.whole_or_none("head_dim"), biases=None, **sliding),
+        attention=attention(
+            c, dim=dim, context=context, head_dim=c.whole_or_none("head_dim"), biases=None, more=sliding
+        ),
         ffn=moe(c, experts=experts, hidden=c.whole("intermediate_size"), router=router, names="deepseek"),
     )

@@ -44,7 +44,7 @@ def spec(c: Reader) -> Spec:
     return uniform(
         "OLMoE: attention with normed queries and keys, mixture of experts, pre-norm.",
         fields=fields,
-        attention=attention(c, dim=dim, context=context, head_dim=None, qk_norm="full", **clipped),
+        attention=attention(c, dim=dim, context=context, head_dim=None, qk_norm="full", more=clipped),
         ffn=moe(c, experts=experts, hidden=c.whole("intermediate_size"), router=router, names="deepseek"),
     )
 

@@ -42,7 +42,7 @@ def spec(c: Reader) -> Spec:
     dim, context, layers = c.whole("hidden_size"), c.whole("max_position_embeddings"), c.whole("num_hidden_layers")
     # Not a field of the class, but its modules read the attribute.
     head_dim = c.whole("head_dim") if "head_dim" in c.values else None
-    full = attention(c, dim=dim, context=context, head_dim=head_dim, qk_norm="head", **_window(c))
+    full = attention(c, dim=dim, context=context, head_dim=head_dim, qk_norm="head", more=_window(c))
     experts = c.count(c.either("num_experts", "num_local_experts"))
     sparse = qwen_schedule(c, layers, experts)
     mixture = moe(
