@@ -44,8 +44,8 @@ ASSUMPTIONS = (
 )
 
 AHEAD = (
-    "mtp: the modules that predict further tokens run in training only, their products with the head included; totals"
-    " of parameters, buffers, cache, prefill and decode leave them out."
+    "mtp: the modules that predict further tokens run in training only, their products with the head included;"
+    " parameters, buffers, FLOPs a token and cache are those of the model without them."
 )
 """The assumption of models with multi-token prediction."""
 
@@ -146,11 +146,10 @@ def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
     def figures(kind: str) -> FlopCount:
         train = {c: n + backward[kind][c] for c, n in forward[kind].items()}
         # What predicts further tokens runs only where there are labels.
-        ahead = forward[kind] if mode == "train" else {**forward[kind], "mtp": 0}
-        run = train if mode == "train" else ahead
+        run = train if mode == "train" else {**forward[kind], "mtp": 0}
         return FlopCount(
-            forward_per_token=_exact(sum(ahead.values()), tokens),
-            train_per_token=_exact(sum(train.values()), tokens),
+            forward_per_token=_exact(sum(forward[kind].values()) - forward[kind]["mtp"], tokens),
+            train_per_token=_exact(sum(train.values()) - train["mtp"], tokens),
             workload_total=sum(run.values()),
             by_component=run,
         )

@@ -139,13 +139,16 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
     forward = weighted or rest.endswith("forward_per_token")
     learns = trained(graph)
     out = []
-    for node, times in graph.walk(labels=shown.mode == "train" or rest.endswith("train_per_token")):
+    per_token = weighted or rest.endswith("_per_token")
+    for node, times in graph.walk(labels=shown.mode == "train"):
         cost = node_cost(node, w)
         ahead = cost.useful if ideal else cost.executed
         back = 2 * cost.useful if ideal else cost.backward
         both = node in learns and not forward and (shown.mode == "train" or rest.endswith("train_per_token"))
         total = (2 if weighted else 1) * times * (ahead + (back if both else 0))
         if not total or (component is not None and node.component != component):
+            continue
+        if per_token and node.component == "mtp":
             continue
         what = f"{node.component}: {node.op.kind} {node.name or ''}".rstrip()
         learning = (" x 3 with backward" if back == 2 * ahead else f" + backward {back:,}") if both else ""

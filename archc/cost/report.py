@@ -52,7 +52,7 @@ class Params:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlopCount:
-    """FLOPs of matrix products, 2 per multiply-add."""
+    """FLOPs of matrix products, 2 per multiply-add; those of a token leave MTP out, as parameters do."""
 
     forward_per_token: float
     train_per_token: float

@@ -72,8 +72,11 @@ def test_a_module_by_hand() -> None:
     found = report("concat", "train", seq=SEQ)
     assert found.flops.ideal.by_component["mtp"] == 3 * forward * SEQ
     without = report("none", "train", seq=SEQ)
-    assert found.flops.ideal.forward_per_token - without.flops.ideal.forward_per_token == forward
-    assert found.flops.ideal.train_per_token - without.flops.ideal.train_per_token == 3 * forward
+    assert found.flops.ideal.workload_total - without.flops.ideal.workload_total == 3 * forward * SEQ
+    for per_token in ("forward_per_token", "train_per_token"):
+        for kind in ("ideal", "executed"):
+            counts = (getattr(getattr(r.flops, kind), per_token) for r in (found, without))
+            assert len(set(counts)) == 1, "FLOPs a token are those of the model without its modules"
     assert found.assumptions[:-1] == without.assumptions
     assert found.assumptions[-1].startswith("mtp: ")
 
