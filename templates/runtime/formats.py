@@ -19,6 +19,8 @@ Block = tuple[int, int]
 """Rows and columns of a matrix that share a scale."""
 SCALES = frozenset({"F32", "BF16", "F8_E8M0", "U8"})
 """What scales of block-FP8 are stored as; U8 has the bits of E8M0."""
+PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+"""Floating point that is read as it is; narrower numbers mean nothing without scales."""
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The value of each of the 16 codes of E2M1 (OCP Microscaling Formats 1.0, section 5.3.3)."""
 
@@ -83,8 +85,9 @@ def _mxfp4(name: str, headers: Mapping[str, Header], block: Block) -> tuple[str,
 def _plain(name: str, headers: Mapping[str, Header], block: Block) -> tuple[str, Stored]:
     """A tensor as it is."""
     dtype, shape = headers[name]
-    problem = f"{name} is {dtype}, which this package does not read" if dtype[:2] in {"F4", "F6", "F8"} else None
-    return name, Stored(numbers=name, shape=shape, floating=dtype.startswith(("F", "BF")), problem=problem)
+    floating = dtype.startswith(("F", "BF"))
+    problem = f"{name} is {dtype}, which this package does not read" if floating and dtype not in PLAIN else None
+    return name, Stored(numbers=name, shape=shape, floating=floating, problem=problem)
 
 
 FORMATS = (_fp8, _mxfp4, _plain)

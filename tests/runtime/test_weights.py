@@ -89,9 +89,10 @@ def test_transformers_and_the_package_read_each_other(tmp_path: Path) -> None:
     assert same(state(again), state(ours))
 
 
-def test_one_file_of_any_name_and_dtype(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_one_file_of_any_name_and_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     module = llama()
-    model = randomized(module.Model(dtype=torch.bfloat16))
+    model = randomized(module.Model(dtype=dtype))
     path = tmp_path / "deep" / "any.safetensors"
     model.save_weights(path)
     for source in (path, path.parent):
