@@ -77,8 +77,7 @@ class Body:
             self.reads_state = True
             return _attribute("state", value.state)
         if value.param is not None:
-            path = value.scope.path()[len(self.scope.path()) :]
-            return _attribute("self", *path, *value.param.name.split("."))
+            return _attribute("self", *self._below(value.scope), *value.param.name.split("."))
         made = self.inline[value]
         return self.expression(made) if isinstance(made, Node) else self.call(made)
 
@@ -92,9 +91,23 @@ class Body:
     def expression(self, node: Node) -> ast.expr:
         """What a node computes, as an expression."""
         if node.name is not None and node.name in self.scope.modules and node.scope is self.scope:
-            data = [self.ref(v) for v in node.ins if v.param is None]
-            return ast.Call(func=_module(node.name), args=data, keywords=[])
+            return ast.Call(func=_module(node.name), args=self._data(node), keywords=[])
+        for value in node.ins:
+            if value.param is not None and node.op.borrows:
+                owner = value.param.name.rpartition(".")[0]
+                module = value.scope.modules.get(owner)
+                if module is not None and module.op.kind == node.op.borrows:
+                    called = _attribute("self", *self._below(value.scope), owner)
+                    return ast.Call(func=called, args=self._data(node), keywords=[])
         return node.op.code(*map(self.ref, node.ins))
+
+    def _data(self, node: Node) -> list[ast.expr]:
+        """The operands of a node that are not parameters."""
+        return [self.ref(v) for v in node.ins if v.param is None]
+
+    def _below(self, scope: Scope) -> tuple[str, ...]:
+        """The path from the printed scope to one inside it."""
+        return scope.path()[len(self.scope.path()) :]
 
     # --- statements ------------------------------------------------------------------------------
     def _node(self, node: Node, i: int) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from archc.emit.body import Body
 from archc.emit.flow import Flow
-from archc.emit.layout import Line, aligned, docstring, plain, source
+from archc.emit.layout import WIDTH, Line, aligned, docstring, plain, source
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec
 from archc.ops.base import TORCH_DTYPES, expr
+
+_I = ast.Name(id="i", ctx=ast.Load())
 
 FRAME = frozenset({"Backbone", "Layer", "MemoryLayer"})
 """Classes of the frame around the drawers, whose names no drawer may take."""
@@ -46,7 +49,12 @@ class Classes:
                 self._visit(module)
 
     def _visit(self, scope: Scope) -> None:
+        if scope in self.of:
+            return
         for item in scope.items:
+            if isinstance(item, Stack):  # the parts of all layers, then the layers
+                for part in [part for kind in item.kinds for part in kind.children()]:
+                    self._visit(part)
             for child in (item,) if isinstance(item, Scope) else item.kinds if isinstance(item, Stack) else ():
                 self._visit(child)
         slots = tuple(c.name for c in scope.children() if c.slot)
@@ -135,32 +143,39 @@ class Classes:
         return plain("self.mtp = ", expr("nn.ModuleList([*made] if mtp else [])", made=made), 8) if made else []
 
     def _layers(self, stack: Stack) -> list[str]:
-        """The layer list; runs of three or more equal layers print as one line."""
-        runs: list[tuple[int, int, int]] = []
-        for i, kind in enumerate(stack.schedule):
-            if runs and runs[-1][2] == kind:
-                runs[-1] = (runs[-1][0], i + 1, kind)
-            else:
-                runs.append((i, i + 1, kind))
-        made = [text for start, stop, kind in runs for text in self._run(stack.kinds[kind], start, stop)]
+        """The layer list; runs of equal layers, or of equal groups of layers, print as one comprehension."""
+        made = [
+            text
+            for start, period, times in runs(stack.schedule)
+            for text in self._run([stack.kinds[k] for k in stack.schedule[start : start + period]], start, times)
+        ]
         if len(made) == 1 and made[0].startswith("*("):
-            return [f"        self.{stack.name} = nn.ModuleList({made[0].removeprefix('*(').removesuffix(')')})"]
+            text = f"self.{stack.name} = nn.ModuleList({made[0].removeprefix('*(').removesuffix(')')})"
+            return textwrap.indent(text, " " * 8).split("\n")
         return [
             f"        self.{stack.name} = nn.ModuleList(",
             "            [",
-            *(f"                {m}," for m in made),
+            *(line for text in made for line in textwrap.indent(f"{text},", " " * 16).split("\n")),
             "            ]",
             "        )",
         ]
 
-    def _run(self, scope: Scope, start: int, stop: int) -> list[str]:
-        """Constructors of the equal layers start .. stop - 1."""
-        if stop - start < 3:
-            return [source(self.construct(scope, ast.Constant(value=i))) for i in range(start, stop)]
-        made = self.construct(scope, ast.Name(id="i", ctx=ast.Load()))
-        index = "i" if any(isinstance(n, ast.Name) and n.id == "i" for n in ast.walk(made)) else "_"
-        span = f"range({stop})" if start == 0 else f"range({start}, {stop})"
-        return [f"*({source(made)} for {index} in {span})"]
+    def _run(self, group: list[Scope], start: int, times: int) -> list[str]:
+        """Constructors of a group of layers that stands ``times`` times in a row, from layer ``start`` on."""
+        if times == 1:
+            return [source(self.construct(kind, ast.Constant(value=start + i))) for i, kind in enumerate(group)]
+        made = [self.construct(kind, expr("i + n", i=_I, n=n) if n else _I) for n, kind in enumerate(group)]
+        index = "i" if any(isinstance(n, ast.Name) and n.id == "i" for m in made for n in ast.walk(m)) else "_"
+        stop = start + times * len(group)
+        if len(group) == 1:
+            span = f"range({stop})" if start == 0 else f"range({start}, {stop})"
+            return [f"*({source(made[0])} for {index} in {span})"]
+        layers = [f"    for layer in ({', '.join(map(source, made))})"]
+        if len(layers[0]) > WIDTH - 16:
+            layers = ["    for layer in (", *(f"        {source(m)}," for m in made), "    )"]
+        return [
+            "\n".join(["*(", "    layer", f"    for {index} in range({start}, {stop}, {len(group)})", *layers, ")"])
+        ]
 
     # --- the forward -----------------------------------------------------------------------------
     def _forward(self, scope: Scope) -> list[str]:
@@ -185,6 +200,26 @@ class Classes:
         ]
         result = "Tensor" if len(gives) == 1 else f"tuple[{', '.join(['Tensor'] * len(gives))}]" if gives else "None"
         return [f"    def forward({', '.join(arguments)}) -> {result}:", *aligned(lines)]
+
+
+def runs(schedule: Sequence[int]) -> list[tuple[int, int, int]]:
+    """A schedule as groups in a row: (first layer, layers in the group, how often it stands there).
+
+    Of all groups that start at a layer and stand there three times or more, the one that covers most counts.
+    """
+    found: list[tuple[int, int, int]] = []
+    start = 0
+    while start < len(schedule):
+        length = repeats = 1
+        for period in range(1, (len(schedule) - start) // 3 + 1):
+            group, times = schedule[start : start + period], 1
+            while schedule[start + times * period : start + (times + 1) * period] == group:
+                times += 1
+            if times > 2 and period * times > length * repeats:
+                length, repeats = period, times
+        found.append((start, length, repeats))
+        start += length * repeats
+    return found
 
 
 def _keeps(scope: Scope) -> list[str]:

@@ -21,7 +21,7 @@ class Line:
 
 
 def aligned(lines: Iterable[Line]) -> list[str]:
-    """The lines as text, their comments in one column where the code leaves room."""
+    """The lines as text, their comments in one column, further left only where they would not fit."""
     lines = list(lines)
     widths = [len(line.code) for line in lines if line.comment and len(line.code) + 2 <= COMMENT]
     column = max(widths, default=0) + 2
@@ -30,7 +30,7 @@ def aligned(lines: Iterable[Line]) -> list[str]:
         if not line.comment:
             out.append(line.code)
             continue
-        start = max(column, len(line.code) + 2)
+        start = max(min(column, WIDTH - len(line.comment) - 2), len(line.code) + 2)
         if start + len(line.comment) + 2 <= WIDTH:
             out.append(f"{line.code:<{start}}# {line.comment}")
         else:
@@ -58,8 +58,11 @@ class _Quotes(ast.NodeTransformer):
 
 
 def statement(prefix: str, value: ast.expr, comment: str, indent: int) -> list[Line]:
-    """``prefix`` and an expression as lines no wider than `WIDTH`, the comment on the shortest end."""
-    codes = _broken(prefix, value, indent)
+    """``prefix`` and an expression as lines no wider than `WIDTH`, the comment on the shortest end.
+
+    A line that would push the comments beyond `COMMENT` is broken too, if it can be.
+    """
+    codes = _broken(prefix, value, indent, first=COMMENT - 2 if comment else WIDTH)
     lines = [Line(code) for code in codes]
     place = 0 if len(codes[0]) <= len(codes[-1]) or codes[-1].strip() in (")", "]") else -1
     lines[place] = Line(codes[place], comment)
@@ -71,11 +74,14 @@ def plain(prefix: str, value: ast.expr, indent: int) -> list[str]:
     return _broken(prefix, value, indent)
 
 
-def _broken(prefix: str, value: ast.expr, indent: int, suffix: str = "") -> list[str]:
-    """Lines of at most `WIDTH` characters, broken inside the outermost call or list that is too long."""
+def _broken(prefix: str, value: ast.expr, indent: int, suffix: str = "", first: int = WIDTH) -> list[str]:
+    """Lines of at most `WIDTH` characters, broken inside the outermost call or list that is too long.
+
+    One line is enough where it has at most ``first``.
+    """
     pad = " " * indent
     whole = f"{pad}{prefix}{source(value)}{suffix}"
-    if len(whole) <= WIDTH:
+    if len(whole) <= first:
         return [whole]
     match value:
         case ast.Call(func=func, args=args, keywords=keywords):
@@ -115,6 +121,8 @@ def docstring(text: str, indent: int) -> list[str]:
         return [f'{pad}"""{paragraphs[0]}"""']
     lines: list[str] = []
     for i, paragraph in enumerate(paragraphs):
-        wrapped = textwrap.wrap(('"""' if i == 0 else "") + paragraph, WIDTH - indent)
+        wrapped = textwrap.wrap(
+            ('"""' if i == 0 else "") + paragraph, WIDTH - indent, break_on_hyphens=False, break_long_words=False
+        )
         lines += ([""] if i else []) + [pad + line for line in wrapped]
     return [*lines, f'{pad}"""']

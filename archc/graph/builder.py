@@ -332,9 +332,9 @@ def _raised(error: Exception, drawer: Drawer) -> str:
 def _doc(build: Callable[..., Any]) -> str:
     """The docstring of what a forward was written by: its drawer, or a helper method with the drawer's source added."""
     owner = getattr(build, "__self__", None)
-    if owner is None:
+    if not isinstance(owner, Drawer):
         return _first_paragraph(build.__doc__)
-    doc = _first_paragraph(type(owner).__doc__)
+    doc = owner.about()
     own = _first_paragraph(build.__doc__) if build.__name__ != "build" else ""
     source = re.search(r"\(([^()]*(?:arXiv|https?:)[^()]*)\)", doc)
     return f"{own.rstrip('.')} ({source[1]})." if own and source else own or doc

@@ -117,7 +117,7 @@ class Vocabulary:
     def sparse_attention(self, q: Value, recent: Value, sinks: Value, time: Value, entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ...) -> Value:
         """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B, S, H, D]."""
 
-    def normalize(self, x: Value, *, eps: float) -> Value:
+    def normalize(self, x: Value, *, eps: float = ...) -> Value:
         """x / (sum of x over the last dim + eps)"""
 
     def signed_sqrt(self, x: Value, *, floor: float) -> Value:

@@ -199,6 +199,9 @@ class Op(Record):
     uniform: ClassVar[bool] = False
     """Wants its float operands, parameters included, in one dtype: the dtype pass lifts all where one is float32."""
 
+    borrows: ClassVar[str] = ""
+    """The op whose module computes just this with the module's own weight: on such a weight it prints as its call."""
+
     def __init_subclass__(cls, *, abstract: bool = False, **kw: Any) -> None:
         super().__init_subclass__(**kw)
         if not abstract:

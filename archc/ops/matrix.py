@@ -87,6 +87,7 @@ class Embed(Op):
     """ids [B, S] -> rows [B, S, dim] of a table [rows, dim] that something else owns."""
 
     needs = {"F": "torch.nn.functional"}
+    borrows = "embedding"
 
     def infer(self, ids: Type, table: Type) -> Type:
         return Type((*ids.shape, table.last), table.dtype)

@@ -114,10 +114,8 @@ class Relu(RowOp):
 class Sigmoid(RowOp):
     """1 / (1 + exp(-x))"""
 
-    needs = {"torch": "torch"}
-
     def code(self, x: ast.expr) -> ast.expr:
-        return expr("torch.sigmoid(x)", x=x)
+        return expr("x.sigmoid()", x=x)
 
 
 class Softmax(RowOp):

@@ -31,10 +31,10 @@ class Normalize(RowOp):
 
     needs = {"normalize": "kernels.normalize"}
     island = True
-    eps: float
+    eps: float = 0.0
 
     def code(self, x: ast.expr) -> ast.expr:
-        return expr("normalize(x, eps=eps)", x=x, eps=self.eps)
+        return expr("normalize(x, eps=eps)", x=x, eps=self.eps or None)
 
 
 class SignedSqrt(RowOp):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -92,6 +93,10 @@ class Drawer(BaseModel):
     def problems(self) -> Iterator[Problem]:
         """Rules between fields that do not hold; overridden by drawers that have some."""
         yield from ()
+
+    def about(self) -> str:
+        """What generated code says of it: the first paragraph of its docstring, overridden where the fields matter."""
+        return inspect.cleandoc(type(self).__doc__ or "").split("\n\n")[0].strip()
 
     def tiny(self) -> dict[str, Any]:
         """Field values of the CPU-size twin (`--tiny`): same structure, small widths. Fields not named stay.

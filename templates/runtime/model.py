@@ -1,4 +1,4 @@
-"""What every generated language model can do: run, lose, remember, generate."""
+"""What every generated language model can do: run, compute its losses, remember, generate."""
 
 from __future__ import annotations
 

@@ -52,9 +52,9 @@ DEEPSEEK: Dialect = (
 )
 """DeepSeek-V2 and V3 as the official inference code has them (`inference/convert.py` of DeepSeek-V3)."""
 DIALECTS = (HUB, MIXTRAL, DEEPSEEK)
-"""Those that are read,"""
+"""Dialects that `load_weights` reads."""
 PUBLISHED: dict[str, Dialect] = {"hub": HUB, "mixtral": MIXTRAL}
-"""and those that are written."""
+"""Dialects that `save_weights` writes, by the value of its `names`."""
 
 COMPUTED = ("rotary_emb.inv_freq",)
 """Endings of names that old checkpoints carry and this package computes."""

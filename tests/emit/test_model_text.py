@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import archc
 from archc import resources
@@ -32,6 +34,15 @@ def classes(text: str) -> list[ast.ClassDef]:
 def test_golden(llama: Path, golden) -> None:
     golden("llama_3_1_8b/model.py", (llama / "model.py").read_text())
     golden("llama_3_1_8b/tests/tiny_model.py", (llama / "tests" / "tiny_model.py").read_text())
+
+
+@pytest.mark.parametrize("spec", ["deepseek_v3", "gpt_oss_20b"])
+def test_golden_of_mixtures(spec: str, golden) -> None:
+    from archc.api import package
+
+    text = package(archc.load(spec))["model.py"]
+    golden(f"{spec}/model.py", text)
+    assert text.count("\n") < 400
 
 
 def test_forwards_are_short(text: str) -> None:
@@ -161,3 +172,55 @@ def test_a_weight_that_an_equation_reads_stands_where_it_is_read() -> None:
     scale, most = (4 + 2) ** -0.5, 8 * 7 // (16 - 7)
     called = f"latent_attend(q, entries, self.kv_b_proj.weight, step.time, nope=4, scale={scale}, absorb={most})"
     assert f"out = {called}" in ast.unparse(ast.parse(run))
+
+
+def test_runs_cover_a_schedule_in_groups() -> None:
+    from archc.emit.classes import runs
+
+    assert runs([0, 0, 0, *[1] * 58]) == [(0, 1, 3), (3, 1, 58)]
+    assert runs([0, 1] * 12) == [(0, 2, 12)]
+    assert runs([2, 0, 1, 0, 1, 0, 1, 2]) == [(0, 1, 1), (1, 2, 3), (7, 1, 1)]
+    assert runs([0, 1, 0, 1]) == [(i, 1, 1) for i in range(4)]
+    assert runs([0, 0]) == [(0, 1, 1), (1, 1, 1)]
+    assert runs([0, 0, 0, 1] * 6) == [(0, 4, 6)]
+
+
+@given(schedule=st.lists(st.integers(0, 2), max_size=40))
+def test_runs_give_the_schedule_back(schedule: list[int]) -> None:
+    from archc.emit.classes import runs
+
+    again: list[int] = []
+    for start, period, times in runs(schedule):
+        assert start == len(again)
+        again += schedule[start : start + period] * times
+    assert again == schedule
+
+
+GROUPS = """arch 1
+model groups {
+  vocab = 61, dim = 16, layers = 14, context = 90
+  attention near = gqa { heads = 2, window = 4 }
+  attention far = gqa { heads = 2 }
+  ffn = swiglu { hidden = 9 }
+  schedule { attention = [far, (near * 3, far) * 3, near] }
+}
+"""
+
+
+def test_a_layer_list_of_groups_makes_every_layer_in_its_place(tmp_path: Path, imported) -> None:
+    from archc.resolve import load_text
+
+    (model,) = load_text(GROUPS)
+    built = archc.build(model, tmp_path)
+    assert "for i in range(0, 12, 4)" in (built / "model.py").read_text()
+    layers = imported(built).Model(device="meta").model.layers
+    kinds = ["FarAttention", *["NearAttention"] * 3, "FarAttention", *["NearAttention"] * 3, "FarAttention"]
+    kinds += [*["NearAttention"] * 3, "FarAttention", "NearAttention"]
+    assert [type(layer.self_attn).__name__ for layer in layers] == kinds
+    assert [layer.self_attn.layer for layer in layers] == list(range(14))
+
+
+def test_a_router_speaks_of_groups_and_scores_only_where_it_has_them(text: str) -> None:
+    doc = next((ast.get_docstring(cls) or "" for cls in classes(text) if cls.name == "Router"), "")
+    assert ("group" in doc) == ("group_mask(" in text)
+    assert ("softmax over these" in doc) == bool(re.search(r"gather\(-1, ids\)\.softmax", text))

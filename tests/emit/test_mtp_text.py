@@ -38,7 +38,7 @@ def test_a_module_shares_its_class_and_the_embedding(files: dict[str, str]) -> N
     made = ", ".join(f"ConcatMtp(GqaAttention({k}), Swiglu())" for k in range(2))
     assert f"self.mtp = nn.ModuleList([{made}] if mtp else [])" in method(text, "__init__")
     assert method(text, "ahead").splitlines()[1:] == [
-        "    embedding = F.embedding(step.tokens, self.model.embed_tokens.weight)",
+        "    embedding = self.model.embed_tokens(step.tokens)",
         "    return self.mtp[depth](embedding, hidden, step)",
     ]
     assert "class Model(MtpLanguageModel)" in text
@@ -48,7 +48,8 @@ def test_a_module_shares_its_class_and_the_embedding(files: dict[str, str]) -> N
 def test_the_header_counts_the_modules_apart(files: dict[str, str]) -> None:
     params = json.loads(files["plan.json"])["cost"]["decode"]["params"]
     assert (
-        f"further: {params['total']:,} parameters, and {params['mtp']:,} that" in files["model.py"].partition("\n")[0]
+        f"further: {params['total']:,} parameters, and {params['mtp']:,} more for"
+        in files["model.py"].partition("\n")[0]
     )
 
 

@@ -39,6 +39,12 @@ class Gqa(Attention):
                 fields=("kv_heads", "heads"), message=f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}"
             )
 
+    def about(self) -> str:
+        seen = f" over the last {self.window:,} tokens" if self.window else ""
+        sinks = ", with a sink of each head that takes mass and gives no value" if self.sinks else ""
+        more = f"\n\nAttention{seen}{sinks}." if seen or sinks else ""
+        return super().about() + more
+
     def tiny(self) -> dict[str, Any]:
         kv_heads = min(self.kv_heads, 2)
         group = min(self.heads // self.kv_heads, 2)

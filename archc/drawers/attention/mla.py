@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,19 @@ class Mla(Attention):
                 help="leave out `dim` of the rope: `rope_dim` says how many channels are rotated",
             )
 
+    def about(self) -> str:
+        """With what the cache keeps of a token, how that is read, and where the scale comes from."""
+        width = self.nope_dim + self.rope_dim
+        correction = 1.0 if self.rope is None else self.rope.softmax_correction()
+        text = (
+            f"{super().about()}\n\nOf a token the cache keeps its latent and {self.rope_dim} key channels that all"
+            " heads share. `latent_attend` expands them to keys and values, or, for up to `absorb` new tokens after"
+            " cached ones, works on the latents themselves."
+        )
+        if self.rope is None or not math.isclose(self.scale, width**-0.5 * correction) or math.isclose(correction, 1):
+            return text
+        return f"{text} Logits are scaled by 1 / sqrt({width}), times {correction:.6g} for {self.rope.kind}."
+
     def tiny(self) -> dict[str, Any]:
         nope, rope = min(self.nope_dim, 16), min(self.rope_dim, 8)
         return {
@@ -67,27 +81,28 @@ class Mla(Attention):
 
     def build(self, g: Builder, x: Value) -> Value:
         q = self.queries(g, x)
-        kv = g.linear("kv_a_proj_with_mqa", x, out=self.kv_rank + self.rope_dim, bias=self.bias)
-        latent, k_rope = g.split(kv, sizes=(self.kv_rank, self.rope_dim))
+        width = self.kv_rank + self.rope_dim
+        latent, k_rope = g.split(
+            g.linear("kv_a_proj_with_mqa", x, out=width, bias=self.bias), sizes=(self.kv_rank, self.rope_dim)
+        )
         latent = self.latent_norm.build(g, latent, "kv_a_layernorm")
         if self.rope is not None:
             k_rope = self.rope.build(g, k_rope)
-        store = Table(every=1, shape=(self.kv_rank + self.rope_dim,))
-        entries = g.append(g.cat(latent, k_rope), g.state("latents", store), g.time)
+        entries = g.append(g.cat(latent, k_rope), g.state("latents", Table(every=1, shape=(width,))), g.time)
         keys, values = self.expand(g, entries)
         out = g.attend(q, keys, values, g.time, scale=self.scale)
         return g.linear("o_proj", g.flatten(out), out=self.dim, bias=self.bias, role="output")
 
     def queries(self, g: Builder, x: Value) -> Value:
         """Queries of every head [B, S, heads, nope_dim + rope_dim], the last rope_dim channels rotated."""
-        head_dim = self.nope_dim + self.rope_dim
+        sizes = (self.heads, self.nope_dim + self.rope_dim)
         if self.q_rank is None:
-            q = g.linear("q_proj", x, out=self.heads * head_dim)
+            q = g.unflatten(g.linear("q_proj", x, out=math.prod(sizes)), sizes=sizes)
         else:
-            q_latent = g.linear("q_a_proj", x, out=self.q_rank, bias=self.bias)
-            q_latent = self.latent_norm.build(g, q_latent, "q_a_layernorm")
-            q = g.linear("q_b_proj", q_latent, out=self.heads * head_dim)
-        q = g.unflatten(q, sizes=(self.heads, head_dim))
+            q_latent = self.latent_norm.build(
+                g, g.linear("q_a_proj", x, out=self.q_rank, bias=self.bias), "q_a_layernorm"
+            )
+            q = g.unflatten(g.linear("q_b_proj", q_latent, out=math.prod(sizes)), sizes=sizes)
         return q if self.rope is None else self.rope.build(g, q, last=self.rope_dim)
 
     def expand(self, g: Builder, entries: Value) -> tuple[Value, Value]:

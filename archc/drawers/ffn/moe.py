@@ -79,32 +79,32 @@ class Moe(FeedForward):
     def build(self, g: Builder, x: Value) -> Value:
         names = NAMES[self.names]
         with g.component("router"):
-            ids, weights = g.call(names.router, "Router", self.route, x, doc=type(self.router).__doc__)
+            ids, weights = g.call(names.router, "Router", self.route, x, doc=self.router.about())
         with g.component("experts"):
-            y = g.call("experts", "Experts", self.routed, x, ids, weights)
-        if self.shared:
-            with g.component("shared_experts"):
-                every = Swiglu(dim=self.dim, hidden=self.shared_hidden, activation=self.activation)
-                shared = g.call(names.shared, "SharedExperts", every.build, x)
-                if self.shared_gate:
-                    shared = g.sigmoid(g.linear(names.shared_gate, x, out=1)) * shared
-                y = y + shared
-        return y
+            routed = g.call("experts", "Experts", self.routed, x, ids, weights)
+        if not self.shared:
+            return routed
+        with g.component("shared_experts"):
+            every = Swiglu(dim=self.dim, hidden=self.shared_hidden, activation=self.activation)
+            shared = g.call(names.shared, "SharedExperts", every.build, x)
+            if self.shared_gate:
+                shared = g.sigmoid(g.linear(names.shared_gate, x, out=1)) * shared
+            return routed + shared
 
     def route(self, g: Builder, x: Value) -> tuple[Value, Value]:
         """Ids and weights of each token's experts."""
         return self.router.build(g, x, self.experts)
 
     def routed(self, g: Builder, x: Value, ids: Value, weights: Value) -> Value:
-        """Each token through its experts."""
+        """Each token through its experts: rows sorted by expert, then summed."""
         inputs_first = NAMES[self.names].inputs_first
         matrix = {"active": ids.type.last, "bias": self.bias, "inputs_first": inputs_first}
         rows, order, ends = g.dispatch(x, ids, experts=self.experts)
-        both = g.grouped_linear("gate_up_proj", rows, ends, out=2 * self.hidden, **matrix)
+        gate_up = g.grouped_linear("gate_up_proj", rows, ends, out=2 * self.hidden, **matrix)
         if inputs_first:
-            gate, up = g.unbind(g.unflatten(both, sizes=(self.hidden, 2)))
+            gate, up = g.unbind(g.unflatten(gate_up, sizes=(self.hidden, 2)))
         else:
-            gate, up = g.split(both, sizes=(self.hidden, self.hidden))
+            gate, up = g.split(gate_up, sizes=(self.hidden, self.hidden))
         hidden = self.activation.build(g, gate, up)
         y = g.grouped_linear("down_proj", hidden, ends, out=self.dim, **matrix)
         return g.combine(y, weights, order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from archc.schema import Problem, Router, field
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 class Grouped(Router):
     """Base of the routers that choose the experts of highest score, those of the best groups only."""
+
+    group_worth: ClassVar[str]
+    """What a group is chosen by, in words."""
 
     active: int = field("experts per token", gt=0)
     groups: int = field("groups that the experts form", default=1, gt=0)
@@ -25,6 +28,17 @@ class Grouped(Router):
                 fields=("keep_groups", "groups"),
                 message=f"keeps {self.keep_groups} of {self.groups} {'group' if self.groups == 1 else 'groups'}",
             )
+
+    def about(self) -> str:
+        return self.and_groups(super().about())
+
+    def and_groups(self, doc: str) -> str:
+        """A docstring, and which groups of experts a token may use where that is not all."""
+        if self.keep_groups == self.groups:
+            return doc
+        return (
+            f"{doc}\n\nOnly experts of {self.keep_groups} of {self.groups} groups: a group is worth {self.group_worth}."
+        )
 
     def misfits(self, experts: int) -> Iterator[str]:
         size, rest = divmod(experts, self.groups)

@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 
 
 class Sigmoid(Grouped):
-    """Experts chosen by score plus a bias that levels loads, weighed by the score (DeepSeek-V3, arXiv:2412.19437).
+    """Experts chosen by score plus a bias that levels loads, weighed by the score (DeepSeek-V3, arXiv:2412.19437)."""
 
-    A group is worth the sum of its best two experts.
-    """
+    group_worth = "the sum of its best two scores"
 
     renormalise: bool = field("divide the weights of a token by their sum", default=True)
     bias_rate: float = field("how far `after_step` moves the bias of an expert", default=0.001, ge=0)
@@ -24,8 +23,8 @@ class Sigmoid(Grouped):
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         scores = self.scores(g, self.logits(g, x, experts))
         bias = g.param("e_score_correction_bias", (experts,), role="bias", init="zeros", dtype="fp32", buffer=True)
-        choice = scores + bias
-        ids = self.best(g, choice, of_group=2)
+        biased = scores + bias
+        ids = self.best(g, biased, of_group=2)
         weights = g.gather(scores, ids)
         if self.renormalise:
             weights = g.normalize(weights, eps=1e-20)

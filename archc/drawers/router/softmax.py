@@ -13,10 +13,9 @@ if TYPE_CHECKING:
 
 
 class Softmax(Grouped):
-    """The experts of highest probability, weighed by it (Fedus et al. 2021, arXiv:2101.03961).
+    """The experts of highest probability, weighed by it (Fedus et al. 2021, arXiv:2101.03961)."""
 
-    A group is worth its best expert (DeepSeek-V2, arXiv:2405.04434).
-    """
+    group_worth = "its best score (DeepSeek-V2, arXiv:2405.04434)"
 
     renormalise: bool = field("divide the weights of a token by their sum", default=False)
     topk_first: bool = field("choose by logits, then a softmax over the chosen ones", default=False)
@@ -34,6 +33,13 @@ class Softmax(Grouped):
                 message="renormalise has nothing to do: after topk_first the weights of a token add up to 1",
             )
 
+    def about(self) -> str:
+        if not self.topk_first:
+            return super().about()
+        return self.and_groups(
+            "The experts of largest logits, weighed by a softmax over these (gpt-oss, arXiv:2508.10925)."
+        )
+
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         logits = self.logits(g, x, experts, bias=self.bias)
         if self.topk_first:
@@ -45,7 +51,7 @@ class Softmax(Grouped):
             ids = self.best(g, scores, of_group=1)
             weights = g.gather(scores, ids)
         if self.renormalise:
-            weights = g.normalize(weights, eps=0.0)
+            weights = g.normalize(weights)
         if self.scale != 1:
             weights = weights * self.scale
         if self.balance_weight and self.balance == "sequence":

@@ -114,6 +114,7 @@ class Backbone(nn.Module):
 
 class Model(LanguageModel):
     """Llama 3.1 8B: grouped-query attention, SwiGLU, RMSNorm, rotary positions stretched to 128K tokens.
+
     Hyper-parameters: meta-llama/Llama-3.1-8B config.json.
     """
 
