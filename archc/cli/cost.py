@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archc.cli._console import print_all
 from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from archc.cost.explain import Explanation
     from archc.cost.report import Mode, Report
 
@@ -99,12 +98,6 @@ def _json(data: dict[str, Any]) -> None:
 
 
 # --- tables --------------------------------------------------------------------------------------
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=False)
-
-
 def flops_text(n: float) -> str:
     """``28.5 GFLOP``"""
     for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -125,21 +118,19 @@ def _table(report: Report) -> None:
     from rich.table import Table
 
     w, p, f, c = report.workload, report.params, report.flops, report.kv_cache
-    console = _console()
     token = f"token {w.context:,}" if w.seq == 1 else f"{w.seq:,} tokens up to {w.context:,}"
     what = {
         "train": f"training on {w.seq:,} tokens a row",
         "prefill": f"prefill of {w.seq:,} tokens a row, {w.context:,} in the end",
         "decode": f"decoding {token} of a row",
     }[w.mode]
-    console.print(f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}\n")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("component", "parameters", "share", "ideal", "executed", "cache"):
         table.add_column(column, justify="left" if column == "component" else "right")
     for name, n in p.by_component.items():
         ideal, executed, kept = (d.by_component[name] for d in (f.ideal, f.executed, c))
         if n or ideal or executed or kept:
-            share = f"{100 * n / p.total:.1f} %" if p.total else ""
+            share = "apart" if name == "mtp" else _share(n / p.total) if n else "-"
             table.add_row(
                 name,
                 f"{n:,}" if n else "-",
@@ -157,8 +148,6 @@ def _table(report: Report) -> None:
         bytes_text(c.bytes_total),
     )
     table.add_row(*total, style="bold")
-    console.print(table)
-    console.print()
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="dim")
     facts.add_column()
@@ -174,8 +163,13 @@ def _table(report: Report) -> None:
             "FLOPs a token",
             (
                 f"forward {flops_text(f.ideal.forward_per_token)} ideal,"
-                f" {flops_text(f.executed.forward_per_token)} executed;"
-                f" with backward {flops_text(f.ideal.train_per_token)}"
+                f" {flops_text(f.executed.forward_per_token)} executed"
+                + (
+                    f"; with backward {flops_text(f.ideal.train_per_token)} ideal,"
+                    f" {flops_text(f.executed.train_per_token)} executed"
+                    if w.mode == "train"
+                    else ""
+                )
             ),
         ),
         (
@@ -188,33 +182,36 @@ def _table(report: Report) -> None:
     ]
     for row in rows:
         facts.add_row(*row)
-    console.print(facts)
-    console.print()
     notes = Table(box=None, pad_edge=False, show_header=False, style="dim")
     notes.add_column()
     notes.add_column()
     for line in report.assumptions:
-        notes.add_row("-", line.replace("[", "\\["))
-    console.print("[dim]conventions[/dim]")
-    console.print(notes)
+        if not line.startswith("weighted_fp8_equivalent"):  # a figure that only --format json has
+            notes.add_row("-", line.replace("[", "\\["))
+    title = f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}"
+    print_all(title, "", table, "", facts, "", "[dim]conventions[/dim]", notes, width=100)
+
+
+def _share(part: float) -> str:
+    """``97.4 %``; what is there is never 0.0 %."""
+    return f"{100 * part:.1f} %" if part >= 0.0005 else "< 0.1 %"
 
 
 def _explained(e: Explanation) -> None:
     from rich.table import Table
 
-    console = _console()
     value = f"{e.value:,}" if isinstance(e.value, int | float) else e.value
-    console.print(f"[bold]{e.key}[/bold] = {value}\n")
+    parts: list[Any] = [f"[bold]{e.key}[/bold] = {value}", ""]
     if e.terms:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("term", "count", "one of them", "together"):
             table.add_column(column, justify="right" if column in ("count", "together") else "left", overflow="fold")
         for term in e.terms:
             table.add_row(term.what, f"{term.count:,}", term.formula.replace("[", "\\["), f"{term.total:,}")
-        console.print(table)
+        parts.append(table)
         if e.over > 1:
-            console.print(f"all together {sum(t.total for t in e.terms):,}, of {e.over:,} tokens")
-        console.print()
+            parts.append(f"all together {sum(t.total for t in e.terms):,}, of {e.over:,} tokens")
+        parts.append("")
     if e.sources:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("set by", "value", "where"):
@@ -223,4 +220,5 @@ def _explained(e: Explanation) -> None:
             table.add_row(
                 f"{source.drawer}: {source.field}", source.value, ", then ".join(str(s) for s in source.spans)
             )
-        console.print(table)
+        parts.append(table)
+    print_all(*parts)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from archc.cli.options import colour, drawers_option, format_option
+from archc.cli._console import print_all
+from archc.cli.options import drawers_option, format_option
 from archc.diagnostics.suggest import closest
 
 if TYPE_CHECKING:
     from archc.drawers.catalog import Entry
-
-_PIPED_WIDTH = 160
 
 
 @click.command()
@@ -97,7 +94,4 @@ def _plain(text: str) -> str:
 
 
 def _print(table: Any) -> None:
-    from rich.console import Console
-
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
-    Console(width=width, no_color=not colour(), highlight=False).print(table)
+    print_all(table, width=160)

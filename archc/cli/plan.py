@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from archc.cli._console import print_all
 from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
     from archc.graph import Graph, Scope
+    from archc.ops import Op
     from archc.schema import Model
 
 
@@ -78,8 +80,9 @@ def _graph(graph: Graph) -> list[dict[str, Any]]:
             {
                 "op": item.op.kind,
                 "name": item.name,
+                "fields": _fields(item.op),
                 "in": [str(v.type) for v in item.ins if v.type.dtype != "none"],
-                "out": [f"{v.type} {v.type.dtype}" for v in item.outs],
+                "out": [f"{v.type} {v.type.dtype}" for v in item.outs if v.type.dtype != "none"],
                 "component": item.component,
             }
             for item in scope.items
@@ -100,6 +103,17 @@ def _graph(graph: Graph) -> list[dict[str, Any]]:
     ]
 
 
+SEEN = ("dim", "experts", "inputs_first", "out", "rows", "sizes", "to")
+"""Fields of ops that the result shows, or the printed code alone."""
+
+
+def _fields(op: Op) -> dict[str, Any]:
+    """The fields of an op that are not at their defaults, as plain data."""
+    given = {name: getattr(op, name) for name, default in op.fields.items() if name not in SEEN}
+    changed = {name: value for name, value in given.items() if value != op.fields[name]}
+    return {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in changed.items()}
+
+
 def _kernels(graph: Graph) -> list[dict[str, Any]]:
     """Files of `kernels/` that the graph's ops use, and how each picks its path."""
     from archc import resources
@@ -114,21 +128,14 @@ def _kernels(graph: Graph) -> list[dict[str, Any]]:
     rows = []
     for name, ops in sorted(used.items()):
         fused = "triton" in (resources.kernels() / f"{name}.py").read_text()
-        why = (
-            "Triton on a GPU, the PyTorch reference elsewhere"
-            if fused
-            else "PyTorch: there is no fused kernel of it yet"
-        )
+        why = "Triton on a GPU, the PyTorch reference elsewhere" if fused else "PyTorch everywhere"
         rows.append({"kernel": name, "ops": sorted(ops), "why": why})
     return rows
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-
-    console = Console(highlight=False)
 
     def table(*columns: str) -> Table:
         made = Table(box=None, pad_edge=False, header_style="bold")
@@ -136,7 +143,7 @@ def _show(facts: dict[str, Any]) -> None:
             made.add_column(column, overflow="fold")
         return made
 
-    console.print(f"[bold]{facts['model']}[/bold]\n")
+    parts: list[Any] = [f"[bold]{facts['model']}[/bold]", ""]
     schedule = table("layers", "drawers")
     for run in facts["schedule"]:
         span = str(run["first"]) if run["first"] == run["last"] else f"{run['first']}..{run['last']}"
@@ -145,16 +152,16 @@ def _show(facts: dict[str, Any]) -> None:
         drawers = ", ".join(f"{slot} {label}" for slot, label in facts["mtp"]["drawers"].items())
         modules = "1 module" if facts["mtp"]["modules"] == 1 else f"{facts['mtp']['modules']} modules"
         schedule.add_row("further", f"{drawers}: {modules}, {facts['mtp']['weight']:g} of the loss")
-    console.print(schedule)
+    parts.append(schedule)
     for scope in facts["graph"]:
         times = f", {scope['times']} times" if scope["times"] > 1 else ""
-        console.print(f"\n[bold]{scope['class']}[/bold] [dim]{scope['scope']}{times}[/dim]")
-        nodes = table("op", "name", "result", "counts as")
+        parts += ["", f"[bold]{scope['class']}[/bold] [dim]{scope['scope']}{times}[/dim]"]
+        nodes = table("op", "name", "with", "result", "counts as")
         for node in scope["nodes"]:
-            nodes.add_row(node["op"], node["name"] or "", escape(", ".join(node["out"])), node["component"])
-        console.print(nodes)
-    console.print()
+            settings = ", ".join(f"{name} {value}" for name, value in node["fields"].items())
+            nodes.add_row(node["op"], node["name"] or "", settings, escape(", ".join(node["out"])), node["component"])
+        parts.append(nodes)
     kernels = table("kernel", "of", "path")
     for row in facts["kernels"]:
         kernels.add_row(row["kernel"], ", ".join(row["ops"]), row["why"])
-    console.print(kernels)
+    print_all(*parts, "", kernels)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import get_args
 
 from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, WorkloadReport
 from archc.graph import Graph, Node
 from archc.graph.gradient import trained
 from archc.ops import Cost, Table, Workload
+from archc.ops.latent import LatentAttend
 from archc.ops.time import cache_bytes
 from archc.schema import Model
 from archc.version import VERSION
@@ -42,6 +44,12 @@ ASSUMPTIONS = (
     ),
     "weighted_fp8_equivalent: ideal FLOPs of a token with bfloat16 products counted twice, FP8 once.",
 )
+
+LATENT = (
+    "latent attention: ideal expands the latent of each new token once and attends to what it gives. executed: a few"
+    " new tokens after cached ones attend to latents themselves, which are wider, instead of expanding the cache again."
+)
+"""The assumption of models whose keys and values are made of latents."""
 
 AHEAD = (
     "mtp: the modules that predict further tokens run in training only, their products with the head included;"
@@ -92,8 +100,17 @@ def count(
         params=params(graph),
         flops=flops(graph, w, mode),
         kv_cache=kv_cache(graph, model.cache.kind, batch=batch, max_tokens=shown.context),
-        assumptions=(*ASSUMPTIONS, AHEAD) if graph.predictions() else ASSUMPTIONS,
+        assumptions=tuple(_assumptions(graph)),
     )
+
+
+def _assumptions(graph: Graph) -> Iterator[str]:
+    """The conventions that figures of a graph follow."""
+    yield from ASSUMPTIONS
+    if any(isinstance(node.op, LatentAttend) for node, _ in graph.walk()):
+        yield LATENT
+    if graph.predictions():
+        yield AHEAD
 
 
 def params(graph: Graph) -> Params:

@@ -80,12 +80,22 @@ def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation
     return Explanation(
         key=key,
         value=value,
-        terms=tuple(t for t, _ in parts),
+        terms=tuple(_merged(t for t, _ in parts)),
         sources=tuple(
             s for s in _sources(model, scopes) if s.drawer != "model" or s.field in _matters(section, component)
         ),
         over=report.workload.batch * report.workload.seq if per_token else 1,
     )
+
+
+def _merged(terms: Iterable[Term]) -> Iterator[Term]:
+    """The terms, equal ones of several kinds of layer as one."""
+    alike: dict[tuple[str, str], list[Term]] = {}
+    for term in terms:
+        alike.setdefault((term.what, term.formula), []).append(term)
+    for (what, formula), group in alike.items():
+        count, total = sum(t.count for t in group), sum(t.total for t in group)
+        yield Term(what=what, count=count, formula=formula, total=total)
 
 
 # --- terms ---------------------------------------------------------------------------------------
@@ -158,17 +168,18 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
 
 
 def _products(node: Node, w: Workload, flops: int) -> str:
-    """The multiply-adds of a node with its numbers: rows x out x in for a linear map, else their number and shapes."""
-    weight = next((v.type.shape for v in node.ins if v.param is not None and len(v.type.shape) == 2), None)
+    """The multiply-adds of a node with its numbers: rows x out x in for linear maps, else their number and shapes."""
     rows = node.outs[0].type.shape[:-1]
-    if weight is not None and flops == 2 * numel((*rows, *weight), w):
-        return " x ".join(f"{size(d, w):,}" for d in (2, *rows, *weight))
-    shapes = " , ".join(_sized(v.type, w) for v in node.ins if v.type.dtype != "none")
+    for shape in (v.type.shape for v in node.ins if len(v.type.shape) in (2, 3)):
+        weight = shape[-2:]  # of three dims the first counts experts, of which a row meets one
+        if flops == 2 * numel((*rows, *weight), w):
+            return " x ".join(f"{size(d, w):,}" for d in (2, *rows, *weight))
+    shapes = ", ".join(_sized(v.type, w) for v in node.ins if v.type.dtype != "none")
     return f"2 x {flops // 2:,} over {shapes} -> {_sized(node.outs[0].type, w)}"
 
 
 def _sized(type_: Type, w: Workload) -> str:
-    return f"[{', '.join(f'{size(d, w):,}' for d in type_.shape)}]"
+    return f"[{', '.join(str(size(d, w)) for d in type_.shape)}]"
 
 
 _OF_ONE_ROW = ("bytes_per_token", "bytes_per_sequence_fixed")

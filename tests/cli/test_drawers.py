@@ -14,7 +14,7 @@ TOYS = Path(__file__).parents[1] / "resolve" / "drawers"
 
 def run(*args: str, code: int = 0) -> str:
     """The output of a command that exits with ``code``."""
-    result = CliRunner().invoke(main, args)
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(main, args)
     assert result.exit_code == code, result.output
     return result.output
 

@@ -30,7 +30,7 @@ def spec(tmp_path: Path) -> str:
 
 
 def plan(*words: str) -> str:
-    result = CliRunner().invoke(main, ["plan", *words])
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["plan", *words])
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -41,7 +41,15 @@ def test_modules_that_predict_further_tokens_are_shown(spec: str) -> None:
     assert "further mtp concat, attention far, ffn swiglu: 2 modules, 0.1 of the loss" in lines
     assert "ConcatMtp mtp.1" in lines
     assert "linear eh_proj [B, S, 24] act mtp" in lines
-    assert "linear lm_head [B, S, 50] act mtp" in lines
+    assert "linear lm_head role head [B, S, 50] act mtp" in lines
+
+
+def test_ops_are_shown_with_what_decides_them() -> None:
+    lines = [" ".join(line.split()) for line in plan("deepseek_v3").splitlines()]
+    assert "group_mask groups 8, keep 4 [B, S, 256] fp32 router" in lines
+    assert "count_loads rate 0.001 router" in lines
+    assert "binary sign + [B, S, 7168] act residual" in lines
+    assert all(line == line.rstrip() for line in plan("deepseek_v3").splitlines())
 
 
 def test_as_data(spec: str) -> None:

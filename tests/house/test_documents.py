@@ -135,15 +135,38 @@ def test_the_readme_shows_what_commands_print(tmp_path: Path) -> None:
     command, _, table = shown.removesuffix("...\n").partition("\n")
     printed = archc(tmp_path, *command.removeprefix("$ archc ").split())
     assert printed.startswith(table)
-    archc(tmp_path, "build", "llama_3_1_8b")
+    (spec,) = [block for block in readme if block.language == "arch"]
+    assert spec.text == (ROOT / "specs" / spec.name).read_text(encoding="utf-8")
+    archc(tmp_path, "build", "deepseek_v3")
     (code,) = [block.text for block in readme if block.text.startswith("class ")]
-    assert code in (tmp_path / "build/llama_3_1_8b/model.py").read_text()
+    model = (tmp_path / "build/deepseek_v3/model.py").read_text()
+    assert code in model
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"`model.py` has (\d+) lines", text) == [str(model.count("\n"))]
+
+
+def test_the_readme_lists_the_library() -> None:
+    import archc
+    from archc import resources
+
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {name: cells.split(" | ") for name, cells in rows}
+    assert sorted(listed) == sorted(path.stem for path in resources.specs().glob("*.arch"))
+    for name, (attention, ffn, *figures) in listed.items():
+        model, report = archc.load(name), archc.cost(archc.load(name))
+        kinds = [dict.fromkeys(f"`{getattr(layer, slot).kind}`" for layer in model.schedule) for slot in SLOTS]
+        assert [attention, ffn] == [", ".join(kind) for kind in kinds], name
+        counted = (report.params.total, report.params.active, report.kv_cache.bytes_per_token)
+        assert figures == [f"{n:,}" for n in counted], name
+
+
+SLOTS = ("attention", "ffn")
 
 
 @pytest.mark.parametrize("document", ["docs/package.md", "README.md"])
 def test_python_runs(document: str, tmp_path: Path) -> None:
     """The Python of a document, block after block, on the tiny twin of the spec it speaks of."""
-    archc(tmp_path, "build", "llama_3_1_8b", "--tiny")
+    archc(tmp_path, "build", "deepseek_v3", "--tiny")
     parts = [block.text for block in blocks(ROOT / document) if block.language == "python" and "import" in block.text]
     rest = [
         block.text

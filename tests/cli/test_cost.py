@@ -1,0 +1,61 @@
+"""`archc cost`: what its tables say."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from archc.cli import main
+
+
+def cost(*words: str) -> list[str]:
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(main, ["cost", *words])
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def words(lines: list[str], first: str) -> list[str]:
+    """The words of the line that starts with ``first``."""
+    return next(line.split() for line in lines if line.startswith(first))
+
+
+def test_shares_are_of_the_total_which_leaves_mtp_out() -> None:
+    lines = cost("deepseek_v3")
+    assert words(lines, "mtp ")[1:3] == ["11,610,067,968", "apart"]
+    start = next(i for i, line in enumerate(lines) if line.startswith("component"))
+    end = next(i for i, line in enumerate(lines) if line.startswith("mtp"))
+    shares = [line.split("%")[0].split()[-1] for line in lines[start + 1 : end] if "<" not in line]
+    assert sum(map(float, shares)) == pytest.approx(100, abs=0.5)
+    assert "< 0.1 %" in next(line for line in lines if line.startswith("norm"))
+
+
+def test_backward_is_a_matter_of_training() -> None:
+    assert not any("with backward" in line for line in cost("deepseek_v3", "--mode", "prefill"))
+    assert any("with backward" in line for line in cost("deepseek_v3", "--mode", "train"))
+
+
+def test_latent_attention_explains_why_executed_differs() -> None:
+    latent = "latent attention: ideal expands"
+    assert any(latent in line for line in cost("deepseek_v3"))
+    assert not any(latent in line for line in cost("mixtral_8x7b"))
+
+
+@pytest.mark.parametrize("spec", ["deepseek_v3", "llama_3_1_8b"])
+def test_lines_end_without_blanks(spec: str) -> None:
+    for key in ((), ("--explain", "params.total"), ("--explain", "flops.ideal.forward_per_token")):
+        assert all(line == line.rstrip() for line in cost(spec, *key))
+
+
+def test_products_of_experts_are_taken_apart() -> None:
+    lines = cost("deepseek_v3", "--explain", "flops.ideal.by_component.experts")
+    line = next(line for line in lines if "gate_up_proj" in line)
+    assert "2 x 8 x 4,096 x 7,168" in line
+    assert line.split()[-1] == f"{58 * 2 * 8 * 4096 * 7168:,}"
+
+
+def test_equal_terms_of_dense_and_sparse_layers_are_one() -> None:
+    lines = [
+        line for line in cost("deepseek_v3", "--explain", "flops.ideal.by_component.attention") if "o_proj" in line
+    ]
+    assert len(lines) == 1
+    assert " 61 " in lines[0]
