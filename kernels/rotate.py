@@ -38,7 +38,8 @@ def reference(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "f
     if pairs == "half":
         a, b = turning.chunk(2, dim=-1)
         turned = torch.cat(_turned(a, b, angles, inverse), dim=-1)
-    elif torch.compiler.is_compiling():
+    elif torch.compiler.is_compiling() or (turning.requires_grad and turning.numel() == rotated):
+        # PyTorch cannot make complex numbers of the gradient of a lone vector that lies at an odd place of another.
         turned = torch.stack(_turned(turning[..., 0::2], turning[..., 1::2], angles, inverse), dim=-1).flatten(-2)
     else:
         # A pair is a complex number: the same sums in one pass, which compilers cannot fuse.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,20 @@ class LanguageModel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.loads: list[Load] = []  # of every router with a bias, since the last `after_step`
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - nn.Module has it so
+        """Moves and converts as every module does, but buffers stay in at least float32: a bias of a router that is
+        rounded to fewer digits does not move by a thousandth at a time.
+        """
+        buffers = {id(buffer) for buffer in self.buffers()}
+
+        def convert(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if id(tensor) not in buffers or moved.dtype not in (torch.bfloat16, torch.float16):
+                return moved
+            return tensor.to(moved.device, torch.float32)
+
+        return super()._apply(convert, recurse)
 
     def step(self, tokens: Tensor, time: Time, cache: Cache | None) -> StepBase:
         """What all layers read, computed once: tokens [B, S] with padding only at the end of rows."""

@@ -181,6 +181,19 @@ def test_interleaved_pairs_wherever_they_lie(tokens: int, width: int, inverse: b
         torch.testing.assert_close(gradient, back, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("heads", [None, 1])
+def test_the_gradient_of_a_lone_vector_may_lie_anywhere(heads: int | None) -> None:
+    """One token with one key, behind an odd number of other channels: what comes back is a slice at an odd place."""
+    shape = (1, 1, 4) if heads is None else (1, 1, heads, 4)
+    x = layouts.random(shape, seed=1, dtype=torch.float32).requires_grad_()
+    angles = rope_angles(torch.tensor([[3]]), dim=4, theta=100.0)
+    pull = layouts.random((*shape[:-1], 7), seed=2, dtype=torch.float32)
+    turned = rotate(x, angles, pairs="interleaved")
+    (gradient,) = torch.autograd.grad(torch.cat((torch.zeros(*shape[:-1], 3), turned), -1), x, pull)
+    want = oracle(pull[..., 3:], angles, pairs="interleaved", end="first", inverse=True)
+    torch.testing.assert_close(gradient.double(), want, rtol=1e-6, atol=1e-6)
+
+
 def test_angles_get_no_gradient(interpreted: Worker) -> None:
     assert interpreted(_angle_gradient) is None
     assert _angle_gradient() is None

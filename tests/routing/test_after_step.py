@@ -236,6 +236,21 @@ def test_a_model_converted_in_between_says_so(module: ModuleType) -> None:
         net.after_step()
 
 
+@pytest.mark.parametrize(
+    "convert", [lambda net: net.to(torch.bfloat16), lambda net: torch.nn.Sequential(net).half()[0]]
+)
+def test_biases_of_a_narrower_model_still_move(module: ModuleType, convert: Callable[[Any], Any]) -> None:
+    """A bias of 16 has steps of 1/8 in bfloat16, of 1/64 in float16: a hundredth would be lost or rounded."""
+    net = model(module)
+    for name in BIASES:
+        net.get_buffer(name).fill_(16)
+    net = convert(net)
+    assert next(net.parameters()).dtype in {torch.bfloat16, torch.float16}
+    net(tokens(2, 9))
+    want = [signs(loads) for loads in held(net)]
+    assert moved(net, biases(net)) == want
+
+
 def test_a_training_step_compiles_as_one_graph(both: ModuleType) -> None:
     """Forward, losses and counts; the second forward finds loads to add to, and from then on nothing changes."""
     torch._dynamo.reset()
