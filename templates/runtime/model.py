@@ -49,7 +49,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.loads: list[Load] = []  # of every router with a bias, since the last `after_step`
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT001, FBT002 - nn.Module has it so
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT002 - as nn.Module has it
         """Moves and converts as every module does, but buffers stay in at least float32: a bias of a router that is
         rounded to fewer digits does not move by a thousandth at a time.
         """
