@@ -27,7 +27,8 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that ``word`` most likely stands for, or None when nothing is near.
 
     A third of the letters may differ; case does not count; the same parts in another order (`heads_kv`) are near, and
-    so is a word that a known one starts with (`hidden_size` for `hidden`).
+    so is a word that a known one starts with (`hidden_size` for `hidden`) or whose parts it has (`kv_lora_rank` for
+    `kv_rank`).
     """
     word = word[:80]
     low = word.lower()
@@ -42,9 +43,12 @@ def closest(word: str, known: Iterable[str]) -> str | None:
             score = float(distance(low, other))
             if score > max(1, max(len(low), len(other)) // 3):
                 shorter, longer = sorted((low, other), key=len)
-                if len(shorter) < 3 or not longer.startswith(shorter + "_"):
+                if len(shorter) >= 3 and longer.startswith(shorter + "_"):
+                    score = 3.0
+                elif "_" in other and set(other.split("_")) < set(low.split("_")):
+                    score = 4.0
+                else:
                     continue
-                score = 3.0
             elif len(low) <= 2 and low[:1] != other[:1]:
                 continue
         if best is None or (score, candidate) < best:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from archc.diagnostics import Diagnostic, Related
+from archc.diagnostics import Diagnostic, Related, Span
 from archc.resolve.convert import shown
 from archc.resolve.scope import Recipe
 from archc.resolve.suggest import listed
@@ -67,7 +67,7 @@ def rules_hold(r: Resolution, recipe: Recipe, drawer: Drawer) -> bool:
         r.error("E0116", f"the rules of `{recipe.title}` cannot be evaluated: {reason}", recipe.at)
         return False
     for problem in problems:
-        places = [span for name in problem.fields if (span := recipe.given_at(name)) is not None]
+        places = [span for name in problem.fields if (span := _given_at(recipe, drawer, name)) is not None]
         r.sink.add(
             Diagnostic(
                 code="E0210",
@@ -79,6 +79,14 @@ def rules_hold(r: Resolution, recipe: Recipe, drawer: Drawer) -> bool:
             )
         )
     return not problems
+
+
+def _given_at(recipe: Recipe, drawer: Drawer, name: str) -> Span | None:
+    """Where a field has its value from; one of a nested drawer that has none there, where that drawer stands."""
+    outer, _, inner = name.partition(".")
+    nested = getattr(drawer, outer, None) if inner else None
+    spans = nested.origin.fields.get(inner, ()) if isinstance(nested, Drawer) else ()
+    return spans[0] if spans else recipe.given_at(outer)
 
 
 def _limit(name: str, detail: Any) -> str:

@@ -24,5 +24,6 @@ def listed(names: Iterable[str], *, word: str = "and", limit: int = 12) -> str:
 
 
 def article(word: str) -> str:
-    """The article that the word wants: `a` or `an`."""
-    return "an" if word[:1] in "aeiou" else "a"
+    """The article that the word wants, `a` or `an`; words without vowels are spelt out (an `mtp`)."""
+    spelt = not set(word) & set("aeiouy")
+    return "an" if word[:1] in ("aefhilmnorsx" if spelt else "aeiou") else "a"

@@ -45,7 +45,10 @@ def field(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A rule between fields that does not hold; resolve turns it into a diagnostic at those fields."""
+    """A rule between fields that does not hold; resolve turns it into a diagnostic at those fields.
+
+    A field of a nested drawer is named with a dot (``router.groups``).
+    """
 
     fields: tuple[str, ...]
     message: str

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from archc.schema.drawer import Drawer, field
+from archc.schema.drawer import Drawer, Problem, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,8 +157,8 @@ class Router(Drawer):
         """Ids and weights of each token's experts, best first: [B, S, K] each."""
         raise NotImplementedError
 
-    def misfits(self, experts: int) -> Iterator[str]:
-        """Why it cannot route among so many experts: sentences in the names of its fields, none where it can."""
+    def misfits(self, experts: int) -> Iterator[Problem]:
+        """Why it cannot route among so many experts: problems of its fields, none where it can."""
         yield from ()
 
 

@@ -32,6 +32,14 @@ def test_closest(word, found):
     assert closest(word, WORDS) == found
 
 
+@pytest.mark.parametrize(
+    ("word", "found"),
+    [("kv_lora_rank", "kv_rank"), ("q_lora_rank", "q_rank"), ("qk_nope_head_dim", "nope_dim"), ("v_head_dim", "v_dim")],
+)
+def test_a_word_with_all_parts_of_a_known_one_and_more_is_near(word, found):
+    assert closest(word, ["dim", "heads", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim", "rope"]) == found
+
+
 def test_ties_are_settled_by_name():
     assert closest("abx", ["abz", "aby"]) == "aby"
 

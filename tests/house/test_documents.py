@@ -66,6 +66,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_blocks_are_found() -> None:
     assert [block.name for block in blocks(ROOT / "docs/language.md") if block.language == "arch"] == [
         "base.arch",
+        "mixture.arch",
         "child.arch",
     ]
     assert {block.language for block in blocks(ROOT / "docs/drawers.md")} >= {"python", "arch"}

@@ -17,17 +17,17 @@ def moe(fields: str, router: str) -> str:
 @pytest.mark.parametrize(
     ("fields", "router", "place", "message"),
     [
-        ("experts = 8", "softmax { active = 9 }", "softmax { active = 9 }", "active = 9 is more than the 8 experts"),
+        ("experts = 8", "softmax { active = 9 }", "9", "active = 9 is more than the 8 experts"),
         (
             "experts = 8",
             "sigmoid { active = 2, groups = 3 }",
-            "sigmoid { active = 2, groups = 3 }",
+            "3",
             "groups = 3 does not divide experts = 8",
         ),
         (
             "experts = 12",
             "sigmoid { active = 7, groups = 4, keep_groups = 2 }",
-            "sigmoid { active = 7, groups = 4, keep_groups = 2 }",
+            "7",
             "active = 7 is more than the 6 experts in keep_groups = 2 groups",
         ),
         ("experts = 8, shared_gate = true", "softmax { active = 2 }", "true", "there is no shared expert"),
@@ -36,10 +36,21 @@ def moe(fields: str, router: str) -> str:
     ],
 )
 def test_rules(fields: str, router: str, place: str, message: str) -> None:
-    """Reported at what was written, whichever drawer knows the rule."""
+    """Reported at the value that was written, whichever drawer knows the rule."""
     problem = only(moe(fields, router))
     assert (problem.code, problem.message) == ("E0210", message)
-    assert problem.span is not None and place in problem.span.text
+    assert problem.span is not None
+    assert problem.span.text == place
+
+
+def test_a_field_of_a_router_is_reported_where_a_derived_drawer_sets_it() -> None:
+    """`groups` is written in the derived mixture, `experts` in the one it derives from."""
+    text = "ffn a = moe { experts = 8, hidden = 30, router = softmax { active = 4, groups = 4, keep_groups = 2 } }\n"
+    problem = only(spec(f"{GQA}{text}ffn b = a {{ router {{ groups = 3 }} }}\nschedule {{ ffn = [b * rest] }}"))
+    assert problem.message == "groups = 3 does not divide experts = 8"
+    assert problem.span is not None
+    assert problem.span.text == "3"
+    assert [note.span.text for note in problem.related] == ["8"]
 
 
 def mixture(text: str) -> Any:

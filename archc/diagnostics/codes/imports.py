@@ -68,7 +68,7 @@ missing. transformers cannot build this model either.""",
         explanation="""\
 transformers honours the value, and a spec cannot say the same: an activation, a kind of rotary positions or a type
 of layer without a drawer, or weights stored in a format that packages cannot load. Nothing is put in its place. A
-drawer of your own can add what is missing (`archc new drawer`); then write the spec by hand, starting from the import
+drawer of your own can add what is missing (docs/drawers.md); then write the spec by hand, starting from the import
 of a config without the feature.""",
         failing=_llama(hidden_act="mish"),
         fixed=_llama(hidden_act="gelu"),

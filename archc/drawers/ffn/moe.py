@@ -54,8 +54,9 @@ class Moe(FeedForward):
     )
 
     def problems(self) -> Iterator[Problem]:
-        for message in self.router.misfits(self.experts):
-            yield Problem(fields=("router", "experts"), message=message)
+        for misfit in self.router.misfits(self.experts):
+            fields = (*(f"router.{name}" for name in misfit.fields), "experts")
+            yield Problem(fields=fields, message=misfit.message, help=misfit.help)
         if not self.shared and (self.shared_hidden or self.shared_gate):
             yield Problem(
                 fields=("shared_hidden", "shared_gate"), message="there is no shared expert", help="write `shared = 1`"

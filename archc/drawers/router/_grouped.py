@@ -40,13 +40,16 @@ class Grouped(Router):
             f"{doc}\n\nOnly experts of {self.keep_groups} of {self.groups} groups: a group is worth {self.group_worth}."
         )
 
-    def misfits(self, experts: int) -> Iterator[str]:
+    def misfits(self, experts: int) -> Iterator[Problem]:
         size, rest = divmod(experts, self.groups)
         if rest:
-            yield f"groups = {self.groups} does not divide experts = {experts}"
+            yield Problem(fields=("groups",), message=f"groups = {self.groups} does not divide experts = {experts}")
         elif self.active > size * self.keep_groups:
             limit = f" in keep_groups = {self.keep_groups} groups" if self.groups > 1 else ""
-            yield f"active = {self.active} is more than the {size * self.keep_groups} experts{limit}"
+            yield Problem(
+                fields=("active", "keep_groups") if limit else ("active",),
+                message=f"active = {self.active} is more than the {size * self.keep_groups} experts{limit}",
+            )
 
     def tiny(self) -> dict[str, Any]:
         groups = 4 if self.groups >= 4 else min(self.groups, 2)
