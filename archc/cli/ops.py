@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import click
 
 from archc.cli.options import format_option
@@ -28,6 +30,6 @@ def command(name: str | None, format: str) -> None:
         if u.family != family:
             family = u.family
             click.echo(f"{'' if u is chosen[0] else chr(10)}{family}")
-        click.echo(f"  {u.call}")
+        click.echo(textwrap.fill(u.call, 118, initial_indent="  ", subsequent_indent="      "))
         lines = u.doc.split("\n") if name else u.doc.split("\n\n")[0].split("\n")
         click.echo("\n".join(f"      {line}" if line else "" for line in lines))
