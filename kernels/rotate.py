@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .dispatch import use_triton
 from .library import FUSED_MULTIPLY_ADD, jit, next_power_of_2, on_device, operator, tl
+from .upcast import upcast
 
 Pairs = Literal["half", "interleaved"]
 End = Literal["first", "last"]
@@ -29,24 +31,39 @@ def rotate(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "firs
 
 def reference(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "first", inverse: bool = False) -> Tensor:
     """The same in plain PyTorch, differentiable, on any device."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _Rotate.apply(x, angles, pairs, end, inverse)  # pyright: ignore[reportReturnType]
+    return _rotated(x, angles.detach(), pairs, end, inverse)
+
+
+class _Rotate(torch.autograd.Function):
+    """The reference; its gradient is the upstream one rotated back, and needs nothing of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angles: Tensor, pairs: Pairs, end: End, inverse: bool) -> Tensor:
+        ctx.save_for_backward(angles)
+        ctx.pairs, ctx.end, ctx.inverse = pairs, end, inverse
+        return _rotated(x, angles, pairs, end, inverse)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (angles,) = ctx.saved_tensors
+        return _rotated(grad, angles, ctx.pairs, ctx.end, not ctx.inverse), None, None, None, None
+
+
+def _rotated(x: Tensor, angles: Tensor, pairs: Pairs, end: End, inverse: bool) -> Tensor:
+    """What `rotate` gives."""
     width, rotated = x.shape[-1], 2 * angles.shape[-2]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    angles = angles.detach().to(wide)
+    turning = x
+    if rotated != width:
+        turning = x[..., :rotated] if end == "first" else x[..., width - rotated :]
+    turning = upcast(turning)
+    angles = angles.to(turning.dtype)
     if x.dim() == 4:
         angles = angles.unsqueeze(-3)
-    turning = (x[..., :rotated] if end == "first" else x[..., width - rotated :]).to(wide)
-    if pairs == "half":
-        a, b = turning.chunk(2, dim=-1)
-        turned = torch.cat(_turned(a, b, angles, inverse), dim=-1)
-    elif torch.compiler.is_compiling() or (turning.requires_grad and turning.numel() == rotated):
-        # PyTorch cannot make complex numbers of the gradient of a lone vector that lies at an odd place of another.
-        turned = torch.stack(_turned(turning[..., 0::2], turning[..., 1::2], angles, inverse), dim=-1).flatten(-2)
-    else:
-        # A pair is a complex number: the same sums in one pass, which compilers cannot fuse.
-        turn = _complex(angles)
-        turned = _complex(turning.unflatten(-1, (-1, 2))) * (turn.conj() if inverse else turn)
-        turned = torch.view_as_real(turned).flatten(-2)
-    turned = turned.to(x.dtype)
+    turn = _turn_halves if pairs == "half" else _turn_neighbours
+    turned = turn(turning, angles, inverse).to(x.dtype)
     if rotated == width:
         return turned
     if end == "first":
@@ -54,12 +71,30 @@ def reference(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "f
     return torch.cat((x[..., : width - rotated], turned), dim=-1)
 
 
-def _turned(a: Tensor, b: Tensor, angles: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-    """The channels a and b of each pair, turned."""
+def _turn_halves(x: Tensor, angles: Tensor, inverse: bool) -> Tensor:
+    """x [..., R] with channels i and i + R / 2 turned by angles [..., R / 2, 2]."""
     cos, sin = angles.unbind(-1)
     if inverse:
         sin = -sin
-    return a * cos - b * sin, b * cos + a * sin
+    if torch.compiler.is_compiling():
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    # The same sums over whole rows and in place: half the passes where no compiler fuses them
+    turned = x * torch.cat((cos, cos), dim=-1)
+    return turned.add_(x.roll(angles.shape[-2], -1).mul_(torch.cat((-sin, sin), dim=-1)))
+
+
+def _turn_neighbours(x: Tensor, angles: Tensor, inverse: bool) -> Tensor:
+    """x [..., R] with channels 2i and 2i + 1 turned by angles [..., R / 2, 2]."""
+    if torch.compiler.is_compiling():
+        (a, b), (cos, sin) = (x[..., 0::2], x[..., 1::2]), angles.unbind(-1)
+        if inverse:
+            sin = -sin
+        return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+    # A pair is a complex number: the same sums in one pass
+    turn = _complex(angles)
+    turned = _complex(x.unflatten(-1, (-1, 2))) * (turn.conj() if inverse else turn)
+    return torch.view_as_real(turned).flatten(-2)
 
 
 def _complex(x: Tensor) -> Tensor:

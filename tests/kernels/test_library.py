@@ -35,6 +35,7 @@ class OnGpu:
     """Stands for a tensor on a GPU, of which dispatch sees dtype and device."""
 
     device = torch.device("cuda", 0)
+    is_cuda = True
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
