@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .upcast import upcast
+
 
 def dispatch(x: Tensor, ids: Tensor, *, experts: int) -> tuple[Tensor, Tensor, Tensor]:
     """The row of a token once for each of its experts, sorted by expert: rows [N K, D], order [N K], ends [experts].
@@ -21,8 +23,12 @@ def dispatch(x: Tensor, ids: Tensor, *, experts: int) -> tuple[Tensor, Tensor, T
     ends = torch.searchsorted(chosen, torch.arange(experts, device=ids.device), right=True, out_int32=True)
     if ends.is_cuda and x.dtype != torch.bfloat16:
         ends = ends.cpu()  # the one wait: who multiplies there run by run would wait for it every time
-    run = _Dispatch.apply if torch.is_grad_enabled() else _rows
-    return run(x.flatten(0, -2), order, ids.shape[-1]), order, ends  # pyright: ignore[reportReturnType]
+    tokens, k = x.flatten(0, -2), ids.shape[-1]
+    if torch.is_grad_enabled():
+        return _Dispatch.apply(tokens, order, k), order, ends  # pyright: ignore[reportReturnType]
+    if len(tokens) == 1 and x.is_cpu:  # decoding, where calls are what takes time: one row, as often as it is wanted
+        return tokens.expand(k, -1), order, ends
+    return _rows(tokens, order, k), order, ends
 
 
 def combine(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
@@ -42,6 +48,9 @@ def _rows(x: Tensor, order: Tensor, k: int) -> Tensor:
 
 def _combined(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
     """The weighted sum of each token's rows: [N, D]."""
+    if len(weights) == 1:  # decoding, where calls are what takes time: all rows are those of the one token
+        scale = upcast(weights).flatten().index_select(0, order)
+        return (upcast(y) * scale.unsqueeze(-1)).sum(0, keepdim=True).to(y.dtype)
     return _sum(y, _places(order, weights.shape[-1]), weights, y.dtype)
 
 
@@ -56,9 +65,9 @@ def _sum(rows: Tensor, places: Tensor, weights: Tensor | None, dtype: torch.dtyp
 
     A token is a bag of rows, so nothing of the size of rows is written on the way.
     """
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    weights = None if weights is None else weights.to(wide)
-    return F.embedding_bag(places, rows.to(wide), mode="sum", per_sample_weights=weights).to(dtype)
+    rows = upcast(rows)
+    weights = None if weights is None else weights.to(rows.dtype)
+    return F.embedding_bag(places, rows, mode="sum", per_sample_weights=weights).to(dtype)
 
 
 class _Dispatch(torch.autograd.Function):

@@ -75,7 +75,9 @@ def _gradients(
     groups, sizes = _runs(ends, x.shape[0])
     dx = torch.empty_like(x)
     # Laid out as the weight is, which may be a transposed view: a gradient in another layout would be copied
-    dweight = torch.empty_like(weight) if len(groups) == weight.shape[0] else torch.zeros_like(weight)
+    dweight = torch.empty_like(weight)
+    for group in set(range(len(weight))).difference(groups):
+        dweight[group].zero_()  # only these: the gradients of all other groups are written below
     dbias = grad.new_zeros(weight.shape[:2]) if biased else None
     for group, slope, rows, out in zip(
         groups, grad.split_with_sizes(sizes), x.split_with_sizes(sizes), dx.split_with_sizes(sizes), strict=True

@@ -143,3 +143,13 @@ def test_unequal_operands_are_refused() -> None:
         swiglu(torch.zeros(2, 8), torch.zeros(2, 4))
     with pytest.raises(ValueError, match="equal operands"):
         swiglu(torch.zeros(2, 8), torch.zeros(2, 8, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("settings", [{}, {"limit": 1.0}, {"alpha": 1.702, "shift": 1.0, "limit": 7.0}])
+def test_without_a_gradient_operands_are_left_alone(settings: dict[str, float]) -> None:
+    gate, up = layouts.random((6, 5), seed=1, dtype=torch.float32), layouts.random((6, 5), seed=2, dtype=torch.float32)
+    copies, want = (gate.clone(), up.clone()), reference(gate, up, **settings)
+    with torch.no_grad():
+        assert torch.equal(reference(gate, up, **settings), want)
+    assert torch.equal(gate, copies[0])
+    assert torch.equal(up, copies[1])

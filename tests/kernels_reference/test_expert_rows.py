@@ -47,6 +47,23 @@ def test_a_token_gets_the_weighted_sum_of_its_rows(seed: int, tokens: int, exper
     torch.testing.assert_close(combine(y, weights, order), want, rtol=0, atol=1e-12)
 
 
+@given(seed=st.integers(0, 1 << 30), tokens=st.integers(1, 2), experts=st.integers(1, 7), data=st.data())
+def test_decoding_gives_what_training_does(seed: int, tokens: int, experts: int, data: st.DataObject) -> None:
+    """One row of one token or two, with and without a gradient: calls are saved where there is one and none is."""
+    ids = choices(seed, tokens, experts, k := data.draw(st.integers(1, experts)))[:1]
+    x, y, weights = noise(seed, 1, tokens, 3), noise(seed + 1, tokens * k, 3), noise(seed + 2, 1, tokens, k)
+    with torch.no_grad():
+        rows, order, ends = dispatch(x, ids, experts=experts)
+        out = combine(y, weights, order)
+    for got, want in zip((rows, order, ends), dispatch(x, ids, experts=experts), strict=True):
+        assert torch.equal(got, want)
+    want = torch.zeros(1, tokens, 3, dtype=torch.float64)
+    for row, choice in enumerate(order.tolist()):
+        want[0, choice // k] += weights[0, choice // k, choice % k] * y[row]
+    torch.testing.assert_close(out, want, rtol=0, atol=1e-12)
+    torch.testing.assert_close(combine(y, weights, order), want, rtol=0, atol=1e-12)
+
+
 def test_gradients() -> None:
     ids = choices(3, 4, 5, 3)
     order = dispatch(noise(0, 2, 4, 3), ids, experts=5)[1]
