@@ -36,7 +36,7 @@ def attend(
         return attend_stored(q, keys, values, time, scale=scale, window=window, sinks=sinks)
     if width != value_width:
         wide = max(width, value_width)
-        q, keys, values = (F.pad(x, (0, wide - x.shape[-1])) for x in (q, keys, values))
+        q, keys, values = (x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (q, keys, values))
     return _in_blocks(q, keys, values, time, scale=scale, window=window)[..., :value_width]
 
 
@@ -67,6 +67,8 @@ def _in_blocks(
 ) -> Tensor:
     """As `attend`, with the scores stored or fused (then all widths are equal)."""
     new, heads = q.shape[1:3]
+    if new == 1 and window is None and time.aligned and time.starts is None and not stored:
+        return _flash(q, keys, values, None, scale=scale)  # decoding, where calls are what takes time: all is seen
     recalled = time.cached and window is not None
     span = keys.shape[1] if recalled else time.past + new
     geometry = _Geometry(time, kept=span - new, recalled=recalled, window=window)

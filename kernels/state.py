@@ -111,8 +111,7 @@ def recall(x: Tensor, store: RingStore | None, time: Clock) -> Tensor:
     # New tokens read as the store will return them later, whatever the chunking.
     stored = x.to(data.dtype)
     recent = torch.cat([*_read_ring(data, keep, time), stored], 1)
-    with torch.no_grad():
-        _write_ring(data, stored, time)
+    _write_ring(data, stored.detach(), time)
     return recent.to(x.dtype)
 
 
@@ -124,8 +123,7 @@ def append(x: Tensor, store: TableStore | None, time: Clock, *, every: int = 1) 
     """
     if store is None:
         return x
-    with torch.no_grad():
-        _write_table(store.data, x.to(store.data.dtype), every, time)
+    _write_table(store.data, x.detach().to(store.data.dtype), every, time)
     return store.data[:, : (time.past + time.new) // every].to(x.dtype)
 
 
@@ -170,7 +168,7 @@ def _write_table(data: Tensor, x: Tensor, every: int, time: Clock) -> None:
     if time.aligned and time.full:
         base = time.past // every
         count = (time.past + time.new) // every - base
-        data[:, base : base + count] = x[:, :count]
+        data.narrow(1, base, count).copy_(x.narrow(1, 0, count))
         return
     base = (time.first // every)[:, None]
     count = ((time.first + time.count) // every)[:, None] - base

@@ -125,6 +125,8 @@ class LanguageModel(nn.Module):
         """Logits of the token after the last one of each row: [B, vocab]. Those of all others are never computed."""
         rows = rows_of(input_ids, cache=cache, attention_mask=attention_mask)
         _, x = self.run(rows, input_ids, cache=cache)
+        if rows.order is None:
+            return self.head(x[:, -1])
         last = (rows.count - 1).clamp(min=0)
         return self.head(x[torch.arange(len(x), device=x.device), last])
 
