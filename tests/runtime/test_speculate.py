@@ -154,6 +154,7 @@ def test_tokens_are_those_of_decoding_one_by_one(depth: int, attention: str, dat
 
 def test_a_model_that_knows_what_comes_needs_few_passes() -> None:
     """Taught a text with a period, its drafts are right nearly always, all of the last module's included."""
+    torch.manual_seed(0)
     text = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6]).repeat(8)[None, :48]
     made = built(load_text(SPEC.format(name="taught", vocab=10, depth=1, attention="far"))[0], Path(mkdtemp())).Model()
     optimizer = torch.optim.AdamW(made.parameters(), lr=1e-2)
