@@ -15,7 +15,7 @@ from archc.graph import Graph, Node, Scope
 from archc.graph.gradient import trained
 from archc.ops import ParamSpec, Table, Type, Workload, numel, size
 from archc.ops.time import BYTES, cache_bytes
-from archc.schema import Drawer, Model
+from archc.schema import Drawer, Model, Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +228,11 @@ def _matters(section: str, component: str | None) -> set[str]:
     return fields if section == "params" else fields | {"context"}
 
 
+def _counting(drawer: Drawer) -> Iterator[Drawer]:
+    """The drawers in the fields of one that decide how much there is of what it builds: routers, not norms or ropes."""
+    return (value for _, value in drawer if isinstance(value, Router))
+
+
 def _sources(model: Model, scopes: Iterable[Scope]) -> Iterable[Source]:
     drawers: dict[int, Drawer] = {id(model): model}
     for scope in scopes:
@@ -235,12 +240,13 @@ def _sources(model: Model, scopes: Iterable[Scope]) -> Iterable[Source]:
         while at is not None:
             if at.drawer is not None:
                 drawers[id(at.drawer)] = at.drawer
+                drawers |= {id(inner): inner for inner in _counting(at.drawer)}
             at = at.parent
     for drawer in drawers.values():
         who = "model" if drawer is model else f"{drawer.slot} {drawer.label}"
         for field, spans in drawer.origin.fields.items():
             value = getattr(drawer, field, None)
-            if isinstance(value, int | float | str | bool) and spans:
+            if isinstance(value, int | str | bool) and spans:  # nothing is counted by a fraction
                 yield Source(
                     drawer=who,
                     field=field,

@@ -120,6 +120,23 @@ def test_explanations_show_the_lines_behind_a_number() -> None:
     assert [span.text for span in heads.spans] == ["64", "32"]
 
 
+def test_shares_of_experts_name_the_router_that_decides_them() -> None:
+    from archc.cost.explain import explain
+
+    model = archc.load("gpt_oss_20b")
+    graph = plan(model)
+    report = archc.cost(model, graph=graph)
+    for key in ("params.active", "flops.ideal.by_component.experts", "params.by_component.router"):
+        found = {(s.drawer, s.field): s.value for s in explain(model, graph, report, key).sources}
+        assert found["router softmax", "active"] == "4", key
+        assert found["router softmax", "bias"] == "True", key
+        assert not any(drawer.startswith(("rope", "norm", "activation")) for drawer, _ in found), key
+    v3 = archc.load("deepseek_v3")
+    found = explain(v3, plan(v3), archc.cost(v3), "params.active").sources
+    assert "active" in {s.field for s in found}
+    assert not {"scale", "bias_rate", "balance_weight"} & {s.field for s in found}, "fractions count nothing"
+
+
 def test_unknown_figures_name_the_known_ones() -> None:
     with pytest.raises(KeyError) as error:
         archc.cost(archc.load("llama_3_1_8b")).value("params.totl")
