@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,7 +26,7 @@ class Checkpoint:
     """Open safetensors files, memory-mapped, as one.
 
     `path` is a file, an index, or a folder with one file or an index. FileNotFoundError where there is none, ValueError
-    where an index or config.json cannot be read.
+    where a file of weights, an index or config.json cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,10 @@ class Checkpoint:
 
     def __enter__(self) -> Self:
         for path, names in self._home.items():
-            file = safe_open(path, framework="pt")
+            try:
+                file = safe_open(path, framework="pt")
+            except SafetensorError as error:
+                raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
             file.__enter__()
             self._open[path] = file
             there = file.keys()

@@ -211,6 +211,18 @@ def test_a_path_without_weights_is_said_to_be_one(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.parametrize("content", [b"", b"{}", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_file_cut_short_is_named(tmp_path: Path, content: bytes) -> None:
+    """A download that stopped, or a pointer in place of the file."""
+    path = tmp_path / "model.safetensors"
+    model = llama().Model()
+    model.save_weights(path)
+    for damaged in (content, path.read_bytes()[:-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+            load_weights(model, tmp_path)
+
+
 @pytest.mark.parametrize("names", ["transformers", "hub"])
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_shared_matrix_is_saved_once(tmp_path: Path, names: str, declared: bool) -> None:
