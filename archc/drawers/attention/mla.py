@@ -68,7 +68,7 @@ class Mla(Attention):
         return f"{text} Logits are scaled by 1 / sqrt({width}), times {correction:.6g} for {self.rope.kind}."
 
     def tiny(self) -> dict[str, Any]:
-        nope, rope = min(self.nope_dim, 16), min(self.rope_dim, 8)
+        nope, rope = min(self.nope_dim, 16), min(self.rope_dim, 16)
         return {
             "heads": min(self.heads, 4),
             "q_rank": self.q_rank and min(self.q_rank, 48),

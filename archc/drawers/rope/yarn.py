@@ -51,4 +51,5 @@ class Yarn(Rope):
         }
 
     def tiny(self) -> dict[str, Any]:
-        return super().tiny() | {"original": min(self.original, 32)}
+        # Of half the twin's context: much shorter, and no frequency that tells neighbours apart would be left
+        return super().tiny() | {"original": min(self.original, 256)}
