@@ -95,7 +95,7 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
     def layer(g: Builder, *state: Value) -> tuple[Value, ...]:
         if slots.memory is not None:
             with g.component("memory"):
-                before = model.residual.streams(g, state)
+                before = model.residual.as_streams(g, state)
                 name = class_name("memory", slots.memory.label)
                 streams = g.call("memory", name, slots.memory.build, before, slot=True)
                 _fits(g, streams, before)

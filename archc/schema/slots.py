@@ -73,7 +73,7 @@ class Residual(Drawer):
         """What the final norm gets [B, S, D]."""
         return state[0]
 
-    def streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
+    def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
         """The residual streams [B, S, M, D]; M = 1 where there is one."""
         raise NotImplementedError
 
@@ -163,7 +163,9 @@ class Router(Drawer):
 
 
 class Compress(Drawer):
-    """Makes one entry of every few tokens."""
+    """Makes one entry of every few tokens. ``rotate`` (g, x, every=1) turns the channels at the end of x that have
+    positions, as the attention around it does.
+    """
 
     slot = "compress"
 
@@ -171,11 +173,13 @@ class Compress(Drawer):
         """Tokens for each entry."""
         raise NotImplementedError
 
-    def build(self, g: Builder, x: Value, q_latent: Value, width: int, rope: Rope) -> tuple[Value, Value | None]:
+    def build(
+        self, g: Builder, x: Value, q_latent: Value, width: int, rotate: Callable[..., Value]
+    ) -> tuple[Value, Value | None]:
         """Every entry so far [B, T // stride, width], and which each token attends to [B, S, K] (None: all it sees)."""
         raise NotImplementedError
 
-    def entries(self, g: Builder, x: Value, width: int, rope: Rope) -> Value:
+    def entries(self, g: Builder, x: Value, width: int, rotate: Callable[..., Value]) -> Value:
         """Every entry so far [B, T // stride, width], with weights and state of the current scope."""
         raise NotImplementedError
 
@@ -185,7 +189,7 @@ class Indexer(Drawer):
 
     slot = "indexer"
 
-    def build(self, g: Builder, x: Value, q_latent: Value, compress: Compress, rope: Rope) -> Value:
+    def build(self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]) -> Value:
         """Ids of the entries that each token attends to, -1 for none: [B, S, K]."""
         raise NotImplementedError
 

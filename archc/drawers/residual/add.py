@@ -22,7 +22,7 @@ class Add(Residual):
         x = x + y
         return (x,)
 
-    def streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
+    def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
         (x,) = state
         return g.unsqueeze(x, dim=-2)
 

@@ -38,7 +38,7 @@ class Mhc(Residual):
         x = g.call("hc_head", "HyperHead", self.head, *state, doc="The streams collapsed at the end of the model.")
         return x
 
-    def streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
+    def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
         return state[0]
 
     def with_streams(self, g: Builder, state: tuple[Value, ...], streams: Value) -> tuple[Value, ...]:

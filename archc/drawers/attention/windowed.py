@@ -1,0 +1,83 @@
+"""Attention over a window and compressed entries (DeepSeek-V4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from archc.ops import Ring
+from archc.schema import Attention, Compress, Problem, Rope, field
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Windowed(Attention):
+    """One key-value head, keys being their own values, over a window, a sink, and compressed entries of what lies
+    before (DeepSeek-V4, arXiv:2606.19348).
+    """
+
+    dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
+    heads: int = field("query heads", gt=0)
+    head_dim: int = field("width of a head", unit="channels", gt=0)
+    rope_dim: int = field("channels at the end of a head that have positions", unit="channels", gt=0, multiple_of=2)
+    q_rank: int = field("width of the latent that queries are made of", unit="channels", gt=0)
+    out_groups: int = field("groups of heads with an output projection of their own", gt=0)
+    out_rank: int = field("width of a group's projected output", unit="channels", gt=0)
+    window: int = field("attend to the last tokens, this one included", unit="tokens", gt=0)
+    sinks: bool = field("one learned logit per head that takes attention mass and gives no value", default=True)
+    q_norm: bool = field("norm every head of the queries, without weights", default=True)
+    eps: float = field("of the norms of latents, keys, entries and query heads", default=1e-6, ge=0)
+    rope: Rope = field("rotary positions of queries, keys and entries, turned back on the output")
+    compress: Compress | None = field("what lies before the window, as entries", default=None)
+    scale: float = field("factor on the attention logits", default_factory=lambda f: f["head_dim"] ** -0.5, gt=0)
+
+    def problems(self) -> Iterator[Problem]:
+        if self.heads * self.head_dim % self.out_groups:
+            wide = f"heads x head_dim = {self.heads} x {self.head_dim}"
+            yield Problem(fields=("out_groups",), message=f"out_groups = {self.out_groups} does not divide {wide}")
+
+    def build(self, g: Builder, x: Value) -> Value:
+        q_latent = g.rms_norm("q_a_norm", g.linear("q_a_proj", x, out=self.q_rank), eps=self.eps)
+        q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
+        q = g.unflatten(q, sizes=(self.heads, self.head_dim))
+        if self.q_norm:
+            q = g.rms_norm(None, q, eps=self.eps)
+        rotate = partial(self.rope.build, last=self.rope_dim)
+        q = rotate(g, q)
+        kv = rotate(g, g.rms_norm("kv_norm", g.linear("kv_proj", x, out=self.head_dim), eps=self.eps))
+        keep = self.window - 1
+        recent = g.recall(kv, g.state("window", Ring(keep=keep, shape=(self.head_dim,))), g.time, keep=keep)
+        entries, picks, every = None, None, 1
+        if self.compress is not None:
+            entries, picks = self.compress.build(g, x, q_latent, self.head_dim, rotate)
+            every = self.compress.stride()
+        sinks = g.param("sinks", (self.heads,), role="scale", init="zeros", dtype="fp32")
+        out = g.sparse_attention(
+            q, recent, sinks, g.time, entries, picks, scale=self.scale, window=self.window, every=every
+        )
+        return self.project_out(g, rotate(g, out, inverse=True))
+
+    def project_out(self, g: Builder, out: Value) -> Value:
+        """Each group of heads through a low-rank matrix of its own, then all through one: [B, S, dim]."""
+        wide = self.heads * self.head_dim // self.out_groups
+        out = g.unflatten(g.flatten(out), sizes=(self.out_groups, wide))
+        weight = g.param("o_a_proj.weight", (self.out_groups * self.out_rank, wide))
+        weight = g.unflatten_rows(weight, n=self.out_groups)
+        out = g.einsum(out, weight, spec="bsgi,goi->bsgo")
+        return g.linear("o_b_proj", g.flatten(out), out=self.dim, role="output")
+
+    def tiny(self) -> dict[str, Any]:
+        groups = min(self.out_groups, 2)
+        heads = groups * min(max(1, self.heads // self.out_groups), 2)
+        return {
+            "heads": heads,
+            "head_dim": min(self.head_dim, 32),
+            "rope_dim": min(self.rope_dim, 16),
+            "q_rank": min(self.q_rank, 48),
+            "out_groups": groups,
+            "out_rank": min(self.out_rank, 32),
+            "window": min(self.window, 16),
+            "scale": self.scale * (self.head_dim / min(self.head_dim, 32)) ** 0.5,
+        }

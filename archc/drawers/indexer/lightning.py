@@ -1,0 +1,41 @@
+"""The lightning indexer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from archc.schema import Compress, Indexer, field
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Lightning(Indexer):
+    """Small heads score entries of a compressor of their own; the best are attended to (DeepSeek-V4,
+    arXiv:2606.19348, section 2.3.1).
+    """
+
+    heads: int = field("index heads", gt=0)
+    head_dim: int = field("width of an index head", unit="channels", gt=0)
+    topk: int = field("entries that a token attends to", gt=0)
+
+    def build(self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]) -> Value:
+        def index(g: Builder, x: Value, q_latent: Value) -> Value:
+            keys = compress.entries(g, x, self.head_dim, rotate)
+            q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
+            q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
+            weights = g.call("scorer", "Scorer", self.scores, x, doc="What each index head counts for.")
+            picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.stride())
+            return picks
+
+        with g.component("indexer"):
+            picks = g.call("indexer", "Indexer", index, x, q_latent, doc=self.about())
+        return picks
+
+    def scores(self, g: Builder, x: Value) -> Value:
+        """What each index head counts for: [B, S, heads]."""
+        return g.linear("weights_proj", x, out=self.heads) * (self.heads * self.head_dim) ** -0.5
+
+    def tiny(self) -> dict[str, Any]:
+        return {"heads": min(self.heads, 4), "head_dim": min(self.head_dim, 24), "topk": min(self.topk, 6)}

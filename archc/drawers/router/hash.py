@@ -1,0 +1,39 @@
+"""Routing by a table of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from archc.schema import Problem, Router, field
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class Hash(Router):
+    """A table says which experts a token id goes to, sqrt(softplus(logits)) how much each counts (DeepSeek-V4,
+    arXiv:2606.19348).
+    """
+
+    vocab: int = field("rows of the table", unit="tokens", inherit="vocab", gt=0)
+    active: int = field("experts per token", gt=0)
+    renormalise: bool = field("divide the weights of a token by their sum", default=True)
+    scale: float = field("factor on the weights", default=1.0, gt=0)
+
+    def misfits(self, experts: int) -> Iterator[Problem]:
+        if self.active > experts:
+            yield Problem(fields=("active",), message=f"active = {self.active} is more than the {experts} experts")
+
+    def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
+        weight = g.param("weight", (experts, x.type.last))
+        scores = g.sqrt_softplus(g.project(g.cast(x, to="fp32"), g.cast(weight, to="fp32")))
+        table = g.param("tid2eid", (self.vocab, self.active), dtype="int", init="zeros", buffer=True)
+        ids = g.lookup(table, g.tokens)
+        weights = g.gather(scores, ids)
+        if self.renormalise:
+            weights = g.normalize(weights, eps=1e-20)
+        return ids, weights * self.scale if self.scale != 1 else weights
+
+    def tiny(self) -> dict[str, Any]:
+        return {"vocab": min(self.vocab, 512), "active": min(self.active, 2)}

@@ -1,0 +1,17 @@
+"""Routing by square roots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from archc.drawers.router.sigmoid import Sigmoid
+
+if TYPE_CHECKING:
+    from archc.graph import Builder, Value
+
+
+class SqrtSoftplus(Sigmoid):
+    """As `sigmoid`, with scores sqrt(softplus(logits)) (DeepSeek-V4, arXiv:2606.19348)."""
+
+    def scores(self, g: Builder, logits: Value) -> Value:
+        return g.sqrt_softplus(logits)
