@@ -1,7 +1,7 @@
-"""All hard drawers in one spec: the package that is printed from them equals the graph interpreter and keeps the
-laws.
+"""DeepSeek-V4's drawers with a memory in one spec: the package that is printed from them equals the graph interpreter
+and keeps the laws.
 
-The drawers stand outside the compiler (`--drawers`), so this is also the proof that none needs a special case in
+The memory stands outside the compiler (`--drawers`), so this is also the proof that a drawer needs no special case in
 builder, printer or cost.
 """
 
@@ -34,20 +34,18 @@ model hard {
   dim      = 36
   layers   = 6
   context  = 256
-  residual = mhc { count = 4 }
+  residual = mhc { streams = 4 }
 
-  attention swa = compressed {
-    heads = 6, head_dim = 26, q_rank = 22, out_groups = 3, out_rank = 11, window = 7
-    rope = rope { dim = 6, pairs = interleaved, end = last }
+  attention swa = windowed {
+    heads = 6, head_dim = 26, rope_dim = 6, q_rank = 22, out_groups = 3, out_rank = 11, window = 7
+    rope = rope { pairs = interleaved }
   }
   attention csa = swa {
-    rope     = yarn {
-      theta = 160e3, factor = 4, original = 32, attention_factor = 1.0, dim = 6, pairs = interleaved, end = last
-    }
-    compress = pool { every = 4, overlap = true, indexer = lightning { heads = 5, head_dim = 18, topk = 4 } }
+    rope     = yarn { theta = 160e3, factor = 4, original = 32, attention_factor = 1.0, pairs = interleaved }
+    compress = csa { ratio = 4, indexer = lightning { heads = 5, head_dim = 18, topk = 4 } }
   }
-  attention hca = csa { compress = pool { every = 8 } }
-  ffn mix       = moe { experts = 8, hidden = 17, shared = 1, router = sqrt_softplus { active = 3, scale = 1.5 } }
+  attention hca = csa { compress = hca { ratio = 8 } }
+  ffn mix       = moe { experts = 8, hidden = 17, shared = 1, router = sqrtsoftplus { active = 3, scale = 1.5 } }
   ffn dense     = swiglu { hidden = 50 }
   memory engram = engram { compressed = 97, pad = 2, layer = 1, orders = [2, 3], heads = 2, head_dim = 5, rows = 40 }
   schedule {
@@ -175,7 +173,7 @@ def test_bfloat16_runs(module: Any) -> None:
 
 def test_a_memory_on_a_plain_residual(tmp_path: Path) -> None:
     """One stream is streams enough: the same memory writes to x + F(x)."""
-    (tmp_path / "hard.arch").write_text(SPEC.replace("mhc { count = 4 }", "add").replace("model hard", "model plain"))
+    (tmp_path / "hard.arch").write_text(SPEC.replace("mhc { streams = 4 }", "add").replace("model hard", "model plain"))
     folder = archc.build(archc.load(tmp_path / "hard.arch", drawers=[DRAWERS]), tmp_path)
     text = (folder / "model.py").read_text()
     assert "streams = self.memory(before, step)" in text

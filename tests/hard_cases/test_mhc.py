@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archc.drawers.activation.silu import Silu
+from archc.drawers.attention.windowed import Windowed
 from archc.drawers.ffn.swiglu import Swiglu
+from archc.drawers.residual.mhc import Mhc
 from archc.drawers.rope.rope import Rope as PlainRope
 from archc.graph import Builder, Value
-from tests.hard_cases.drawers.attention.compressed import Compressed
-from tests.hard_cases.drawers.residual.mhc import Mhc
 from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
 from tests.oracles import mhc as transcribed
 from tests.oracles.csa import Csa
@@ -28,10 +28,10 @@ class Layer:
     """A graph of one layer between the streams' start and their collapse, and what the transcriptions say of it."""
 
     def __init__(self, *, streams: int, dim: int, window: int, iters: int, seed: int) -> None:
-        residual = Mhc(count=streams, iters=iters)
-        rope = PlainRope(dim=4, pairs="interleaved", end="last")
-        attention = Compressed(
-            dim=dim, heads=2, head_dim=6, q_rank=5, out_groups=1, out_rank=4, window=window, rope=rope
+        residual = Mhc(streams=streams, sinkhorn_iters=iters)
+        rope = PlainRope(pairs="interleaved")
+        attention = Windowed(
+            dim=dim, heads=2, head_dim=6, rope_dim=4, q_rank=5, out_groups=1, out_rank=4, window=window, rope=rope
         )
         ffn = Swiglu(dim=dim, hidden=dim + 2, activation=Silu())
 

@@ -4,7 +4,6 @@ trace.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,24 +15,22 @@ from archc.graph.verify import verify
 from archc.plan import plan
 from tests.built import built, randomise
 
-DRAWERS = Path(__file__).parent / "drawers"
-
 SPEC = """arch 1
 model hard {
   vocab    = 11
   dim      = 24
   layers   = 2
   context  = 128
-  residual = mhc { count = 3 }
+  residual = mhc { streams = 3 }
 
-  attention swa = compressed {
-    heads = 4, head_dim = 14, q_rank = 12, out_groups = 2, out_rank = 8, window = 5
-    rope = rope { dim = 6, pairs = interleaved, end = last }
+  attention swa = windowed {
+    heads = 4, head_dim = 14, rope_dim = 6, q_rank = 12, out_groups = 2, out_rank = 8, window = 5
+    rope = rope { pairs = interleaved }
   }
   attention csa = swa {
-    compress = pool { every = 4, overlap = true, indexer = lightning { heads = 3, head_dim = 10, topk = 3 } }
+    compress = csa { ratio = 4, indexer = lightning { heads = 3, head_dim = 10, topk = 3 } }
   }
-  ffn mix = moe { experts = 6, hidden = 9, shared = 1, router = sqrt_softplus { active = 2, scale = 1.5 } }
+  ffn mix = moe { experts = 6, hidden = 9, shared = 1, router = sqrtsoftplus { active = 2, scale = 1.5 } }
   ffn dense = swiglu { hidden = 30 }
   schedule { attention = [swa, csa], ffn = [dense, mix] }
   mtp = concat { depth = 2 }
@@ -45,7 +42,7 @@ model hard {
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("further")
     (folder / "hard.arch").write_text(SPEC)
-    resolved = archc.load(folder / "hard.arch", drawers=[DRAWERS])
+    resolved = archc.load(folder / "hard.arch")
     verify(plan(resolved))
     made = built(resolved, folder).Model(dtype=torch.float64)
     randomise(made)
