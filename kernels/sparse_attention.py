@@ -40,6 +40,41 @@ def sparse_attention(
     Runs in blocks of queries: the window is a band, picked entries are gathered, no intermediate exceeds ``limit``
     elements, and the gradient computes the weights of a block again instead of keeping them. In at least float32.
     """
+    out, _ = sparse_attention_mass(
+        q,
+        recent,
+        sinks,
+        time,
+        scale=scale,
+        window=window,
+        entries=entries,
+        picks=picks,
+        every=every,
+        wanted=False,
+        limit=limit,
+    )
+    return out
+
+
+def sparse_attention_mass(
+    q: Tensor,
+    recent: Tensor,
+    sinks: Tensor,
+    time: Clock,
+    *,
+    scale: float,
+    window: int,
+    entries: Tensor | None = None,
+    picks: Tensor | None = None,
+    every: int = 1,
+    wanted: bool = True,
+    limit: int = LIMIT,
+) -> tuple[Tensor, Tensor | None]:
+    """`sparse_attention`, and where it is ``wanted`` the logarithm of what each softmax divides by: [B, S, H].
+
+    That is the log-sum-exp of the logits of window, entries and sink together, so that exp(logit - it) is the weight
+    of a key. In at least float32, without a gradient.
+    """
     (batch, new, heads, dim), kept = q.shape, recent.shape[1] - time.new
     count = 0 if entries is None else entries.shape[1]
     blocks = attention_blocks(
@@ -56,7 +91,8 @@ def sparse_attention(
         limit=limit,
     )
     masks = _Masks(time, kept, window, every if entries is not None and picks is None else 0)
-    return _SparseAttention.apply(q, recent, sinks, entries, picks, masks, blocks, scale)  # type: ignore[return-value]
+    result = _SparseAttention.apply(q, recent, sinks, entries, picks, masks, blocks, scale, wanted)
+    return result if wanted else (result, None)  # type: ignore[return-value]
 
 
 class _Masks:
@@ -96,6 +132,7 @@ class _Weights:
     near: Tensor
     far: Tensor | None
     sink: Tensor
+    mass: Tensor | None  # [B, n, H] log-sum-exp of all logits, where it is wanted
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:
@@ -127,6 +164,8 @@ def _weights(
     masks: _Masks,
     block: Block,
     scale: float,
+    *,
+    wanted: bool = False,
 ) -> _Weights:
     wide = torch.promote_types(q.dtype, torch.float32)
     rows, keys, others = q[:, block.start : block.stop].to(wide), recent[:, block.low : block.high].to(wide), None
@@ -139,10 +178,17 @@ def _weights(
             others, seen = entries.flatten(0, 1)[_rows_of(chosen, entries)].to(wide), (chosen >= 0)[:, :, None]
         logits.append((_products(rows, others.mT) * scale).masked_fill_(~seen, float("-inf")))
     sink = sinks.to(wide).expand(*rows.shape[:3])
-    near, *far, last = (
-        torch.cat([*logits, sink[..., None]], -1).softmax(-1).split([*(z.shape[-1] for z in logits), 1], -1)
+    whole = torch.cat([*logits, sink[..., None]], -1)
+    near, *far, last = whole.softmax(-1).split([*(z.shape[-1] for z in logits), 1], -1)
+    return _Weights(
+        q=rows,
+        keys=keys,
+        others=others,
+        near=near,
+        far=far[0] if far else None,
+        sink=last[..., 0],
+        mass=whole.logsumexp(-1) if wanted else None,
     )
-    return _Weights(q=rows, keys=keys, others=others, near=near, far=far[0] if far else None, sink=last[..., 0])
 
 
 class _SparseAttention(torch.autograd.Function):
@@ -159,21 +205,28 @@ class _SparseAttention(torch.autograd.Function):
         masks: _Masks,
         blocks: list[Block],
         scale: float,
-    ) -> Tensor:
+        wanted: bool,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        mass = q.new_empty(q.shape[:3] if wanted else 0, dtype=torch.promote_types(q.dtype, torch.float32))
         for block in blocks:
-            w = _weights(q, recent, sinks, entries, picks, masks, block, scale)
+            w = _weights(q, recent, sinks, entries, picks, masks, block, scale, wanted=wanted)
             y = _products(w.near, w.keys)
             if w.far is not None and w.others is not None:
                 y += _products(w.far, w.others)
             out[:, block.start : block.stop] = y
+            if w.mass is not None:
+                mass[:, block.start : block.stop] = w.mass
         ctx.save_for_backward(q, recent, sinks, entries, picks, out)
         ctx.masks, ctx.blocks, ctx.scale = masks, blocks, scale
-        return out
+        if not wanted:
+            return out
+        ctx.mark_non_differentiable(mass)
+        return out, mass
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, recent, sinks, entries, picks, out = ctx.saved_tensors
         wide = torch.promote_types(q.dtype, torch.float32)
         dq = torch.empty_like(q)
@@ -200,4 +253,4 @@ class _SparseAttention(torch.autograd.Function):
                     dentries.view(-1, dentries.shape[-1]).index_add_(0, rows.flatten(), dothers.flatten(0, 2))
             dq[:, block.start : block.stop] = drows
         dentries = None if entries is None or dentries is None else dentries.to(entries.dtype)
-        return dq, drecent.to(recent.dtype), dsinks.to(sinks.dtype), dentries, None, None, None, None
+        return dq, drecent.to(recent.dtype), dsinks.to(sinks.dtype), dentries, None, None, None, None, None
