@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -25,6 +25,9 @@ PLAN = "plan.json"
 
 MTP_TESTS = "tests/test_mtp.py"
 """The laws of models that predict further tokens, which other packages do not carry."""
+
+IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (.*)$", re.MULTILINE)
+"""A relative import; parsing the files would take half the time of a build."""
 
 RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 """Runtime modules that every package exports from."""
@@ -124,11 +127,10 @@ def _closure(modules: set[str]) -> list[str]:
 def _imports(folder: str, text: str) -> tuple[str, ...]:
     """The modules of the package that a file in one of its folders imports."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = folder if node.level == 1 else ""
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found += [f"{base}.{n}" if base else n for n in names]
+    for dots, module, names in IMPORT.findall(text):
+        base = folder if dots == "." else ""
+        named = [module] if module else re.findall(r"\w+", names)
+        found += [f"{base}.{n}" if base else n for n in named]
     return tuple(found)
 
 
