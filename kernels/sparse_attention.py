@@ -19,7 +19,7 @@ from .state import Clock
 def sparse_attention(
     q: Tensor,
     recent: Tensor,
-    sinks: Tensor,
+    sinks: Tensor | None,
     time: Clock,
     *,
     scale: float,
@@ -34,8 +34,8 @@ def sparse_attention(
 
     q [B, S, H, D]; ``recent`` [B, R, D] from `recall`, one key for all heads, reaching back over window - 1 tokens;
     ``entries`` [B, E, D], one per ``every`` tokens, of which a token sees those whose groups end with it or before,
-    or only its ``picks`` [B, S, K] (ids, -1 for none); ``sinks`` [H] are logits that take mass and give no value.
-    Logits are scale * q . key.
+    or only its ``picks`` [B, S, K] (ids, -1 for none); ``sinks`` [H] are logits that take mass and give no value,
+    if there are any. Logits are scale * q . key.
 
     Runs in blocks of queries: the window is a band, picked entries are gathered, no intermediate exceeds ``limit``
     elements, and the gradient computes the weights of a block again instead of keeping them. In at least float32.
@@ -59,7 +59,7 @@ def sparse_attention(
 def sparse_attention_mass(
     q: Tensor,
     recent: Tensor,
-    sinks: Tensor,
+    sinks: Tensor | None,
     time: Clock,
     *,
     scale: float,
@@ -76,6 +76,8 @@ def sparse_attention_mass(
     of a key. In at least float32, without a gradient.
     """
     (batch, new, heads, dim), kept = q.shape, recent.shape[1] - time.new
+    if sinks is None:  # no mass
+        sinks = q.new_full((heads,), float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
     count = 0 if entries is None else entries.shape[1]
     blocks = attention_blocks(
         batch=batch,

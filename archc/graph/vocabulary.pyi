@@ -114,7 +114,7 @@ class Vocabulary:
     def index_topk(self, q: Value, keys: Value, weights: Value, time: Value, *, k: int, every: int = ...) -> Value:
         """Ids of the k entries with the best index scores that a token sees, -1 where there are fewer [B, S, min(k, E)]."""
 
-    def sparse_attention(self, q: Value, recent: Value, sinks: Value, time: Value, entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ...) -> Value:
+    def sparse_attention(self, q: Value, recent: Value, time: Value, sinks: Value | None = ..., entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ..., sink: bool = ...) -> Value:
         """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B, S, H, D]."""
 
     def normalize(self, x: Value, *, eps: float = ...) -> Value:

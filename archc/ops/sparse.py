@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 from archc.ops.attention import visible_pairs
 from archc.ops.base import BYTES, B, Cost, Dim, Op, S, Type, Workload, expr, need, numel, size
@@ -66,29 +67,43 @@ class SparseAttention(Op):
     """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B,
     S, H, D].
 
-    q [B, S, H, D]; a `Recall` [B, R, D] that reaches back over window - 1 tokens; sinks [H]; time; then, where
-    there are any, entries [B, E, D], one per ``every`` tokens, and picks [B, S, K] of them.
+    q [B, S, H, D]; a `Recall` [B, R, D] that reaches back over window - 1 tokens; time; then, where there are any,
+    sinks [H] (``sink`` says whether), entries [B, E, D], one per ``every`` tokens, and picks [B, S, K] of them.
     """
 
     needs = {"sparse_attention": "kernels.sparse_attention"}
     scale: float
     window: int
     every: int = 1
+    sink: bool = True
+
+    def _optional(self, operands: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+        """Sinks, entries and picks, None where they are left out, of the operands after time."""
+        given = iter(operands)
+        return next(given, None) if self.sink else None, next(given, None), next(given, None)
 
     def infer(
-        self, q: Type, recent: Type, sinks: Type, time: Type, entries: Type | None = None, picks: Type | None = None
+        self,
+        q: Type,
+        recent: Type,
+        time: Type,
+        sinks: Type | None = None,
+        entries: Type | None = None,
+        picks: Type | None = None,
     ) -> Type:
+        sinks, entries, picks = self._optional((sinks, entries, picks))
         need(q.last == recent.last, f"queries have {q.last} channels, window keys {recent.last}")
         need(len(recent.shape) == 3, f"window keys are shared by all heads, got {recent}")
-        need(sinks.shape == q.shape[2:3], f"{sinks} sinks for queries {q}")
+        need(sinks is None or sinks.shape == q.shape[2:3], f"{sinks} sinks for queries {q}")
         need(entries is None or entries.last == q.last, f"queries have {q.last} channels, entries {entries}")
         return q
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, recent = ins[:2]
         heads = int(q.shape[2])  # type: ignore[arg-type]
-        entries = size(ins[4].shape[1], w) if len(ins) > 4 else 0
-        picks = size(ins[5].shape[2], w) if len(ins) > 5 else None
+        _, far, picked = self._optional(ins[3:])
+        entries = 0 if far is None else size(far.shape[1], w)
+        picks = None if picked is None else size(picked.shape[2], w)
         pairs = schedule("sparse_blocks").attention_pairs(
             batch=w.batch,
             heads=heads,
@@ -103,16 +118,16 @@ class SparseAttention(Op):
         )
         pair = 4 * heads * q.last
         executed = pair * w.batch * pairs
-        useful = visible_pairs(w, self.window) + (visible_entries(w, self.every, picks) if len(ins) > 4 else 0)
+        useful = visible_pairs(w, self.window) + (0 if far is None else visible_entries(w, self.every, picks))
         # The gradient computes the weights again: five products where the forward has two.
         return executed, pair * useful, executed * 5 // 2
 
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """As by default, but of entries that are picked only the picked are read."""
         whole = super().cost(w, ins, outs)
-        if len(ins) < 6:
+        _, entries, picks = self._optional(ins[3:])
+        if picks is None:
             return whole
-        entries, picks = ins[4:6]
         unread = numel(entries.shape[:2], w) - numel(picks.shape, w)
         saved = max(0, unread) * entries.last * BYTES[entries.dtype]
         return Cost(
@@ -127,17 +142,18 @@ class SparseAttention(Op):
         self,
         q: ast.expr,
         recent: ast.expr,
-        sinks: ast.expr,
         time: ast.expr,
+        sinks: ast.expr | None = None,
         entries: ast.expr | None = None,
         picks: ast.expr | None = None,
     ) -> ast.expr:
+        sinks, entries, picks = self._optional((sinks, entries, picks))
         return expr(
             "sparse_attention(q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks,"
             " every=every)",
             q=q,
             recent=recent,
-            sinks=sinks,
+            sinks=ast.Constant(value=None) if sinks is None else sinks,
             time=time,
             scale=self.scale,
             window=self.window,

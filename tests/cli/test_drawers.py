@@ -44,7 +44,7 @@ def test_the_model() -> None:
 
 
 def test_drawers_of_a_folder() -> None:
-    assert "topk" in run("drawers", "lightning", "--drawers", str(TOYS))
+    assert "topk" in run("drawers", "spark", "--drawers", str(TOYS))
 
 
 def test_an_unknown_name_is_a_usage_error() -> None:

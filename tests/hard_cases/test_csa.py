@@ -1,51 +1,76 @@
-"""Compressed sparse attention: overlapping compressor, lightning indexer, window, sink."""
+"""The attention of DeepSeek-V4 in every form: window and sink alone, or with entries of a compressor, seen all or
+picked by a lightning indexer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from archc.drawers.attention.windowed import Windowed
+from archc.drawers.compress.csa import Csa
+from archc.drawers.compress.hca import Hca
+from archc.drawers.indexer.lightning import Lightning
 from archc.drawers.rope.yarn import Yarn
-from tests.hard_cases.drawers.attention.compressed import Compressed
-from tests.hard_cases.drawers.compress.pool import Pool
-from tests.hard_cases.drawers.indexer.lightning import Lightning
+from archc.schema import Compress
 from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
-from tests.oracles.csa import Csa
+from tests.oracles import csa as transcribed
 from tests.oracles.rope import Rope
 from tests.oracles.rows import Array
 
 VOCAB = 50
-FORMS = ("sparse", "all", "window")
+FORMS = ("window", "csa", "csa of all entries", "csa without overlap", "hca")
+EPS = 1e-6
 
 
-def drawer(form: str, *, dim: int, heads: int, head_dim: int, window: int, every: int, topk: int) -> Compressed:
-    """CSA, HCA (every entry is seen, groups do not overlap), or a window alone."""
-    indexer = Lightning(heads=3, head_dim=6, topk=topk) if form == "sparse" else None
-    pool = Pool(every=every, overlap=form == "sparse", indexer=indexer)
-    rope = Yarn(theta=160000.0, factor=16.0, original=8, attention_factor=1.0, dim=4, pairs="interleaved", end="last")
-    sizes = {"q_rank": 5, "out_groups": 2, "out_rank": 3, "eps": 1e-6, "rope": rope}
-    return Compressed(
-        dim=dim, heads=2 * heads, head_dim=head_dim, window=window, compress=None if form == "window" else pool, **sizes
+def compressor(form: str, ratio: int, topk: int) -> Compress | None:
+    """The compressor of a form."""
+    if form == "window":
+        return None
+    if form == "hca":
+        return Hca(ratio=ratio, eps=EPS)
+    indexer = None if form == "csa of all entries" else Lightning(heads=3, head_dim=6, topk=topk)
+    return Csa(ratio=ratio, eps=EPS, overlap=form != "csa without overlap", indexer=indexer)
+
+
+def drawer(
+    form: str, *, dim: int, heads: int, head_dim: int, window: int, ratio: int, topk: int, **given: Any
+) -> Windowed:
+    """A layer of small odd sizes."""
+    sizes = {"rope_dim": 4, "q_rank": 5, "out_groups": 2, "out_rank": 3, "eps": EPS}
+    return Windowed(
+        dim=dim,
+        heads=2 * heads,
+        head_dim=head_dim,
+        window=window,
+        rope=Yarn(theta=160000.0, factor=16.0, original=8, attention_factor=1.0, pairs="interleaved"),
+        compress=compressor(form, ratio, topk),
+        **sizes,
+        **given,
     )
 
 
-def transcription(d: Compressed) -> Csa:
+def transcription(d: Windowed) -> transcribed.Csa:
     """The same sizes, for the transcription."""
     pool = d.compress
-    assert pool is None or isinstance(pool, Pool)
-    index = pool.indexer if pool else None
+    assert pool is None or isinstance(pool, Csa | Hca)
+    index = pool.picker() if pool else None
     assert index is None or isinstance(index, Lightning)
-    return Csa(
+    return transcribed.Csa(
         heads=d.heads,
         head_dim=d.head_dim,
         window=d.window,
         rope=Rope(dim=4, theta=160000.0, factor=16.0, original=8),
         out_groups=d.out_groups,
-        every=pool.every if pool else 0,
-        overlap=bool(pool and pool.overlap),
+        scale=d.scale,
+        sinks=d.sinks,
+        q_norm=d.q_norm,
+        every=pool.ratio if pool else 0,
+        overlap=bool(pool and pool.overlaps()),
         topk=index.topk if index else 0,
         index_heads=index.heads if index else 0,
         index_dim=index.head_dim if index else 0,
@@ -53,24 +78,28 @@ def transcription(d: Compressed) -> Csa:
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> Compressed:
+def layers(draw: st.DrawFn) -> Windowed:
     """Odd sizes of any form."""
+    given: dict[str, Any] = {"scale": draw(st.sampled_from([0.3, 1.7]))} if draw(st.booleans()) else {}
     return drawer(
         draw(st.sampled_from(FORMS)),
         dim=draw(st.sampled_from([5, 7, 8])),
         heads=draw(st.integers(1, 2)),
-        head_dim=draw(st.sampled_from([6, 7])),
+        head_dim=draw(st.sampled_from([4, 6, 7])),
         window=draw(st.integers(1, 6)),
-        every=draw(st.integers(2, 5)),
+        ratio=draw(st.integers(2, 5)),
         topk=draw(st.integers(1, 4)),
+        sinks=draw(st.booleans()),
+        q_norm=draw(st.booleans()),
+        **given,
     )
 
 
 class Layer:
     """A graph of one such layer, and what the transcription says of it."""
 
-    def __init__(self, d: Compressed, seed: int) -> None:
-        graph = build(lambda g, x: g.call("self_attn", "Csa", d.build, x, slot=True), dim=d.dim, vocab=VOCAB)
+    def __init__(self, d: Windowed, seed: int) -> None:
+        graph = build(lambda g, x: g.call("self_attn", "Attention", d.build, x, slot=True), dim=d.dim, vocab=VOCAB)
         self.case, self.oracle = Case.random(graph, seed), transcription(d)
         self.weights = self.case.weights("model.layers.0.self_attn.")
 
@@ -86,21 +115,21 @@ SLOW = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_
 
 @SLOW
 @given(d=layers(), seed=st.integers(0, 1 << 30), data=st.data())
-def test_whole(d: Compressed, seed: int, data: st.DataObject) -> None:
+def test_whole(d: Windowed, seed: int, data: st.DataObject) -> None:
     layer = Layer(d, seed)
     play_whole(layer.case, layer.expected, data, VOCAB, most=19)
 
 
 @SLOW
 @given(d=layers(), seed=st.integers(0, 1 << 30), data=st.data())
-def test_chunks_ragged_and_rewound(d: Compressed, seed: int, data: st.DataObject) -> None:
+def test_chunks_ragged_and_rewound(d: Windowed, seed: int, data: st.DataObject) -> None:
     layer = Layer(d, seed)
     play_cached(layer.case, layer.expected, data, VOCAB, most=21)
 
 
 @SLOW
 @given(d=layers(), seed=st.integers(0, 1 << 30), data=st.data())
-def test_packed(d: Compressed, seed: int, data: st.DataObject) -> None:
+def test_packed(d: Windowed, seed: int, data: st.DataObject) -> None:
     layer = Layer(d, seed)
     play_packed(layer.case, layer.expected, data, VOCAB, most=9)
 
@@ -110,12 +139,12 @@ def test_packed(d: Compressed, seed: int, data: st.DataObject) -> None:
     ("past", "new", "cached"), [(0, 23, False), (0, 23, True), (11, 9, True), (15, 1, True), (16, 1, True)]
 )
 def test_plan_counts_what_runs(form: str, past: int, new: int, cached: bool) -> None:
-    layer = Layer(drawer(form, dim=7, heads=2, head_dim=6, window=5, every=4, topk=2), 0)
+    layer = Layer(drawer(form, dim=7, heads=2, head_dim=6, window=5, ratio=4, topk=2), 0)
     check_flops(layer.case, VOCAB, batch=2, past=past, new=new, cached=cached)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradient(form: str) -> None:
     """The choice of entries has no gradient, so the indexer gets none from this loss."""
-    layer = Layer(drawer(form, dim=7, heads=2, head_dim=6, window=3, every=3, topk=2), 1)
+    layer = Layer(drawer(form, dim=7, heads=2, head_dim=6, window=3, ratio=3, topk=2), 1)
     check_gradient(layer.case, VOCAB, without=("indexer",))

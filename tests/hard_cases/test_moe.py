@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from archc.drawers.activation.silu import Silu
 from archc.drawers.ffn.moe import Moe
 from archc.drawers.router.sigmoid import Sigmoid
-from tests.hard_cases.drawers.router.sqrt_softplus import SqrtSoftplus
+from archc.drawers.router.sqrtsoftplus import SqrtSoftplus
 from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
 from tests.oracles import moe as transcribed
 from tests.oracles.rows import Array

@@ -20,7 +20,7 @@ HEADS, DIM, SCALE = 2, 3, 0.7
 def brute(
     q: Tensor,
     history: Tensor,
-    sinks: Tensor,
+    sinks: Tensor | None,
     entries: Tensor | None,
     picks: Tensor | None,
     time: Rows,
@@ -38,7 +38,8 @@ def brute(
             keys += [entries[b, i] for i, s in enumerate(group_starts(time, b, t + 1, every)) if s >= time.start(b, t)]
         k = torch.stack(keys)
         for h in range(HEADS):
-            weights = torch.cat([k @ q[b, j, h] * SCALE, sinks[h : h + 1]]).softmax(0)[:-1]
+            sink = k.new_full((1,), float("-inf")) if sinks is None else sinks[h : h + 1]
+            weights = torch.cat([k @ q[b, j, h] * SCALE, sink]).softmax(0)[:-1]
             out[b, j, h] = weights @ k
     return out
 
@@ -129,6 +130,21 @@ def test_the_mass_is_what_every_softmax_divides_by(case: tuple, limit: int) -> N
     share = brute(queries, ones[0], sinks, ones[1], picks, time, window, every)[..., -1]
     for b, j in time.valid():
         torch.testing.assert_close((sinks - mass[b, j]).exp(), 1 - share[b, j], rtol=1e-10, atol=1e-12)
+
+
+@given(case=cases())
+def test_without_sinks_all_weight_lies_on_keys(case: tuple) -> None:
+    time, window, every, q, history, recent, _, entries, picks = case
+    q, recent = q.requires_grad_(), torch.ones_like(recent).requires_grad_()
+    far = None if entries is None else torch.ones_like(entries)
+    sizes = {"scale": SCALE, "window": window, "entries": far, "picks": picks, "every": every}
+    got = sparse_attention(q, recent, None, time, **sizes)
+    want = brute(q, torch.ones_like(history), None, far, picks, time, window, every)
+    for b, j in time.valid():
+        torch.testing.assert_close(got[b, j], want[b, j], rtol=0, atol=1e-12)
+        torch.testing.assert_close(got[b, j], torch.ones_like(got[b, j]), rtol=0, atol=1e-12)
+    for slope in torch.autograd.grad(got.sum(), (q, recent)):
+        assert slope.isfinite().all()
 
 
 @given(case=cases(), limit=st.sampled_from([1, 300, 1 << 24]))

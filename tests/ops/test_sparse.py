@@ -26,7 +26,7 @@ def test_visible_entries(w: Workload, every: int, most: int | None) -> None:
 def attention(every: int, *, picks: int | None) -> tuple[SparseAttention, tuple[Type, ...]]:
     """The op of DeepSeek-V4-Flash, and the types of its operands."""
     op = SparseAttention(scale=512**-0.5, window=128, every=every)
-    ins = [Type((B, S, 64, 512)), Type((B, kept(127), 512)), Type((64,), "fp32"), Type((), "none")]
+    ins = [Type((B, S, 64, 512)), Type((B, kept(127), 512)), Type((), "none"), Type((64,), "fp32")]
     ins.append(Type((B, T // every, 512)))
     if picks:
         ins.append(Type((B, S, picks), "int"))
@@ -41,6 +41,11 @@ def test_decode_of_v4_flash_costs_its_window_and_picks() -> None:
     q, sinks, picks = 64 * 512 * 2, 64 * 4, 512 * 8
     assert cost.read == q + 128 * 512 * 2 + sinks + 512 * 512 * 2 + picks
     assert cost.written == q
+    bare = SparseAttention(scale=op.scale, window=128, every=4, sink=False)
+    types = (*ins[:3], *ins[4:])
+    assert bare.infer(*types) == op.infer(*ins)
+    without = bare.cost(Workload(batch=1, new=1, past=(1 << 20) - 1, cached=True), types, (bare.infer(*types),))
+    assert (without.executed, without.read) == (cost.executed, cost.read - sinks)
 
 
 def test_prefill_of_a_million_tokens_is_counted_in_no_time() -> None:
@@ -98,7 +103,7 @@ def test_rows_of_experts() -> None:
         (
             "sparse_attention",
             {"scale": 1.0, "window": 4},
-            [(B, S, 3, 8), (B, S, 6), (3,), ()],
+            [(B, S, 3, 8), (B, S, 6), (), (3,)],
             "8 channels, window keys 6",
         ),
         ("group_mask", {"groups": 3, "keep": 2}, [(B, S, 8)], "3 groups do not divide 8 experts"),

@@ -17,7 +17,9 @@ from tests.oracles.rows import Array, Weights, best, rms_norm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Csa:
-    """Sizes of the layer. ``every`` 0 leaves the compressor out; ``topk`` 0 attends to every visible entry (HCA)."""
+    """Sizes of the layer. ``every`` 0 leaves the compressor out; ``topk`` 0 attends to every visible entry (HCA);
+    ``scale`` 0 stands for head_dim^-1/2.
+    """
 
     heads: int
     head_dim: int
@@ -25,6 +27,9 @@ class Csa:
     rope: Rope
     out_groups: int
     eps: float = 1e-6
+    scale: float = 0.0
+    sinks: bool = True
+    q_norm: bool = True
     every: int = 0
     overlap: bool = True
     topk: int = 0
@@ -57,9 +62,9 @@ class Csa:
     def _head(self, weights: Weights, query: Array, keys: list[Array], t: int, h: int) -> Array:
         """One head of one token: softmax over the keys and the sink, values = keys, turned back by the query's
         position."""
-        query = self.rope.turn(rms_norm(query, None, self.eps), t)
-        logits = [float(query @ key) * self.head_dim**-0.5 for key in keys]
-        sink = float(weights["sinks"][h])
+        query = self.rope.turn(rms_norm(query, None, self.eps) if self.q_norm else query, t)
+        logits = [float(query @ key) * (self.scale or self.head_dim**-0.5) for key in keys]
+        sink = float(weights["sinks"][h]) if self.sinks else -math.inf
         top = max([*logits, sink])
         total = sum(math.exp(z - top) for z in logits) + math.exp(sink - top)
         out = np.zeros(self.head_dim)

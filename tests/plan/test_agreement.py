@@ -77,13 +77,19 @@ SPECS = {
 """What no importer reads, by name."""
 
 PARTS = {
-    "self_attn": "attention",
-    "mlp": "dense_ffn",
-    r"mlp\.(gate|router)": "router",
-    r"mlp\.experts": "experts",
-    r"mlp\.shared_expert(s|_gate)?": "shared_experts",
+    "": "residual",
+    r"\.self_attn": "attention",
+    r"\.self_attn\.compressor": "compressor",
+    r"\.self_attn\.compressor\.indexer": "indexer",
+    r"\.mlp": "dense_ffn",
+    r"\.mlp\.(gate|router)": "router",
+    r"\.mlp\.experts": "experts",
+    r"\.mlp\.shared_expert(s|_gate)?": "shared_experts",
 }
-"""What the modules of a layer count as."""
+"""What a layer and its modules count as, less what modules inside them count as."""
+
+STORES = {"compressor_indexer_": "indexer", "compressor_": "compressor", "": "attention"}
+"""What the stores of a cache count as, by how their names begin; the first that fits."""
 
 FURTHER = [name for name, text in SPECS.items() if "mtp" in text]
 
@@ -178,12 +184,16 @@ def test_flops_of_decoding(both: Both, batch: int, past: int) -> None:
 def test_flops_by_component(both: Both) -> None:
     """What every module runs is what the plan says of its component."""
     _, mode = _cached(both, 2, 0, SPAN)
-    run = dict.fromkeys(("attention", "dense_ffn", "router", "experts", "shared_experts"), 0)
+    run = dict.fromkeys(PARTS.values(), 0)
     for name, counts in mode.get_flop_counts().items():
         for part, component in PARTS.items():
-            if re.fullmatch(rf".*layers\.\d+\.{part}", name):
+            if re.fullmatch(rf".*layers\.\d+{part}", name):
                 run[component] += sum(counts.values())
+    run["residual"] -= run["attention"] + run["dense_ffn"]
+    run["attention"] -= run["compressor"]
+    run["compressor"] -= run["indexer"]
     run["dense_ffn"] -= run["router"] + run["experts"] + run["shared_experts"]  # parts of a mixture
+    run["residual"] += sum(sum(n.values()) for name, n in mode.get_flop_counts().items() if name.endswith(".hc_head"))
     run["head"] = mode.get_total_flops() - sum(run.values())
     planned = both.executed("prefill", 2, SPAN, SPAN).by_component
     assert {component: flops for component, flops in planned.items() if flops} == {c: n for c, n in run.items() if n}
@@ -223,20 +233,25 @@ def test_flops_of_further_tokens(both: Both) -> None:
 def test_cache_bytes(both: Both, batch: int, context: int) -> None:
     planned = count(both.model, both.graph, mode="decode", batch=batch, context=context).kv_cache
     cache = both.module.new_cache(batch, context, layout=planned.layout)
-    tensors = [cache.lengths, *(store.data for layer in cache.layers for store in vars(layer).values())]
-    held = sum(t.untyped_storage().nbytes() for t in tensors)
+    stores = [(name, store.data) for layer in cache.layers for name, store in vars(layer).items()]
+    held = sum(t.untyped_storage().nbytes() for t in (cache.lengths, *(data for _, data in stores)))
     assert held == cache.bytes() == planned.bytes_total
     # Beside the stores there is only the length of each row.
-    assert planned.by_component["attention"] == held - 8 * batch
+    by_component = dict.fromkeys(STORES.values(), 0)
+    for name, data in stores:
+        component = next(c for start, c in STORES.items() if name.startswith(start))
+        by_component[component] += data.untyped_storage().nbytes()
+    assert sum(by_component.values()) == held - 8 * batch
+    assert by_component == {c: planned.by_component[c] for c in by_component}
 
 
 def test_cache_bytes_grow_as_the_plan_says(both: Both) -> None:
-    """From one context to the next, where every window is full."""
+    """By as many tokens as complete a group of every compressor, where every window is full."""
     planned = count(both.model, both.graph, mode="decode", context=200).kv_cache
     module = both.module
-    small, large = (module.new_cache(1, n, layout=planned.layout).bytes() for n in (200, 201))
-    assert large - small == planned.bytes_per_token
-    assert large == 201 * planned.bytes_per_token + planned.bytes_per_sequence_fixed
+    small, large = (module.new_cache(1, n, layout=planned.layout).bytes() for n in (200, 208))
+    assert large - small == 8 * planned.bytes_per_token
+    assert large == 208 * planned.bytes_per_token + planned.bytes_per_sequence_fixed
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ model base {{
 {FIELDS}
   let long = yarn {{ factor = 16, original = 1Ki }}
   attention swa = sparse {{ heads = 8, window = 16, rope = rope {{ theta = 10e3 }} }}
-  attention csa = swa {{ rope = long, compress = pool {{ ratio = 4, indexer = lightning {{ topk = 8 }} }} }}
+  attention csa = swa {{ rope = long, compress = pool {{ ratio = 4, indexer = spark {{ topk = 8 }} }} }}
   attention hca = csa {{ compress = pool {{ ratio = 16 }} }}
   ffn wide = swiglu {{ hidden = 4 * dim }}
   schedule {{ attention = [swa * 2, (csa, hca) * rest] }}
@@ -74,8 +74,8 @@ def test_a_value_at_any_depth_may_be_amended_in_any_form(change: str) -> None:
 
 
 def test_amending_with_equals_replaces_the_whole_drawer() -> None:
-    problem = only(child("csa.compress.indexer = lightning { heads = 2 }"))
-    assert (problem.code, problem.message) == ("E0201", "`lightning` needs `topk`")
+    problem = only(child("csa.compress.indexer = spark { heads = 2 }"))
+    assert (problem.code, problem.message) == ("E0201", "`spark` needs `topk`")
 
 
 def test_none_switches_a_part_off() -> None:
@@ -167,7 +167,7 @@ def test_the_spans_of_a_value_run_from_the_override_to_the_base() -> None:
     assert [s.text for s in attention.origin.fields["window"]] == ["64", "16"]
     assert [s.text for s in attention.origin.fields["compress"]] == [
         "pool { ratio = 16 }",
-        "pool { ratio = 4, indexer = lightning { topk = 8 } }",
+        "pool { ratio = 4, indexer = spark { topk = 8 } }",
     ]
 
 

@@ -52,7 +52,7 @@ def test_the_slot_decides_which_of_two_things_a_name_means() -> None:
 
 def test_a_drawer_of_another_slot_does_not_fit() -> None:
     problem = only(
-        spec("attention a = sparse { heads = 4, window = 2, compress = c }\nindexer c = lightning { topk = 1 }\n" + FFN)
+        spec("attention a = sparse { heads = 4, window = 2, compress = c }\nindexer c = spark { topk = 1 }\n" + FFN)
     )
     assert (problem.code, problem.message) == ("E0114", "`c` is an indexer drawer; a compress drawer is needed here")
 

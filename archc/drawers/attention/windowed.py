@@ -53,9 +53,20 @@ class Windowed(Attention):
         if self.compress is not None:
             entries, picks = self.compress.build(g, x, q_latent, self.head_dim, rotate)
             every = self.compress.stride()
-        sinks = g.param("sinks", (self.heads,), role="scale", init="zeros", dtype="fp32")
+        sinks = None
+        if self.sinks:
+            sinks = g.param("sinks", (self.heads,), role="scale", init="zeros", dtype="fp32")
         out = g.sparse_attention(
-            q, recent, sinks, g.time, entries, picks, scale=self.scale, window=self.window, every=every
+            q,
+            recent,
+            g.time,
+            sinks,
+            entries,
+            picks,
+            scale=self.scale,
+            window=self.window,
+            every=every,
+            sink=self.sinks,
         )
         return self.project_out(g, rotate(g, out, inverse=True))
 

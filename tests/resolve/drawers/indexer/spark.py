@@ -7,7 +7,7 @@ from typing import Literal
 from archc.schema import Indexer, field
 
 
-class Lightning(Indexer):
+class Spark(Indexer):
     """Scores entries and keeps the best."""
 
     topk: int = field("entries kept", gt=0)
