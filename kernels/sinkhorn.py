@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
+from math import isqrt
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from .upcast import upcast
+
+BLOCK = 2048
+"""Tokens whose passes run together, so that they stay in a cache, and the memory of a gradient stays bounded."""
 
 
 def sinkhorn(logits: Tensor, *, iters: int, eps: float) -> Tensor:
@@ -12,9 +23,66 @@ def sinkhorn(logits: Tensor, *, iters: int, eps: float) -> Tensor:
     ``iters`` passes over rows and columns; the softmax is the first pass over rows, and the last pass is over
     columns (dim -2). ``eps`` is added after the softmax and to every divisor.
     """
-    m = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1) + eps
-    m = m / (m.sum(-2, keepdim=True) + eps)
-    for _ in range(iters - 1):
-        m = m / (m.sum(-1, keepdim=True) + eps)
+    m = upcast(logits).softmax(-1) + eps
+    if torch.compiler.is_compiling():  # a compiler fuses the passes, and derives the gradient from them
         m = m / (m.sum(-2, keepdim=True) + eps)
+        for _ in range(iters - 1):
+            m = m / (m.sum(-1, keepdim=True) + eps)
+            m = m / (m.sum(-2, keepdim=True) + eps)
+    else:
+        flat = m.flatten(-2)
+        out: Tensor = _Passes.apply(flat.flatten(0, -2), iters, eps)  # pyright: ignore[reportAssignmentType]
+        m = out.view(flat.shape).unflatten(-1, m.shape[-2:])
     return m.to(logits.dtype)
+
+
+@cache
+def sums(m: int, eps: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Matrices [M M + 1, M M + 1] that make of a flattened M x M matrix, and a one after it, the sum of the column, or
+    of the row, of every place plus eps, and a one again: a pass is one product and one division.
+    """
+    one, ones = torch.eye(m, dtype=dtype, device=device), torch.ones(m, m, dtype=dtype, device=device)
+    last = torch.full((1, m * m + 1), eps, dtype=dtype, device=device)
+    last[:, -1] = 1
+    by_column, by_row = (torch.cat([F.pad(s, (0, 1)), last]) for s in (ones.kron(one), one.kron(ones)))
+    return by_column, by_row
+
+
+class _Passes(torch.autograd.Function):
+    """Division by the sums of columns and rows in turn, of matrices [T, M M]; the gradient runs the passes again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, iters: int, eps: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.iters, ctx.eps = iters, eps
+        by_column, by_row = sums(isqrt(x.shape[-1]), eps, x.dtype, x.device)
+        out = torch.empty_like(x)
+        for rows, result in zip(x.split(BLOCK), out.split(BLOCK), strict=True):
+            m = F.pad(rows, (0, 1), value=1.0)
+            total = torch.empty_like(m)
+            m.div_(torch.mm(m, by_column, out=total))
+            for _ in range(iters - 1):
+                m.div_(torch.mm(m, by_row, out=total))
+                m.div_(torch.mm(m, by_column, out=total))
+            result.copy_(m[:, :-1])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (x,) = ctx.saved_tensors
+        by_column, by_row = sums(isqrt(x.shape[-1]), ctx.eps, x.dtype, x.device)
+        passes = [by_column, *[by_row, by_column] * (ctx.iters - 1)]
+        dx = torch.empty_like(x)
+        for rows, upstream, result in zip(x.split(BLOCK), grad.split(BLOCK), dx.split(BLOCK), strict=True):
+            m, totals, results = F.pad(rows, (0, 1), value=1.0), [], []
+            for same in passes:
+                totals.append(m @ same)
+                m = m / totals[-1]
+                results.append(m)
+            # d (x / t) is dx / t less what all x of one sum share: (g - sum of g y) / t.
+            d = F.pad(upstream, (0, 1))
+            for same, total, y in zip(reversed(passes), reversed(totals), reversed(results), strict=True):
+                torch.addmm(d, d * y, same, alpha=-1, out=d).div_(total)
+            result.copy_(d[:, :-1])
+        return dx, None, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from archc.ops.base import Type, expr, need
+from archc.ops.base import Type, Workload, expr, need, numel
 from archc.ops.row import RowOp
 
 
@@ -21,6 +21,14 @@ class Sinkhorn(RowOp):
     def infer(self, x: Type) -> Type:
         need(len(x.shape) > 1 and x.shape[-1] == x.shape[-2], f"sinkhorn needs square matrices, got {x}")
         return x
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        """The reference sums rows and columns by products with matrices of zeros and ones, and with one column more
+        for eps; the gradient runs them again, and as many of its own.
+        """
+        (x,) = ins
+        executed = (2 * self.iters - 1) * 2 * numel(x.shape[:-2], w) * (x.last**2 + 1) ** 2
+        return executed, 0, 2 * executed
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("sinkhorn(x, iters=iters, eps=eps)", x=x, iters=self.iters, eps=self.eps)
