@@ -21,9 +21,15 @@ def sinkhorn(logits: Tensor, *, iters: int, eps: float) -> Tensor:
     """[..., M, M] -> matrices whose columns sum to one and whose rows nearly do; computed in at least float32.
 
     ``iters`` passes over rows and columns; the softmax is the first pass over rows, and the last pass is over
-    columns (dim -2). ``eps`` is added after the softmax and to every divisor.
+    columns (dim -2). ``eps`` is added after the softmax and to every divisor; without it the passes work on
+    logarithms, where no sum that divides can be rounded to zero, however far the logits lie apart.
     """
-    m = upcast(logits).softmax(-1) + eps
+    m = upcast(logits)
+    if eps == 0:
+        for _ in range(iters - 1):
+            m = m.log_softmax(-1).log_softmax(-2)
+        return m.log_softmax(-1).softmax(-2).to(logits.dtype)
+    m = m.softmax(-1) + eps
     if torch.compiler.is_compiling():  # a compiler fuses the passes, and derives the gradient from them
         m = m / (m.sum(-2, keepdim=True) + eps)
         for _ in range(iters - 1):

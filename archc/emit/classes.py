@@ -270,6 +270,8 @@ def _value(spec: ParamSpec) -> str:
         return f"torch.{'ones' if spec.init == 'ones' else 'zeros'}({sizes}{dtype})"
     if spec.init == "normal":
         return f"normal({sizes}{std}{dtype})"
+    if isinstance(spec.init, float):
+        return f"nn.Parameter(torch.full({spec.shape}, {spec.init}{dtype}))"
     return f"nn.Parameter(torch.{spec.init}({sizes}{dtype}))"
 
 

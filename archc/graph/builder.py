@@ -120,7 +120,7 @@ class Builder(Vocabulary):
         shape: tuple[int, ...],
         *,
         role: Role = "matrix",
-        init: str = "normal",
+        init: str | float = "normal",
         dtype: str = "act",
         buffer: bool = False,
     ) -> Value:

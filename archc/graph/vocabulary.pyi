@@ -124,7 +124,10 @@ class Vocabulary:
         """sign(x) * sqrt(max(|x|, floor))"""
 
     def sinkhorn(self, x: Value, *, iters: int, eps: float) -> Value:
-        """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on columns."""
+        """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on columns; ``eps`` is added to every divisor, and to what the softmax gives."""
+
+    def sum(self, x: Value, *, dim: int) -> Value:
+        """Summed over ``dim`` (counted from the end, before the last)."""
 
     def append(self, x: Value, state: Value, time: Value, *, every: int = ...) -> Value:
         """Every entry so far, the new ones included [B, T // every, ...]."""

@@ -136,13 +136,13 @@ Role = Literal["embedding", "head", "matrix", "output", "experts", "norm", "bias
 class ParamSpec:
     """A parameter that an op or a drawer declares.
 
-    ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones" or "zeros".
+    ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones", "zeros", or the number that fills it.
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role = "matrix"
-    init: Literal["normal", "ones", "zeros"] = "normal"
+    init: Literal["normal", "ones", "zeros"] | float = "normal"
     std: float | None = None
     dtype: DType = "act"
     buffer: bool = False

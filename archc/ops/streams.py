@@ -10,7 +10,7 @@ from archc.ops.row import RowOp
 
 class Sinkhorn(RowOp):
     """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on
-    columns.
+    columns; ``eps`` is added to every divisor, and to what the softmax gives.
     """
 
     needs = {"sinkhorn": "kernels.sinkhorn"}
@@ -43,6 +43,21 @@ class Normalize(RowOp):
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("normalize(x, eps=eps)", x=x, eps=self.eps or None)
+
+
+class Sum(RowOp):
+    """Summed over ``dim`` (counted from the end, before the last)."""
+
+    dim: int
+
+    def infer(self, x: Type) -> Type:
+        need(-len(x.shape) <= self.dim < -1, f"{x} has no dim {self.dim} before its last")
+        shape = list(x.shape)
+        del shape[self.dim]
+        return Type(tuple(shape), x.dtype)
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("x.sum(dim)", x=x, dim=self.dim)
 
 
 class SignedSqrt(RowOp):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,13 +23,16 @@ from tests.oracles.rope import Rope
 from tests.oracles.rows import Array, rms_norm, swiglu_mlp
 
 VOCAB = 40
+FORMS = pytest.mark.parametrize("form", ["v4", "paper"])
 
 
 class Layer:
     """A graph of one layer between the streams' start and their collapse, and what the transcriptions say of it."""
 
-    def __init__(self, *, streams: int, dim: int, window: int, iters: int, seed: int) -> None:
-        residual = Mhc(streams=streams, sinkhorn_iters=iters)
+    def __init__(
+        self, *, streams: int, dim: int, window: int, iters: int, seed: int, form: Literal["v4", "paper"] = "v4"
+    ) -> None:
+        residual = Mhc(streams=streams, sinkhorn_iters=iters, form=form)
         rope = PlainRope(pairs="interleaved")
         attention = Windowed(
             dim=dim, heads=2, head_dim=6, rope_dim=4, q_rank=5, out_groups=1, out_rank=4, window=window, rope=rope
@@ -53,7 +57,8 @@ class Layer:
         )
         self.case = Case.random(graph, seed)
         self.weights = self.case.weights("model.layers.0.") | self.case.weights("model.")
-        self.oracle = transcribed.Mhc(streams=streams, iters=iters)
+        transcription = transcribed.Mhc if form == "v4" else transcribed.PaperMhc
+        self.oracle = transcription(streams=streams, iters=iters)
         self.attention = Csa(heads=2, head_dim=6, window=window, rope=Rope(dim=4), out_groups=1)
 
     def attend(self, x: Array) -> Array:
@@ -73,10 +78,11 @@ class Layer:
 
 LAYERS = st.builds(
     Layer,
-    streams=st.integers(2, 5),
+    streams=st.integers(1, 5) | st.just(8),
     dim=st.sampled_from([5, 6, 8]),
     window=st.integers(1, 4),
     iters=st.sampled_from([1, 3, 20]),
+    form=st.sampled_from(["v4", "paper"]),
     seed=st.integers(0, 1 << 30),
 )
 
@@ -96,11 +102,13 @@ def test_packed(layer: Layer, data: st.DataObject) -> None:
     play_packed(layer.case, layer.expected, data, VOCAB, most=4)
 
 
+@FORMS
 @pytest.mark.parametrize(("past", "new", "cached"), [(0, 9, False), (0, 9, True), (6, 1, True)])
-def test_plan_counts_what_runs(past: int, new: int, cached: bool) -> None:
-    layer = Layer(streams=4, dim=6, window=3, iters=20, seed=0)
+def test_plan_counts_what_runs(past: int, new: int, cached: bool, form: Literal["v4", "paper"]) -> None:
+    layer = Layer(streams=4, dim=6, window=3, iters=20, seed=0, form=form)
     check_flops(layer.case, VOCAB, batch=3, past=past, new=new, cached=cached)
 
 
-def test_gradient() -> None:
-    check_gradient(Layer(streams=4, dim=6, window=3, iters=20, seed=1).case, VOCAB)
+@FORMS
+def test_gradient(form: Literal["v4", "paper"]) -> None:
+    check_gradient(Layer(streams=4, dim=6, window=3, iters=20, seed=1, form=form).case, VOCAB)

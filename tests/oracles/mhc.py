@@ -1,7 +1,8 @@
-"""Manifold-constrained hyper-connections in the form of DeepSeek-V4, on one row.
+"""Manifold-constrained hyper-connections on one row, in the form of DeepSeek-V4 and in that of the paper.
 
-From the V4 inference code (`hc_split_sinkhorn`, `hc_pre`, `hc_post`): twenty normalisations that start with a
-softmax over rows and end on columns; the first index of the mixing matrix is the stream that is read.
+`Mhc` is from the V4 inference code (`hc_split_sinkhorn`, `hc_pre`, `hc_post`): twenty normalisations that start with a
+softmax over rows and end on columns; the first index of the mixing matrix is the stream that is read. `PaperMhc` is
+equations 5 to 9 of arXiv:2512.24880, where the first index of H_res is the stream that is written.
 """
 
 from __future__ import annotations
@@ -74,3 +75,50 @@ class Mhc:
         mixes = weights["hc_head.hc_fn"] @ rms_norm(streams.reshape(-1), None, self.norm_eps)
         pre = sigmoid(mixes * weights["hc_head.hc_scale"][0] + weights["hc_head.hc_base"]) + self.eps
         return self.collapse(pre, streams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperMhc:
+    """The paper's own form. ``norm_eps`` is that of the RMSNorm, which the paper leaves open."""
+
+    streams: int
+    iters: int = 20
+    norm_eps: float = 1e-6
+
+    def mappings(self, weights: Weights, prefix: str, x: Array) -> tuple[Array, Array, Array]:
+        """H_pre [1, n], H_post [1, n], H_res [n, n] of one token's streams x [n, C] (equations 7 and 8).
+
+        Our tensors hold the transposed phi, scales in the order pre, post, res, and of H_res the transpose: its
+        columns one after the other.
+        """
+        n = self.streams
+        normed = rms_norm(x.reshape(-1), None, self.norm_eps)
+        phi, bias, alpha = weights[prefix + "fn"].T, weights[prefix + "base"], weights[prefix + "scale"]
+        logits = [
+            alpha[part] * (normed @ phi[:, columns]) + bias[columns]
+            for part, columns in enumerate((slice(0, n), slice(n, 2 * n), slice(2 * n, None)))
+        ]
+        return (
+            sigmoid(logits[0]).reshape(1, n),
+            2.0 * sigmoid(logits[1]).reshape(1, n),
+            self.projected(logits[2].reshape(n, n).T),
+        )
+
+    def projected(self, logits: Array) -> Array:
+        """H_res from its logits, both [to, from]: columns, then rows divided by their sums (equation 9)."""
+        m = np.exp(logits)
+        for _ in range(self.iters):
+            m = m / m.sum(axis=0)[None, :]
+            m = m / m.sum(axis=1)[:, None]
+        return m
+
+    def forward(self, weights: Weights, x: Array, sublayers: list[tuple[str, Callable[[Array], Array]]]) -> Array:
+        """[S, C] out of the embedding x [S, C]: copied to the streams, named sub-layers, summed."""
+        tokens = [np.tile(row, (self.streams, 1)) for row in x]
+        for name, run in sublayers:
+            maps = [self.mappings(weights, f"{name}_hc.", token) for token in tokens]
+            y = run(np.concatenate([pre @ token for (pre, _, _), token in zip(maps, tokens, strict=True)]))
+            tokens = [
+                res @ token + post.T @ out[None, :] for (_, post, res), token, out in zip(maps, tokens, y, strict=True)
+            ]
+        return np.stack([token.sum(axis=0) for token in tokens])

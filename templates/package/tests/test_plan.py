@@ -22,7 +22,7 @@ MODELS = pytest.mark.parametrize(("make", "plan"), [(Model, TINY), (FullModel, F
 
 
 def test_initial_weights_follow_the_plan() -> None:
-    """Ones, zeros, or normal with the plan's standard deviation, within six standard errors."""
+    """Ones, zeros, one number, or normal with the plan's standard deviation, within six standard errors."""
     state = fresh(seed=3).state_dict()
     for spec in TINY["parameters"]:
         values, init = state[spec["name"]], spec["init"]
@@ -30,6 +30,9 @@ def test_initial_weights_follow_the_plan() -> None:
             continue
         if isinstance(init, str):
             assert torch.equal(values, {"ones": torch.ones_like, "zeros": torch.zeros_like}[init](values)), spec["name"]
+            continue
+        if isinstance(init, float):
+            assert torch.equal(values, torch.full_like(values, init)), spec["name"]
             continue
         std, n = init["normal"], values.numel()
         assert abs(float(values.mean())) <= 6 * std / math.sqrt(n), spec["name"]
