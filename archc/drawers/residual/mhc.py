@@ -14,10 +14,10 @@ HC_EPS = 1e-6
 
 
 class Mhc(Residual):
-    """Residual streams that every sub-layer reads as a weighted sum, writes back to all, and mixes by a doubly
-    stochastic matrix of the token's own (mHC, arXiv:2512.24880).
+    """Residual streams mixed by a doubly stochastic matrix around every sub-layer (mHC, arXiv:2512.24880).
 
-    The mixing matrix is kept as [from, to], the transpose of the paper's: stream k becomes the sum of comb[j, k] times
+    A sub-layer reads a weighted sum of the streams and writes to all of them; the weights are each token's own. The
+    mixing matrix is kept as [from, to], the transpose of the paper's: stream k becomes the sum of comb[j, k] times
     stream j.
     """
 
