@@ -24,10 +24,10 @@ class Sinkhorn(RowOp):
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         """The reference sums rows and columns by products with matrices of zeros and ones, and with one column more
-        for eps; the gradient runs them again, and as many of its own.
+        for eps; the gradient runs them again, and as many of its own. Without eps it works on logarithms, by none.
         """
         (x,) = ins
-        executed = (2 * self.iters - 1) * 2 * numel(x.shape[:-2], w) * (x.last**2 + 1) ** 2
+        executed = 0 if self.eps == 0 else (2 * self.iters - 1) * 2 * numel(x.shape[:-2], w) * (x.last**2 + 1) ** 2
         return executed, 0, 2 * executed
 
     def code(self, x: ast.expr) -> ast.expr:
