@@ -49,14 +49,28 @@ def rope(config: Reader, context: int, *, latent: bool = False, pairs: str = "ha
     `rope_scaling` goes before `rope_parameters`, and a key inside it before the same key beside it, as in transformers.
     ``latent``: the attention scales its logits by `mscale_all_dim` (MLA). ``pairs``: which channels form a pair.
     """
-    settings = _settings(config)
+    settings = settings_of(config)
     theta = _theta(config, settings)
-    kind = _kind(settings)
+    kind = kind_of(settings)
     if kind is None:
         # What its keys mean is open too.
         config.read.update(_BESIDE)
         return Drawer("rope", {"theta": theta})
     _partial(config, settings, kind)
+    return scaled(settings, kind, theta, context, beside=config, latent=latent, pairs=pairs)
+
+
+def scaled(
+    settings: Reader,
+    kind: str,
+    theta: float,
+    context: int,
+    *,
+    beside: Reader,
+    latent: bool = False,
+    pairs: str = "half",
+) -> Drawer:
+    """The drawer of one set of rotary positions: ``settings`` of a known ``kind``, in the config ``beside`` them."""
     fields: dict[str, Value] = {"theta": theta}
     if pairs != "half":
         fields["pairs"] = pairs
@@ -66,12 +80,12 @@ def rope(config: Reader, context: int, *, latent: bool = False, pairs: str = "ha
         fields["factor"] = settings.number("factor")
         fields["low"] = settings.number("low_freq_factor")
         fields["high"] = settings.number("high_freq_factor")
-        fields["original"] = Tokens(_original(config, settings, context))
+        fields["original"] = Tokens(_original(beside, settings, context))
     elif kind == "yarn":
-        fields |= _yarn(config, settings, context, latent=latent)
-    if kind not in ("llama3", "yarn") and config.values.get("original_max_position_embeddings") is not None:
-        config.ignored("original_max_position_embeddings", f"rotary positions of type `{kind}` do not read it")
-    config.read.add("original_max_position_embeddings")
+        fields |= _yarn(beside, settings, context, latent=latent)
+    if kind not in ("llama3", "yarn") and beside.values.get("original_max_position_embeddings") is not None:
+        beside.ignored("original_max_position_embeddings", f"rotary positions of type `{kind}` do not read it")
+    beside.read.add("original_max_position_embeddings")
     if latent and kind in ("linear", "llama3") and settings.values.get("mscale_all_dim"):
         settings.read.add("mscale_all_dim")
         settings.unsupported("mscale_all_dim", f"`mscale_all_dim` with `{kind}` cannot be imported")
@@ -79,7 +93,7 @@ def rope(config: Reader, context: int, *, latent: bool = False, pairs: str = "ha
     return Drawer("rope" if kind == "default" else kind, fields)
 
 
-def _settings(config: Reader) -> Reader:
+def settings_of(config: Reader) -> Reader:
     """The object that describes the positions, as a reader of its own."""
     found = [key for key in ("rope_scaling", "rope_parameters") if config.values.get(key)]
     for key in ("rope_scaling", "rope_parameters"):
@@ -89,14 +103,14 @@ def _settings(config: Reader) -> Reader:
     if found:
         return config.inside(found[0], {})
     if config.values.get("rope_parameters") is None and "rope_parameters" in config.defaults:
-        values = config.defaults["rope_parameters"]
+        values = config.defaults["rope_parameters"] or {}
         config.filled.append("rope_parameters")
     else:
         values = {}
     return Reader(values, {}, config.sink, config.spans, where="rope_parameters.")
 
 
-def _kind(settings: Reader) -> str | None:
+def kind_of(settings: Reader) -> str | None:
     """The type of the positions, None where it cannot be imported; `rope_type` goes before `type`."""
     nested = [key for key, value in settings.values.items() if isinstance(value, dict)]
     if nested:

@@ -155,15 +155,17 @@ def identifier(text: str) -> str:
 
 # --- schedules -----------------------------------------------------------------------------------
 def layers(names: Sequence[str]) -> str:
-    """The items of a schedule, as short as repeats make them: `(local * 5, full) * 4, local * 2`."""
+    """The items of a schedule, as short as one repeat makes them: `(local * 5, full) * 4, local * 2`."""
     best = _items(names)
-    for period in range(2, len(names) // 2 + 1):
-        times = _repeats(names, period)
-        if times > 1:
-            unit, rest = names[:period], names[period * times :]
-            text = [f"({', '.join(_items(unit))}) * {times}", *_items(rest)]
-            if len(", ".join(text)) < len(", ".join(best)):
-                best = text
+    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
+    for start in starts:
+        head, tail = _items(names[:start]), names[start:]
+        for period in range(2, len(tail) // 2 + 1):
+            times = _repeats(tail, period)
+            if times > 1:
+                text = [*head, f"({', '.join(_items(tail[:period]))}) * {times}", *_items(tail[period * times :])]
+                if len(", ".join(text)) < len(", ".join(best)):
+                    best = text
     return ", ".join(best)
 
 

@@ -18,19 +18,23 @@ def storage(c: Reader) -> str | None:
     found = c.values.get(KEY)
     if not isinstance(found, dict):
         return None
-    told = _fp8(found) if found.get("quant_method") == "fp8" else _mxfp4(found, c.values.get("model_type"))
+    if found.get("quant_method") == "fp8":
+        told = _fp8(found, c.values.get("expert_dtype") or found.get("expert_dtype"))
+    else:
+        told = _mxfp4(found, c.values.get("model_type"))
     if told is not None:
         c.read.add(KEY)
     return told
 
 
-def _fp8(found: dict[str, Any]) -> str | None:
+def _fp8(found: dict[str, Any], experts: object) -> str | None:
     block = found.get("weight_block_size")
     if not isinstance(block, list) or len(block) != 2 or not all(map(is_count, block)):
         return None
     if found.get("fmt", "e4m3") != "e4m3":
         return None
-    return f"Checkpoints store weights as FP8 in blocks of {block[0]} x {block[1]}; loading dequantises them."
+    packed = ", experts as FP4 in blocks of 32" if experts == "fp4" else ""
+    return f"Checkpoints store weights as FP8 in blocks of {block[0]} x {block[1]}{packed}; loading dequantises them."
 
 
 def _mxfp4(found: dict[str, Any], model_type: object) -> str | None:

@@ -58,7 +58,8 @@ def convert(
     source = config.get("_name_or_path") or config.get("name_or_path")
     where = f"{origin} of {source}" if source and isinstance(source, str) and source.isprintable() else origin
     doc = [f"Imported from {where} (transformers model type `{config['model_type']}`)."]
-    left_out = [key for key in reader.filled if key in family.DEFAULTS and family.DEFAULTS[key] is not None]
+    computed = getattr(family, "COMPUTED", frozenset())
+    left_out = [key for key in reader.filled if family.DEFAULTS.get(key) is not None or key in computed]
     notes = [f"Not in the config, so as the class has it: {', '.join(left_out)}."] if left_out else []
     notes += [stored] if stored else []
     return write(spec, name, doc, [line for note in notes for line in textwrap.wrap(note, 98)]), sink.in_order()

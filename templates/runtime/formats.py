@@ -1,4 +1,4 @@
-"""How checkpoints store numbers: as they are, as FP8 in blocks (DeepSeek), as MXFP4 (gpt-oss).
+"""How checkpoints store numbers: as they are, as FP8 in blocks (DeepSeek), as FP4 (DeepSeek-V4), as MXFP4 (gpt-oss).
 
 A quantised tensor is a pair of the file: the numbers and their scales. `stored` finds the pairs; a `Stored` decodes one
 matrix at a time. A format is an entry of `FORMATS` and a function that decodes.
@@ -18,11 +18,13 @@ from .checkpoint import Checkpoint, Header
 Block = tuple[int, int]
 """Rows and columns of a matrix that share a scale."""
 SCALES = frozenset({"F32", "BF16", "F8_E8M0", "U8"})
-"""What scales of block-FP8 are stored as; U8 has the bits of E8M0."""
+"""What scales of blocks are stored as; U8 has the bits of E8M0."""
 PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 """Floating point that is read as it is; narrower numbers mean nothing without scales."""
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The value of each of the 16 codes of E2M1 (OCP Microscaling Formats 1.0, section 5.3.3)."""
+FP4_BLOCK = 32
+"""Numbers of a row that share a scale in FP4 (OCP Microscaling Formats 1.0, section 5.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,17 @@ def _fp8(name: str, headers: Mapping[str, Header], block: Block) -> tuple[str, S
     return name, Stored(numbers=name, shape=shape, scales=scales, decode=decode, problem=problem)
 
 
+def _fp4(name: str, headers: Mapping[str, Header], block: Block) -> tuple[str, Stored] | None:
+    """A matrix, or a stack of matrices, of FP4 numbers, two to a byte, with a scale for each block of a row."""
+    dtype, shape = headers[name]
+    scales = f"{name.removesuffix('.weight')}.scale"
+    if dtype not in {"I8", "U8"} or scales not in headers or scales == name:
+        return None
+    problem = _fp4_problem(name, headers[name], headers[scales])
+    wide = shape if problem else (*shape[:-1], 2 * shape[-1])
+    return name, Stored(numbers=name, shape=wide, scales=scales, decode=fp4_blocks, problem=problem)
+
+
 def _mxfp4(name: str, headers: Mapping[str, Header], block: Block) -> tuple[str, Stored] | None:
     """A stack of matrices in FP4, whose scales stand beside them."""
     base = name.removesuffix("_blocks")
@@ -90,7 +103,7 @@ def _plain(name: str, headers: Mapping[str, Header], block: Block) -> tuple[str,
     return name, Stored(numbers=name, shape=shape, floating=floating, problem=problem)
 
 
-FORMATS = (_fp8, _mxfp4, _plain)
+FORMATS = (_fp8, _fp4, _mxfp4, _plain)
 """Each says what the tensor of a name is and what it is called decoded, or None where it is of another format."""
 
 
@@ -107,15 +120,32 @@ def fp8_blocks(numbers: Tensor, scales: Tensor, block: Block) -> Tensor:
     return wide
 
 
+def fp4_blocks(numbers: Tensor, scales: Tensor) -> Tensor:
+    """The matrix [O, I] in float32 of bytes [O, I / 2] (two codes each, low half first), scales [O, ceil(I / 32)].
+
+    DeepSeek-V4 stores its experts so; the last block of a row may be smaller.
+    """
+    values, factors = _codes(numbers), _float(scales)
+    full = values.shape[-1] // FP4_BLOCK
+    values[..., : full * FP4_BLOCK].unflatten(-1, (full, FP4_BLOCK)).mul_(factors[..., :full, None])
+    values[..., full * FP4_BLOCK :].mul_(factors[..., full:])
+    return values
+
+
 def mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
     """The matrix [I, O] in float32 of blocks [O, I / 32, 16] (two codes a byte, low half first), scales [O, I / 32].
 
     gpt-oss stores its experts so (OCP Microscaling Formats 1.0), with rows for outputs; its parameters have columns.
     """
+    return _codes(blocks).mul_(_float(scales)[..., None]).flatten(-2).T
+
+
+def _codes(packed: Tensor) -> Tensor:
+    """The value of every FP4 code [..., 2 N] in bytes [..., N], low half first, in float32."""
     byte = torch.arange(256)
     pairs = torch.tensor(FP4)[torch.stack((byte & 15, byte >> 4), -1)]
-    values = pairs.index_select(0, blocks.flatten().int()).view(*scales.shape, -1)
-    return values.mul_(_float(scales)[..., None]).flatten(-2).T
+    found = pairs.index_select(0, packed.view(torch.uint8).flatten().int())
+    return found.view(*packed.shape[:-1], 2 * packed.shape[-1])
 
 
 def _float(scales: Tensor) -> Tensor:
@@ -133,6 +163,19 @@ def _fp8_problem(name: str, header: Header, scale: Header, block: Block) -> str 
         return f"{what}, and its scales are {scale.dtype} {list(scale.shape)}, not F32 or F8_E8M0 {list(want)}"
     if stack and name.endswith("gate_up_proj") and rows // 2 % block[0]:
         return f"{what}: one block would hold rows of both gate and up, so its scales have no single meaning"
+    return None
+
+
+def _fp4_problem(name: str, header: Header, scale: Header) -> str | None:
+    """What keeps FP4 numbers from being read."""
+    what = f"{name} is {header.dtype} {list(header.shape)}"
+    if len(header.shape) not in {2, 3}:
+        return f"{what}, neither a matrix nor a stack of them"
+    *rows, half = header.shape
+    want = (*rows, -(-2 * half // FP4_BLOCK))
+    if scale.dtype not in SCALES or scale.shape != want:
+        where = f"{scale.dtype} {list(scale.shape)}, not F32 or F8_E8M0 {list(want)}"
+        return f"{what}, two FP4 numbers to a byte, and its scales are {where}"
     return None
 
 

@@ -51,10 +51,59 @@ DEEPSEEK: Dialect = (
     (".w3.", ".up_proj."),
 )
 """DeepSeek-V2 and V3 as the official inference code has them (`inference/convert.py` of DeepSeek-V3)."""
-DIALECTS = (HUB, MIXTRAL, DEEPSEEK)
+DEEPSEEK_V4: Dialect = (
+    ("^embed.", "^model.embed_tokens."),
+    ("^layers.", "^model.layers."),
+    ("^norm.", "^model.norm."),
+    ("^head.", "^lm_head."),
+    ("^hc_head_", "^model.hc_head.hc_"),
+    (".hc_head_", ".hc_head.hc_"),
+    (".hc_attn_", ".attn_hc."),
+    (".hc_ffn_", ".ffn_hc."),
+    (".attn_norm.", ".input_layernorm."),
+    (".ffn_norm.", ".post_attention_layernorm."),
+    (".attn.indexer.compressor.norm.", ".self_attn.compressor.indexer.kv_norm."),
+    (".attn.indexer.weights_proj.", ".self_attn.compressor.indexer.scorer.weights_proj."),
+    (".attn.indexer.wq_b.", ".self_attn.compressor.indexer.q_b_proj."),
+    (".attn.indexer.compressor.", ".self_attn.compressor.indexer."),
+    (".attn.compressor.norm.", ".self_attn.compressor.kv_norm."),
+    (".attn.attn_sink", ".self_attn.sinks"),
+    (".attn.q_norm.", ".self_attn.q_a_norm."),
+    (".attn.", ".self_attn."),
+    (".wq_a.", ".q_a_proj."),
+    (".wq_b.", ".q_b_proj."),
+    (".wkv.", ".kv_proj."),
+    (".compressor.wgate.", ".compressor.gate_proj."),
+    (".indexer.wgate.", ".indexer.gate_proj."),
+    (".ape", ".position_bias"),
+    (".wo_a.", ".o_a_proj."),
+    (".wo_b.", ".o_b_proj."),
+    (".ffn.gate.bias", ".mlp.gate.e_score_correction_bias"),
+    (".ffn.", ".mlp."),
+    (".w1.", ".gate_proj."),
+    (".w2.", ".down_proj."),
+    (".w3.", ".up_proj."),
+)
+"""DeepSeek-V4 as published, which is as the official inference code has it."""
+DEEPSEEK_V4_SAVED: Dialect = ((".attn.norm.", ".attn.kv_norm."), *DEEPSEEK_V4)
+"""The same as transformers 5 writes it: it turns its name of every norm of keys into the one of a compressor's."""
+DIALECTS = (HUB, MIXTRAL, DEEPSEEK, DEEPSEEK_V4_SAVED)
 """Dialects that `load_weights` reads."""
-PUBLISHED: dict[str, Dialect] = {"hub": HUB, "mixtral": MIXTRAL}
-"""Dialects that `save_weights` writes, by the value of its `names`."""
+
+
+class Published(NamedTuple):
+    """How a family publishes weights: by which names, and whether MTP modules are further layers of the model."""
+
+    dialect: Dialect
+    mtp_layers: bool = True
+
+
+PUBLISHED = {
+    "hub": Published(HUB),
+    "mixtral": Published(MIXTRAL),
+    "deepseek_v4": Published(DEEPSEEK_V4, mtp_layers=False),
+}
+"""What `save_weights` writes, by the value of its `names`."""
 
 COMPUTED = ("rotary_emb.inv_freq",)
 """Endings of names that old checkpoints carry and this package computes."""
@@ -169,25 +218,29 @@ class Names:
     def _parts(self) -> frozenset[Place]:
         return frozenset(place for places in self.places.values() for place in places)
 
-    def published(self, dialect: Dialect) -> dict[str, Place]:
-        """Names of the hub -> what they hold: experts one by one, MTP modules as further layers, repeats included."""
+    def published(self, style: Published) -> dict[str, Place]:
+        """Published names -> what they hold: experts one by one, MTP modules as the style has them.
+
+        MTP modules that are further layers repeat what they share with the model.
+        """
         found = {
-            self._hub_name(place.hub_name, dialect): place
+            self._published_name(place.hub_name, style): place
             for name in self.wanted
             for place in self.places[name] or (Place(name),)
         }
-        for depth in sorted({int(m[1]) for m in map(MTP.fullmatch, self.wanted) if m}):
+        modules = {int(m[1]) for m in map(MTP.fullmatch, self.wanted) if m} if style.mtp_layers else set[int]()
+        for depth in sorted(modules):
             for repeat, owner in MTP_REPEATS.items():
                 found[f"model.layers.{self.layers + depth}.{repeat}"] = Place(self.tied.get(owner, owner))
         return found
 
-    def _hub_name(self, name: str, dialect: Dialect) -> str:
-        module = MTP.fullmatch(name)
+    def _published_name(self, name: str, style: Published) -> str:
+        module = MTP.fullmatch(name) if style.mtp_layers else None
         if module:
             theirs, ours = MTP_NORM
             leaf = theirs + module[2].removeprefix(ours) if module[2].startswith(ours) else module[2]
             name = f"model.layers.{self.layers + int(module[1])}.{leaf}"
-        return _renamed(name, tuple((ours, theirs) for theirs, ours in dialect))
+        return _renamed(name, tuple((ours, theirs) for theirs, ours in style.dialect))
 
 
 def _renamed(name: str, dialect: Dialect) -> str:

@@ -39,7 +39,7 @@ def load_weights(
     """Fills the model from a safetensors file, or a folder that has one or an index of several.
 
     Names are those of transformers, of the hub (experts one by one, MTP modules as further layers), or of DeepSeek's
-    inference code; MTP modules that the model was built without are passed over. Block-FP8 and MXFP4 weights are
+    inference code; MTP modules that the model was built without are passed over. Weights in blocks of FP8 or FP4 are
     dequantised in float32. Files are memory-mapped and read one matrix at a time, into the model's dtype. A model on
     the meta device is given memory on `device` (default: cpu). ValueError lists every tensor that is missing or
     unexpected (unless not `strict`), of another shape, or not to be read; nothing is changed then.
@@ -68,14 +68,15 @@ def save_weights(
     model: LanguageModel,
     path: str | Path,
     *,
-    names: Literal["transformers", "hub", "mixtral"] = "transformers",
+    names: Literal["transformers", "hub", "mixtral", "deepseek_v4"] = "transformers",
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes the weights to the file `path` (*.safetensors), or to the folder `path`: one file, or shards and an index.
 
     A shard has at most `shard_bytes` bytes, or one tensor. Names are those of transformers' modules, which
     `from_pretrained` loads; "hub" has experts one by one and MTP modules as further layers, as most families publish
-    them; "mixtral" is the same in Mixtral's words. Files take their places only when all are written.
+    them; "mixtral" is the same in Mixtral's words; "deepseek_v4" has the names of DeepSeek-V4's inference code. Files
+    take their places only when all are written.
     """
     path = Path(path)
     owners: dict[int, str] = {}
@@ -85,7 +86,8 @@ def save_weights(
         places = Names(tensors, model.tied_weights).published(PUBLISHED[names])
         tensors = {name: place.of(tensors[place.name]) for name, place in places.items()}
     elif names != "transformers":
-        raise ValueError(f"names is {names!r}; this package writes 'transformers', 'hub' or 'mixtral'")
+        known = ", ".join(map(repr, ("transformers", *PUBLISHED)))
+        raise ValueError(f"names is {names!r}; this package writes {known}")
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path.parent, {path.name: list(tensors)}, tensors)

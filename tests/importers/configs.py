@@ -313,6 +313,82 @@ KIMI_K2 = DEEPSEEK_V3 | {
     "vocab_size": 163840,
 }
 
+
+def deepseek_v4(ratios: list[int], **changes: Any) -> dict[str, Any]:
+    """The `config.json` of a DeepSeek-V4: ``ratios`` of its layers, and ``changes``."""
+    return {
+        "architectures": ["DeepseekV4ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "compress_ratios": [*ratios, 0],
+        "compress_rope_theta": 160000,
+        "eos_token_id": 1,
+        "expert_dtype": "fp4",
+        "hc_eps": 1e-06,
+        "hc_mult": 4,
+        "hc_sinkhorn_iters": 20,
+        "head_dim": 512,
+        "hidden_act": "silu",
+        "index_head_dim": 128,
+        "index_n_heads": 64,
+        "initializer_range": 0.02,
+        "max_position_embeddings": 1048576,
+        "model_type": "deepseek_v4",
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_experts_per_tok": 6,
+        "num_hash_layers": 3,
+        "num_hidden_layers": len(ratios),
+        "num_key_value_heads": 1,
+        "num_nextn_predict_layers": 1,
+        "o_lora_rank": 1024,
+        "qk_rope_head_dim": 64,
+        "quantization_config": FP8 | {"scale_fmt": "ue8m0"},
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": {
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "factor": 16,
+            "original_max_position_embeddings": 65536,
+            "type": "yarn",
+        },
+        "rope_theta": 10000,
+        "scoring_func": "sqrtsoftplus",
+        "sliding_window": 128,
+        "swiglu_limit": 10.0,
+        "tie_word_embeddings": False,
+        "topk_method": "noaux_tc",
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+        "vocab_size": 129280,
+    } | changes
+
+
+DEEPSEEK_V4_FLASH = deepseek_v4(
+    [0, 0, *[4, 128] * 20, 4],
+    hidden_size=4096,
+    index_topk=512,
+    moe_intermediate_size=2048,
+    n_routed_experts=256,
+    num_attention_heads=64,
+    o_groups=8,
+    q_lora_rank=1024,
+    routed_scaling_factor=1.5,
+)
+
+DEEPSEEK_V4_PRO = deepseek_v4(
+    [128, 128, *[4, 128] * 29, 4],
+    hidden_size=7168,
+    index_topk=1024,
+    moe_intermediate_size=3072,
+    n_routed_experts=384,
+    num_attention_heads=128,
+    o_groups=16,
+    q_lora_rank=1536,
+    routed_scaling_factor=2.5,
+)
+
 MIXTURES = {
     "mixtral_8x7b": MIXTRAL_8X7B,
     "qwen3_235b_a22b": QWEN3_235B_A22B,
@@ -323,6 +399,8 @@ MIXTURES = {
     "deepseek_v2": DEEPSEEK_V2,
     "deepseek_v3": DEEPSEEK_V3,
     "kimi_k2": KIMI_K2,
+    "deepseek_v4_flash": DEEPSEEK_V4_FLASH,
+    "deepseek_v4_pro": DEEPSEEK_V4_PRO,
 }
 
 PUBLISHED = LLAMA_3_1 | MIXTURES
@@ -340,6 +418,8 @@ PARAMETERS = {
     "deepseek_v2": 235_741_434_880,
     "deepseek_v3": 671_026_404_352,
     "kimi_k2": 1_026_408_209_408,
+    "deepseek_v4_flash": 284_332_230_231,
+    "deepseek_v4_pro": 1_572_997_179_491,
 }
 """Counted on transformers' models on the meta device."""
 
@@ -355,6 +435,7 @@ CLASSES = {
     "deepseek_v3": "DeepseekV3",
     "kimi_k2": "DeepseekV3",
     "gpt_oss": "GptOss",
+    "deepseek_v4": "DeepseekV4",
 }
 """What the classes of each type of model begin with in transformers."""
 
@@ -379,6 +460,23 @@ _SMALL: dict[str, dict[str, Any]] = {
     "deepseek_v3": _LATENT | {"n_group": 4, "topk_group": 2},
     "kimi_k2": _LATENT | {"n_group": 1, "topk_group": 1},
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "deepseek_v4": {
+        "num_key_value_heads": 1,
+        "head_dim": 12,
+        "qk_rope_head_dim": 4,
+        "q_lora_rank": 10,
+        "o_groups": 2,
+        "o_lora_rank": 6,
+        "sliding_window": 5,
+        "index_n_heads": 3,
+        "index_head_dim": 6,
+        "index_topk": 2,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "num_hash_layers": 1,
+        "compress_ratios": [0, 4, 128, 0],
+        "compress_rate_hca": 6,
+    },
 }
 
 

@@ -201,6 +201,68 @@ def _deepseek_v3(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[s
     return _deepseek(keywords, i, rng) | own | {"rope_interleave": i % 4 != 3}
 
 
+_SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
+_LAYERS: tuple[dict[str, Any], ...] = (
+    {"compress_ratios": [0, 4, 128, 4, 0], "num_hidden_layers": 4},
+    {"layer_types": [_SPARSE, _HEAVY, _SLIDING], "num_hidden_layers": 3},
+    {"num_hidden_layers": 4},
+    {"layer_types": [_SPARSE, _SPARSE], "num_hidden_layers": 2},
+    {"compress_ratios": [0, 0, 128], "num_hidden_layers": 3},
+)
+"""Layers by ratios (with one for a module behind them), as listed, and as the class lays them out."""
+
+
+def _deepseek_v4(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    """All kinds of layers, with several closed groups in 41 tokens, and fewer picks than entries."""
+    heads, groups, head_dim = ((3, 3, 10), (5, 1, 14), (4, 2, 12), (3, 5, 10), (7, 7, 16))[i % 5]
+    rope_dim = (10, 6, 4)[i % 3] if i % 6 else 8
+    rope = dict(ROPES[i % 6])
+    scale = {"partial_rotary_factor": rope_dim / head_dim}
+    if i % 4 == 1:
+        rope = {"main": dict(ROPES[(i + 2) % 6]) | scale, "compress": rope | scale}
+    experts = rng.randint(3, 7)
+    layers = _LAYERS[i % 5]
+    hashed = (1, 0, 2, 4, 1)[i % 5] if i % 6 != 3 else 0
+    table: dict[str, Any] = {"num_hash_layers": hashed}
+    if i % 3 == 2:
+        table = {"mlp_layer_types": ["moe", "hash_moe", "moe", "moe"][: layers["num_hidden_layers"]]}
+    own: dict[str, Any] = {
+        "head_dim": head_dim,
+        "hidden_size": rng.randint(15, 40),
+        "num_attention_heads": heads,
+        "num_key_value_heads": 1,
+        "q_lora_rank": rng.randint(5, 13),
+        "o_groups": groups,
+        "o_lora_rank": rng.randint(3, 8),
+        "sliding_window": (5, 3, 11, 1, 64, 8)[i % 6],
+        "index_n_heads": (9, 7, 8, 11)[i % 4],
+        "index_head_dim": rope_dim + rng.randint(0, 4),
+        "index_topk": (2, 3, 1)[i % 3],
+        "compress_rope_theta": (160.0, 5000.0)[i % 2],
+        "rope_theta": (10000.0, 70.0, 300.0)[i % 3],
+        "moe_intermediate_size": rng.randint(5, 20),
+        "n_routed_experts": experts,
+        "num_experts_per_tok": 1 + i % 3,
+        "routed_scaling_factor": (1.5, 2.5, 1.0)[i % 3],
+        "hc_mult": (4, 2, 3)[i % 3],
+        "hc_sinkhorn_iters": (20, 3, 1, 7)[i % 4],
+        "hc_eps": (1e-6, 1e-3)[i % 2],
+        "swiglu_limit": (10.0, 0.4, 1.1)[i % 3],
+        "hidden_act": "silu",
+        "scoring_func": "sqrtsoftplus" if hashed or i % 3 == 2 else "sigmoid",
+        "rope_parameters": rope,
+    }
+    rates: dict[str, Any] = (
+        {"compress_rate_hca": 6},
+        {"compress_rates": {_SPARSE: 3, _HEAVY: 9}},
+        {"compress_rate_csa": 5, "compress_rate_hca": 13},
+    )[i % 3]
+    del keywords["attention_bias"], keywords["intermediate_size"]
+    if "main" not in rope:
+        own |= {"qk_rope_head_dim": rope_dim} if i % 2 else scale
+    return keywords | own | layers | rates | table
+
+
 OWN = {
     "llama": _llama,
     "qwen3": _qwen3,
@@ -212,6 +274,7 @@ OWN = {
     "deepseek_v3": _deepseek_v3,
     "kimi_k2": _deepseek_v3,
     "gpt_oss": _gpt_oss,
+    "deepseek_v4": _deepseek_v4,
 }
 """What a family adds to the keywords that all have."""
 

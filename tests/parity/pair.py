@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,21 +123,23 @@ class Pair:
 
     # --- choices of experts ------------------------------------------------------------------------
     def _clear_ids(self, generator: torch.Generator) -> Tensor:
-        """Tokens whose experts rounding cannot turn: two models may then be compared number by number."""
+        """Tokens whose experts and entries rounding cannot turn: two models may then be compared number by number."""
         for _ in range(20):
             ids = torch.randint(self.spec.vocab, (2, 41), generator=generator)
             if self.clear(ids):
                 return ids
-        pytest.fail("no tokens have clear experts")
+        pytest.fail("no tokens have clear experts and entries")
 
     @torch.no_grad()
     def clear(self, ids: Tensor) -> bool:
-        """Whether every token keeps its experts, in every layer, under noise far above rounding."""
+        """Whether every token keeps its experts and entries, in every layer, under noise far above rounding."""
         model = self._reference(torch.float32)
         model.load_state_dict(self.reference.state_dict())
         chosen = _chosen(model, ids)
         if not chosen:
             return True
+        if _closest(model, ids) < NOISE:
+            return False
         generator = torch.Generator().manual_seed(0)
         for p in model.parameters():
             p.mul_(1 + NOISE * torch.randn(p.shape, generator=generator))
@@ -146,6 +149,8 @@ class Pair:
         """The package's model with the weights that the reference saved."""
         model = self.package.Model(dtype=dtype)
         self.package.load_weights(model, self.folder / "checkpoint")
+        if hasattr(model, "index_stage"):
+            model.index_stage = "off"  # the reference does not train its indexers
         return model
 
     @property
@@ -195,17 +200,48 @@ class Pair:
 
 
 def _chosen(model: torch.nn.Module, ids: Tensor) -> list[Tensor]:
-    """The experts of every token, in ascending order, by layer."""
+    """The experts of every token, and the entries that it attends to, in ascending order, by layer."""
     found: list[Tensor] = []
+    choices: dict[str, Callable[..., None]] = {
+        "topkrouter": lambda _module, _given, out: found.append(out[2].sort().values),
+        "v4indexer": lambda _module, _given, out: found.append(out.sort().values),
+    }
     hooks = [
-        module.register_forward_hook(lambda _module, _given, out: found.append(out[2].sort().values))
+        module.register_forward_hook(hook)
         for module in model.modules()
-        if type(module).__name__.lower().endswith("topkrouter")
+        for ending, hook in choices.items()
+        if type(module).__name__.lower().endswith(ending)
     ]
     model(ids)
     for hook in hooks:
         hook.remove()
     return found
+
+
+def _closest(model: torch.nn.Module, ids: Tensor) -> float:
+    """How near the score of an entry that is left out comes to that of one that is picked, relative to the largest.
+
+    Noise on weights does not part scores that are both zero, and which of them is picked is nobody's business.
+    """
+    gaps = [math.inf]
+
+    def look(indexer: Any, scores: Tensor) -> None:
+        k, seen = indexer.index_topk, (torch.arange(ids.shape[1]) + 1) // indexer.compress_rate
+        ahead = torch.arange(scores.shape[-1]) >= seen[:, None]
+        best = scores.masked_fill(ahead, -math.inf).sort(descending=True).values[..., k - 1 : k + 1]
+        if best.shape[-1] == 2:
+            gap = (best[..., 0] - best[..., 1]).nan_to_num(math.inf, math.inf)
+            gaps.append((gap.min() / scores.abs().max()).item())
+
+    hooks = [
+        module.scorer.register_forward_hook(lambda _module, _given, out, indexer=module: look(indexer, out))
+        for module in model.modules()
+        if type(module).__name__.endswith("V4Indexer")
+    ]
+    model(ids)
+    for hook in hooks:
+        hook.remove()
+    return min(gaps)
 
 
 def _run(model: torch.nn.Module, logits: Tensor, loss: Tensor, hidden: tuple[Tensor, ...]) -> Run:

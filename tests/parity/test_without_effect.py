@@ -52,6 +52,22 @@ OWN: dict[str, dict[str, Any]] = {
         "qk_head_dim": 6,
     },
     "gpt_oss": {"hidden_act": "gelu"},
+    "deepseek_v4": {
+        "attention_bias": True,
+        "aux_loss_alpha": 0.5,
+        "dspark_block_size": 5,
+        "dspark_markov_rank": 8,
+        "dspark_noise_token_id": 1,
+        "dspark_target_layer_ids": [1, 2],
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 2,
+        "n_group": 2,
+        "n_shared_experts": 2,
+        "norm_topk_prob": False,
+        "num_key_value_heads": 2,
+        "topk_group": 2,
+        "topk_method": "greedy",
+    },
 }
 """The same for keys of one type of model."""
 
@@ -84,7 +100,8 @@ def test_every_silent_key_is_tried() -> None:
 def test_silent_keys_change_nothing(model_type: str) -> None:
     plain = logits(typed(model_type))
     assert not torch.equal(logits(typed(model_type, rope_theta=50.0)), plain)
-    for key, value in {**LOUD, "partial_rotary_factor": 0.5, "attention_dropout": 0.4}.items():
+    more = {"attention_dropout": 0.4} | ({} if model_type == "deepseek_v4" else {"partial_rotary_factor": 0.5})
+    for key, value in {**LOUD, **more}.items():
         config = typed(model_type, **{key: value})
         if key == "partial_rotary_factor" and model_type == "gpt_oss":
             # Scaled positions cannot be partial; those of gpt-oss are scaled unless a config says otherwise.
@@ -108,11 +125,11 @@ def test_silent_keys_of_one_type_change_nothing(model_type: str) -> None:
         assert [d.severity for d in diagnostics] == ["warning"], key
 
 
-@pytest.mark.parametrize("model_type", ["deepseek_v2", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "deepseek_v3", "deepseek_v4", "gpt_oss"])
 def test_irrelevant_keys_of_one_type_change_nothing(model_type: str) -> None:
     family = importlib.import_module(f"archc.importers.families.{model_type}")
     plain = logits(typed(model_type))
     for key in family.IRRELEVANT:
-        config = typed(model_type, **{key: True})
+        config = typed(model_type, **{key: "fp4" if key == "expert_dtype" else True})
         assert torch.equal(logits(config), plain), key
         assert converted(config) == converted(typed(model_type)), key
