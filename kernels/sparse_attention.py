@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .groups import slots, visible
-from .sparse_blocks import LIMIT, Block, attention_blocks
+from .sparse_blocks import LIMIT, Block, Schedule, attention_blocks
 from .state import Clock
 
 
@@ -34,11 +35,12 @@ def sparse_attention(
 
     q [B, S, H, D]; ``recent`` [B, R, D] from `recall`, one key for all heads, reaching back over window - 1 tokens;
     ``entries`` [B, E, D], one per ``every`` tokens, of which a token sees those whose groups end with it or before,
-    or only its ``picks`` [B, S, K] (ids, -1 for none); ``sinks`` [H] are logits that take mass and give no value,
-    if there are any. Logits are scale * q . key.
+    or of these only its ``picks`` [B, S, K] (ids, -1 for none); ``sinks`` [H] are logits that take mass and give no
+    value, if there are any. Logits are scale * q . key.
 
-    Runs in blocks of queries: the window is a band, picked entries are gathered, no intermediate exceeds ``limit``
-    elements, and the gradient computes the weights of a block again instead of keeping them. In at least float32.
+    Runs in blocks of queries: the window is a band, picked entries are gathered where they are few among many, no
+    intermediate exceeds ``limit`` elements, and the gradient computes the weights of a block again instead of keeping
+    them. In at least float32.
     """
     out, _ = sparse_attention_mass(
         q,
@@ -78,8 +80,9 @@ def sparse_attention_mass(
     (batch, new, heads, dim), kept = q.shape, recent.shape[1] - time.new
     if sinks is None:  # no mass
         sinks = q.new_full((heads,), float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
-    count = 0 if entries is None else entries.shape[1]
-    blocks = attention_blocks(
+    if entries is not None and entries.shape[1] == 0:
+        entries = picks = None
+    schedule = attention_blocks(
         batch=batch,
         heads=heads,
         dim=dim,
@@ -88,140 +91,194 @@ def sparse_attention_mass(
         kept=kept,
         window=window,
         every=every,
-        entries=count,
+        entries=0 if entries is None else entries.shape[1],
         picks=None if picks is None else picks.shape[-1],
         limit=limit,
     )
-    masks = _Masks(time, kept, window, every if entries is not None and picks is None else 0)
-    result = _SparseAttention.apply(q, recent, sinks, entries, picks, masks, blocks, scale, wanted)
+    hidden = _Hidden(time, kept, window, every if entries is not None and picks is None else 0)
+    operands = q, recent, sinks, entries, picks, hidden, schedule, scale, wanted
+    if not torch.is_grad_enabled():
+        return _attend(*operands)
+    result = _SparseAttention.apply(*operands)
     return result if wanted else (result, None)  # type: ignore[return-value]
 
 
-class _Masks:
-    """Which keys a block of queries sees."""
+class _Hidden:
+    """Which keys queries do not see; None where they see all."""
 
     def __init__(self, time: Clock, kept: int, window: int, every: int) -> None:
+        self.kept, self.window, self.past, self.every = kept, window, time.past, every
+        self.begin, self.low, self.high = None, None, None
+        if time.aligned and time.starts is None:
+            return
+        # The first row of `recent` that a token's sequence has, and the entries that it sees.
         here = slots(time)
-        self.kept, self.window = kept, window
-        # The first row of `recent` that a token's sequence has.
-        begin = (torch.zeros_like(here) if time.starts is None else time.starts) - time.first[:, None] + kept
-        self.begin = begin[:1] if time.aligned and time.starts is None else begin
-        self.low, self.high = visible(time, every) if every else (None, here)
+        self.begin = (torch.zeros_like(here) if time.starts is None else time.starts) - time.first[:, None] + kept
+        if every:
+            self.low, self.high = visible(time, every)
 
-    def near(self, block: Block) -> Tensor:
-        """[B or 1, n, 1, rows of the band]"""
-        row = torch.arange(block.low, block.high, device=self.begin.device)
-        own = self.kept + torch.arange(block.start, block.stop, device=row.device)[:, None]
-        seen = (row <= own) & (row > own - self.window) & (row >= self.begin[:, block.start : block.stop, None])
-        return seen[:, :, None]
+    def near(self, block: Block, look: int, device: torch.device) -> Tensor | None:
+        """[B or 1, bands or 1, rows, 1, rows of the band]"""
+        bands, band = (block.stop - block.start) // block.rows, look + block.rows
+        hidden = None
+        row = torch.arange(band, device=device)
+        if block.rows > 1:
+            own = torch.arange(look, band, device=device)[:, None]
+            hidden = ((row > own) | (row <= own - self.window))[:, None]
+        first = self.kept - look + block.start  # the row of `recent` where the first band begins
+        if self.begin is not None:
+            row = row + torch.arange(first, first + bands * block.rows, block.rows, device=device)[:, None, None]
+            begin = self.begin[:, block.start : block.stop].unflatten(1, (bands, block.rows))
+            missing = (row < begin[..., None])[:, :, :, None]
+        elif first < self.kept - self.past:
+            row = row + torch.arange(first, first + bands * block.rows, block.rows, device=device)[:, None, None, None]
+            missing = row < self.kept - self.past
+        else:
+            return hidden
+        return missing if hidden is None else hidden | missing
 
-    def far(self, block: Block) -> Tensor:
-        """[B, n, 1, entries of the block]"""
-        ids = torch.arange(block.entries, device=self.begin.device)
-        seen = ids < self.high[:, block.start : block.stop, None]
+    def far(self, block: Block, device: torch.device) -> Tensor | None:
+        """[B or 1, n, 1, entries of the block]"""
+        ids = torch.arange(block.entries, device=device)
+        if self.high is None:
+            if block.stop - block.start == 1:  # a block has the entries that its last query sees
+                return None
+            here = torch.arange(self.past + block.start + 1, self.past + block.stop + 1, device=device)
+            return (ids >= (here // self.every)[:, None])[None, :, None]
+        hidden = ids >= self.high[:, block.start : block.stop, None]
         if self.low is not None:
-            seen = seen & (ids >= self.low[:, block.start : block.stop, None])
-        return seen[:, :, None]
+            hidden = hidden | (ids < self.low[:, block.start : block.stop, None])
+        return hidden[:, :, None]
 
 
 @dataclass
 class _Weights:
-    """The keys of a block, and the softmax over them: near [B, n, H, m], far [B, n, H, E or K], sink [B, n, H]."""
+    """What the queries of a block meet, and the softmax over it: N = B * bands of n = rows * H queries each."""
 
-    q: Tensor
-    keys: Tensor  # [B, m, D]
-    others: Tensor | None  # [B, E, D] or, picked, [B, n, K, D]
-    near: Tensor
-    far: Tensor | None
-    sink: Tensor
-    mass: Tensor | None  # [B, n, H] log-sum-exp of all logits, where it is wanted
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """left [B, n, H, I] times right [B, I, J] shared by all tokens, or [B, n, I, J] by the heads of one: [B, n, H,
-    J].
-    """
-    if right.dim() == 4:
-        return left @ right
-    return (left.flatten(1, 2) @ right).view(*left.shape[:3], right.shape[-1])
+    q: Tensor  # [N, n, D]
+    keys: Tensor  # [N, D, m]
+    others: Tensor | None  # [B, E, D] or, gathered, [B * S, K, D]
+    near: Tensor  # [N, n, m]
+    far: Tensor | None  # [B, S * H, E] or, gathered, [B * S, H, K]
+    sink: Tensor  # [B, S, H]
+    mass: Tensor | None  # [B, S, H] log-sum-exp of all logits, where it is wanted
 
 
-def _outer(left: Tensor, right: Tensor, picked: bool) -> Tensor:
-    """The sum over heads, and over tokens unless keys are picked, of left [B, n, H, I] times right [B, n, H, J]."""
-    return left.mT @ right if picked else left.flatten(1, 2).mT @ right.flatten(1, 2)
+def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale * left @ right, of batches of matrices."""
+    return torch.baddbmm(left.new_empty(1), left, right, beta=0, alpha=scale)
 
 
 def _rows_of(picks: Tensor, entries: Tensor) -> Tensor:
     """The rows that picks [B, n, K] mean in all batch rows' entries laid one after the other; -1 reads the first."""
-    batch = torch.arange(picks.shape[0], device=picks.device)[:, None, None]
-    return picks.clamp(min=0) + batch * entries.shape[1]
+    rows = picks.clamp(min=0)
+    if len(picks) > 1:
+        rows = rows + torch.arange(len(picks), device=picks.device)[:, None, None] * entries.shape[1]
+    return rows.flatten()
+
+
+def _unpicked(picks: Tensor, entries: int) -> Tensor:
+    """Which entries are not among picks [B, n, K]: [B, n, 1, entries]."""
+    hidden = picks.new_ones((*picks.shape[:2], entries + 1), dtype=torch.bool)
+    return hidden.scatter_(-1, picks.where(picks >= 0, entries), False)[..., None, :entries]
+
+
+def _padded(recent: Tensor, kept: int, look: int) -> tuple[Tensor, int]:
+    """The window rows, with some before the first if a band reads back further than that, and where bands begin."""
+    if look <= kept:
+        return recent, kept - look
+    return F.pad(recent, (0, 0, look - kept, 0)), 0
 
 
 def _weights(
     q: Tensor,
-    recent: Tensor,
+    bands: tuple[Tensor, int],
     sinks: Tensor,
     entries: Tensor | None,
     picks: Tensor | None,
-    masks: _Masks,
+    hidden: _Hidden,
+    schedule: Schedule,
     block: Block,
     scale: float,
     *,
     wanted: bool = False,
 ) -> _Weights:
-    wide = torch.promote_types(q.dtype, torch.float32)
-    rows, keys, others = q[:, block.start : block.stop].to(wide), recent[:, block.low : block.high].to(wide), None
-    logits = [(_products(rows, keys.mT) * scale).masked_fill_(~masks.near(block), float("-inf"))]
+    wide, look = torch.promote_types(q.dtype, torch.float32), schedule.look
+    recent, base = bands
+    batch, (_, _, heads, dim), new = len(q), q.shape, block.stop - block.start
+    rows = q[:, block.start : block.stop].to(wide).reshape(-1, block.rows * heads, dim)
+    keys = recent[:, base + block.start : base + block.stop + look].to(wide)
+    keys = keys.unfold(1, look + block.rows, block.rows).flatten(0, 1)
+    logits = [_scaled(rows, keys, scale).view(batch, -1, block.rows, heads, look + block.rows)]
+    unseen = hidden.near(block, look, q.device)
+    if unseen is not None:
+        logits[0].masked_fill_(unseen, float("-inf"))
+    logits[0] = logits[0].flatten(1, 2)
+    others = None
     if entries is not None and block.entries:
-        if picks is None:
-            others, seen = entries[:, : block.entries].to(wide), masks.far(block)
+        chosen = None if picks is None else picks[:, block.start : block.stop]
+        if chosen is not None and schedule.gathered:
+            others = entries.flatten(0, 1).index_select(0, _rows_of(chosen, entries)).to(wide)
+            others, unseen = others.view(batch * new, -1, dim), (chosen < 0)[:, :, None]
+            far = rows.reshape(batch * new, heads, dim)
         else:
-            chosen = picks[:, block.start : block.stop]
-            others, seen = entries.flatten(0, 1)[_rows_of(chosen, entries)].to(wide), (chosen >= 0)[:, :, None]
-        logits.append((_products(rows, others.mT) * scale).masked_fill_(~seen, float("-inf")))
-    sink = sinks.to(wide).expand(*rows.shape[:3])
-    whole = torch.cat([*logits, sink[..., None]], -1)
-    near, *far, last = whole.softmax(-1).split([*(z.shape[-1] for z in logits), 1], -1)
+            others = entries[:, : block.entries].to(wide)
+            unseen = hidden.far(block, q.device) if chosen is None else _unpicked(chosen, block.entries)
+            far = rows.reshape(batch, new * heads, dim)
+        far = _scaled(far, others.mT, scale).view(batch, new, heads, -1)
+        logits.append(far if unseen is None else far.masked_fill_(unseen, float("-inf")))
+    whole = torch.cat([*logits, sinks.to(wide)[:, None].expand(batch, new, -1, -1)], -1)
+    weights, many = whole.softmax(-1), look + block.rows
+    far = None
+    if others is not None:
+        far = weights[..., many:-1].reshape(len(others), -1, others.shape[1])
     return _Weights(
         q=rows,
         keys=keys,
         others=others,
-        near=near,
-        far=far[0] if far else None,
-        sink=last[..., 0],
+        near=weights[..., :many].reshape(len(keys), -1, many),
+        far=far,
+        sink=weights[..., -1],
         mass=whole.logsumexp(-1) if wanted else None,
     )
+
+
+def _attend(
+    q: Tensor,
+    recent: Tensor,
+    sinks: Tensor,
+    entries: Tensor | None,
+    picks: Tensor | None,
+    hidden: _Hidden,
+    schedule: Schedule,
+    scale: float,
+    wanted: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """What the queries read, and the mass of each softmax if it is wanted."""
+    bands = _padded(recent, hidden.kept, schedule.look)
+    parts, masses = [], []
+    for block in schedule.blocks:
+        w = _weights(q, bands, sinks, entries, picks, hidden, schedule, block, scale, wanted=wanted)
+        y = torch.bmm(w.near, w.keys.mT)
+        if w.far is not None and w.others is not None:
+            y = torch.baddbmm(y.view(len(w.far), -1, y.shape[-1]), w.far, w.others)
+        parts.append(y.view(len(q), -1, *q.shape[2:]).to(q.dtype))
+        if w.mass is not None:
+            masses.append(w.mass)
+    out, mass = (torch.cat(p, 1) if len(p) > 1 else p[0] if p else None for p in (parts, masses))
+    assert out is not None
+    return out, mass
 
 
 class _SparseAttention(torch.autograd.Function):
     """Keeps its operands and its result; the weights of a block are computed again for the gradient."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        recent: Tensor,
-        sinks: Tensor,
-        entries: Tensor | None,
-        picks: Tensor | None,
-        masks: _Masks,
-        blocks: list[Block],
-        scale: float,
-        wanted: bool,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        mass = q.new_empty(q.shape[:3] if wanted else 0, dtype=torch.promote_types(q.dtype, torch.float32))
-        for block in blocks:
-            w = _weights(q, recent, sinks, entries, picks, masks, block, scale, wanted=wanted)
-            y = _products(w.near, w.keys)
-            if w.far is not None and w.others is not None:
-                y += _products(w.far, w.others)
-            out[:, block.start : block.stop] = y
-            if w.mass is not None:
-                mass[:, block.start : block.stop] = w.mass
-        ctx.save_for_backward(q, recent, sinks, entries, picks, out)
-        ctx.masks, ctx.blocks, ctx.scale = masks, blocks, scale
-        if not wanted:
+    def forward(ctx: Any, *operands: Any) -> Tensor | tuple[Tensor, Tensor]:
+        out, mass = _attend(*operands)
+        ctx.save_for_backward(*operands[:5], out)
+        ctx.hidden, ctx.schedule, ctx.scale, _ = operands[5:]
+        if mass is None:
             return out
         ctx.mark_non_differentiable(mass)
         return out, mass
@@ -230,29 +287,49 @@ class _SparseAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, recent, sinks, entries, picks, out = ctx.saved_tensors
-        wide = torch.promote_types(q.dtype, torch.float32)
-        dq = torch.empty_like(q)
-        drecent = torch.zeros_like(recent, dtype=wide)
+        wide, schedule, scale = torch.promote_types(q.dtype, torch.float32), ctx.schedule, ctx.scale
+        bands = _padded(recent, ctx.hidden.kept, schedule.look)
+        dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        # Bands overlap; the last may reach over the end when it is cut into parts that do not.
+        spare = max(block.rows for block in schedule.blocks)
+        dbands = torch.zeros_like(F.pad(bands[0], (0, 0, 0, spare)), dtype=wide)
         dsinks = torch.zeros_like(sinks, dtype=wide)
         dentries = None if entries is None else torch.zeros_like(entries, dtype=wide)
-        for block in ctx.blocks:
-            w = _weights(q, recent, sinks, entries, picks, ctx.masks, block, ctx.scale)
+        for block in schedule.blocks:
+            w = _weights(q, bands, sinks, entries, picks, ctx.hidden, schedule, block, scale)
             dy = grad[:, block.start : block.stop].to(wide)
             mean = (dy * out[:, block.start : block.stop].to(wide)).sum(-1, keepdim=True)
             # d logit = weight * (d weight - mean); the sink's value is zero, so its d weight is.
             dsinks -= (w.sink * mean[..., 0]).sum((0, 1))
-            dnear = w.near * (_products(dy, w.keys.mT) - mean) * ctx.scale
-            drows = _products(dnear, w.keys)
-            drecent[:, block.low : block.high] += _outer(w.near, dy, False) + _outer(dnear, w.q, False)
+            dy, mean = dy.reshape(w.q.shape), mean.view(*w.q.shape[:2], 1)
+            dnear = torch.baddbmm(mean, dy, w.keys, beta=-scale, alpha=scale).mul_(w.near)
+            drows = torch.bmm(dnear, w.keys.mT)
+            dkeys = torch.baddbmm(torch.bmm(w.near.mT, dy), dnear.mT, w.q)
+            _add_bands(dbands, dkeys.view(len(q), -1, *dkeys.shape[1:]), bands[1] + block.start, block.rows)
             if w.far is not None and w.others is not None and entries is not None and dentries is not None:
-                dfar = w.far * (_products(dy, w.others.mT) - mean) * ctx.scale
-                drows += _products(dfar, w.others)
-                dothers = _outer(w.far, dy, picks is not None) + _outer(dfar, w.q, picks is not None)
-                if picks is None:
-                    dentries[:, : block.entries] += dothers
+                shape = (*w.far.shape[:2], q.shape[-1])
+                rows, dy, mean = w.q.reshape(shape), dy.reshape(shape), mean.view(*shape[:2], 1)
+                dfar = torch.baddbmm(mean, dy, w.others.mT, beta=-scale, alpha=scale).mul_(w.far)
+                drows = torch.baddbmm(drows.view(shape), dfar, w.others)
+                dothers = torch.baddbmm(torch.bmm(w.far.mT, dy), dfar.mT, rows)
+                if picks is not None and schedule.gathered:
+                    chosen = _rows_of(picks[:, block.start : block.stop], entries)
+                    dentries.view(-1, shape[-1]).index_add_(0, chosen, dothers.flatten(0, 1))
                 else:
-                    rows = _rows_of(picks[:, block.start : block.stop], entries)
-                    dentries.view(-1, dentries.shape[-1]).index_add_(0, rows.flatten(), dothers.flatten(0, 2))
-            dq[:, block.start : block.stop] = drows
+                    dentries[:, : block.entries] += dothers
+            dq[:, block.start : block.stop] = drows.view(len(q), -1, *q.shape[2:])
+        begin = bands[1] + schedule.look - ctx.hidden.kept
+        drecent = dbands[:, begin : begin + recent.shape[1]].to(recent.dtype)
         dentries = None if entries is None or dentries is None else dentries.to(entries.dtype)
-        return dq, drecent.to(recent.dtype), dsinks.to(sinks.dtype), dentries, None, None, None, None, None
+        return dq, drecent, dsinks.to(sinks.dtype), dentries, None, None, None, None, None
+
+
+def _add_bands(total: Tensor, parts: Tensor, start: int, rows: int) -> None:
+    """Adds the rows of bands, parts [B, bands, m, D], to those of total [B, R, D] that they are: band i begins with
+    ``start + i * rows``.
+    """
+    bands = parts.shape[1]
+    for left in range(0, parts.shape[2], rows):
+        piece = parts[:, :, left : left + rows]
+        begin = start + left
+        total[:, begin : begin + bands * rows].unflatten(1, (bands, rows))[:, :, : piece.shape[2]] += piece

@@ -1,27 +1,39 @@
 """In which blocks sparse attention and index scores run: plain integers, no torch.
 
-A compiler may import this very file to count what the references execute. Queries go in blocks, so that no
-intermediate has more than ``LIMIT`` elements (64 MiB in float32); a window is a band of keys beside its block of
-queries.
+A compiler may import this very file to count what the references execute. Queries go in bands, each beside the keys of
+its window, and bands in blocks, so that no intermediate has more than ``LIMIT`` elements: 4 MiB in float32, which
+processors keep near and allocators give again without asking the system.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
-LIMIT = 1 << 24
+LIMIT = 1 << 20
+DENSE = 2
+"""Where there are no more than so many entries for each pick, scoring all is less work than gathering the picked."""
 
 
 class Block(NamedTuple):
-    """Queries ``start`` to ``stop`` read window rows ``low`` to ``high`` and the first ``entries`` entries (or
-    their picks).
+    """Queries ``start`` to ``stop``, in bands of ``rows``, read the first ``entries`` entries, or as many picked ones
+    each.
     """
 
     start: int
     stop: int
-    low: int
-    high: int
+    rows: int
     entries: int
+
+
+class Schedule(NamedTuple):
+    """A band reads the ``look`` window rows before its own and these; picked entries are ``gathered`` for each query,
+    or looked up among all.
+    """
+
+    look: int
+    gathered: bool
+    blocks: list[Block]
 
 
 def attention_blocks(
@@ -37,20 +49,21 @@ def attention_blocks(
     entries: int = 0,
     picks: int | None = None,
     limit: int = LIMIT,
-) -> list[Block]:
+) -> Schedule:
     """The blocks of `sparse_attention`.
 
-    ``kept`` rows stand before the new ones; ``past`` is an upper bound of the tokens before this call; with
-    ``picks``, each query reads that many gathered entries, else all of the ``entries`` that its block may see.
+    ``kept`` rows stand before the new ones; ``past`` is an upper bound of the tokens before this call. A query reads
+    all of the ``entries`` that its block may see, or with ``picks``, where entries are many, so many gathered ones.
     """
     columns, gathered = _far(entries, picks)
-    rows = _attention_rows(batch, heads, dim, new, window, columns, gathered, limit)
+    rows, bands, look = _bands(batch, heads, dim, new, kept, window, columns, gathered, limit)
+    whole = new // rows * rows
+    ends = [*range(0, whole, rows * bands), whole, *([new] if whole < new else [])]
     blocks = []
-    for start in range(0, new, rows):
-        stop = min(start + rows, new)
+    for start, stop in pairwise(ends):
         seen = columns if gathered else min(columns, (past + stop) // every)
-        blocks.append(Block(start, stop, max(0, kept + start - window + 1), kept + stop, seen))
-    return blocks
+        blocks.append(Block(start, stop, min(rows, stop - start), seen))
+    return Schedule(look, gathered, blocks)
 
 
 def attention_pairs(
@@ -71,14 +84,13 @@ def attention_pairs(
     are.
     """
     columns, gathered = _far(entries, picks)
-    rows = _attention_rows(batch, heads, dim, new, window, columns, gathered, limit)
-    whole, rest = divmod(new, rows)
-    # A band has rows + window - 1 keys, or all there are.
-    short = min(whole, max(0, -(-(window - 1 - kept) // rows)))
-    near = rows * (sum(kept + (k + 1) * rows for k in range(short)) + (whole - short) * (rows + window - 1))
-    near += rest * min(kept + new, rest + window - 1)
-    far = new * columns if gathered else _seen_pairs(past, new, rows, every, columns)
-    return near + far
+    rows, bands, look = _bands(batch, heads, dim, new, kept, window, columns, gathered, limit)
+    whole = new // rows * rows
+    near = new * look + whole * rows + (new - whole) ** 2
+    if gathered:
+        return near + new * columns
+    far = _seen_pairs(past, whole, rows * bands, every, columns)
+    return near + far + (new - whole) * min(columns, (past + new) // every)
 
 
 def index_blocks(
@@ -97,18 +109,24 @@ def index_pairs(*, batch: int, heads: int, past: int, new: int, every: int, entr
 
 def _far(entries: int, picks: int | None) -> tuple[int, bool]:
     """Entries that a query may read, and whether they are gathered for each."""
-    return (entries, False) if picks is None or entries == 0 else (picks, True)
+    return (entries, False) if picks is None or entries <= DENSE * picks else (picks, True)
 
 
-def _attention_rows(
-    batch: int, heads: int, dim: int, new: int, window: int, columns: int, gathered: bool, limit: int
-) -> int:
-    """Queries of a block."""
-    rows = max(1, min(new, max(32, window // 4)))  # a quarter of the window wastes a quarter of the band
+def _bands(
+    batch: int, heads: int, dim: int, new: int, kept: int, window: int, columns: int, gathered: bool, limit: int
+) -> tuple[int, int, int]:
+    """Queries of a band, bands of a block, and the rows before its own that a band reads."""
     wide = columns * dim if gathered else 0
-    while rows > 1 and batch * rows * max(heads * (rows + window + columns), wide) > limit:
+
+    def size(rows: int) -> int:
+        return batch * rows * max(heads * (rows + window + columns), wide)
+
+    rows = max(1, min(new, max(32, window // 4)))  # a quarter of the window wastes a quarter of the band
+    while rows > 1 and size(rows) > limit:
         rows //= 2
-    return rows
+    bands = max(1, min(new // rows, limit // size(rows)))
+    # The last band begins so many rows after the first of `kept`.
+    return rows, bands, min(window - 1, kept + (-(-new // rows) - 1) * rows)
 
 
 def _index_rows(batch: int, heads: int, new: int, entries: int, limit: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.sparse_attention import sparse_attention, sparse_attention_mass
-from kernels.sparse_blocks import attention_blocks, attention_pairs, index_blocks, index_pairs
+from kernels.sparse_blocks import LIMIT, Schedule, attention_blocks, attention_pairs, index_blocks, index_pairs
 from tests.kernels_reference.clock import Rows, recalled, rows
 from tests.kernels_reference.test_groups import group_starts
 
@@ -35,13 +35,19 @@ def brute(
         if picks is not None and entries is not None:
             keys += [entries[b, i] for i in picks[b, j].tolist() if i >= 0]
         elif entries is not None:
-            keys += [entries[b, i] for i, s in enumerate(group_starts(time, b, t + 1, every)) if s >= time.start(b, t)]
+            keys += [entries[b, i] for i in seen(time, b, j, every)]
         k = torch.stack(keys)
         for h in range(HEADS):
             sink = k.new_full((1,), float("-inf")) if sinks is None else sinks[h : h + 1]
             weights = torch.cat([k @ q[b, j, h] * SCALE, sink]).softmax(0)[:-1]
             out[b, j, h] = weights @ k
     return out
+
+
+def seen(time: Rows, b: int, j: int, every: int) -> list[int]:
+    """Ids of the entries that token j of row b sees."""
+    t = time.pasts[b] + j
+    return [i for i, s in enumerate(group_starts(time, b, t + 1, every)) if s >= time.start(b, t)]
 
 
 @st.composite
@@ -63,7 +69,9 @@ def cases(draw: st.DrawFn):
         picks = torch.full((batch, time.new, k), -1)
         for b in range(batch):
             for j in range(time.new):
-                ids = torch.randperm(count, generator=r)[: int(torch.randint(0, k + 1, (), generator=r))]
+                own = seen(time, b, j, every) if j < time.counts[b] else []
+                few = int(torch.randint(0, k + 1, (), generator=r))
+                ids = torch.tensor(own, dtype=torch.int64)[torch.randperm(len(own), generator=r)[:few]]
                 picks[b, j, : len(ids)] = ids
     recent = recalled(history, time, keep=window - 1 + spare).nan_to_num(0.25)
     return time, window, every, q, history, recent, sinks, entries, picks
@@ -191,11 +199,17 @@ def test_blocks_stay_within_their_limit_and_waste_little() -> None:
         "every": 4,
         "entries": 1 << 18,
     }
-    blocks = attention_blocks(**size, new=4096, picks=512)
+    look, gathered, blocks = attention_blocks(**size, new=4096, picks=512)
+    assert gathered and blocks[0].start == 0 and blocks[-1].stop == 4096
     for b in blocks:
         n = b.stop - b.start
-        assert n * 64 * (b.high - b.low + b.entries) <= 1 << 24 and n * b.entries * 512 <= 1 << 24
+        assert n * 64 * (look + b.rows + b.entries) <= LIMIT and n * b.entries * 512 <= LIMIT
     assert attention_pairs(**size, new=4096, picks=512) <= 4096 * (128 + 512) * 1.05
+
+
+def pairs_of(schedule: Schedule) -> int:
+    """Query-key pairs of blocks, counted one by one."""
+    return sum((b.stop - b.start) * (schedule.look + b.rows + b.entries) for b in schedule.blocks)
 
 
 @settings(max_examples=300)
@@ -212,11 +226,9 @@ def test_blocks_stay_within_their_limit_and_waste_little() -> None:
 def test_pairs_are_the_sum_over_blocks(*, keep: int, picks: int | None, **sizes: int) -> None:
     kept = max(keep, sizes["window"] - 1)
     near = {"batch": 2, "heads": 3, "dim": 5, "kept": kept, "picks": picks, **sizes}
-    blocks = attention_blocks(**near)
-    assert attention_pairs(**near) == sum((b.stop - b.start) * (b.high - b.low + b.entries) for b in blocks)
+    assert attention_pairs(**near) == pairs_of(attention_blocks(**near))
     whole = {**near, "kept": 0}  # without a cache
-    blocks = attention_blocks(**whole)
-    assert attention_pairs(**whole) == sum((b.stop - b.start) * (b.high - b.low + b.entries) for b in blocks)
+    assert attention_pairs(**whole) == pairs_of(attention_blocks(**whole))
     index = {n: near[n] for n in ("batch", "heads", "past", "new", "every", "entries", "limit")}
     assert index_pairs(**index) == sum((stop - start) * seen for start, stop, seen in index_blocks(**index))
 
