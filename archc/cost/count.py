@@ -8,9 +8,11 @@ from typing import get_args
 
 from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, WorkloadReport
 from archc.graph import Graph, Node
-from archc.graph.gradient import trained
+from archc.graph.gradient import constants, trained
 from archc.ops import Cost, Table, Workload
 from archc.ops.latent import LatentAttend
+from archc.ops.loss import Loss
+from archc.ops.sparse import IndexDivergence
 from archc.ops.time import cache_bytes
 from archc.schema import Model
 from archc.version import VERSION
@@ -56,6 +58,14 @@ AHEAD = (
     " parameters, buffers, FLOPs a token and cache are those of the model without them."
 )
 """The assumption of models with multi-token prediction."""
+
+
+INDEX = (
+    "index loss: train counts its sparse stage, with labels; indexers read constants, so what they read gets no"
+    " gradient from it. ideal: the scores of the choice and the logits of attention are computed once, the loss needs"
+    " the gradient of the scores of picked entries. executed: it computes both again for those."
+)
+"""The assumption of models whose indexers learn."""
 
 
 def workload(
@@ -111,6 +121,8 @@ def _assumptions(graph: Graph) -> Iterator[str]:
         yield LATENT
     if graph.predictions():
         yield AHEAD
+    if any(isinstance(node.op, IndexDivergence) for node, _ in graph.walk()):
+        yield INDEX
 
 
 def params(graph: Graph) -> Params:
@@ -146,22 +158,40 @@ def node_cost(node: Node, w: Workload) -> Cost:
     return node.op.cost(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
 
 
+class Learning:
+    """What training adds to the forward of every node of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.trained, self.constants = trained(graph), constants(graph)
+
+    def backward(self, node: Node, cost: Cost) -> tuple[int, int]:
+        """Ideal and executed FLOPs of a node's gradient."""
+        if node not in self.trained:
+            return 0, 0
+        ideal = 2 * cost.useful if cost.useful_backward is None else cost.useful_backward
+        if cost.backward == 2 * cost.executed and any(v in self.constants for v in node.ins):
+            # A product of two operands: the gradient of each costs what the product does, and one has none.
+            return cost.useful, cost.executed
+        return ideal, cost.backward
+
+
 def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
     """FLOPs by component, ideal and executed."""
     forward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
-    backward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
-    learns = trained(graph)
+    learning = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
+    learns = Learning(graph)
     for node, times in graph.walk():
         cost = node_cost(node, w)
-        forward["ideal"][node.component] += times * cost.useful
-        forward["executed"][node.component] += times * cost.executed
-        if node in learns:
-            backward["ideal"][node.component] += times * 2 * cost.useful
-            backward["executed"][node.component] += times * cost.backward
+        ahead = learning if isinstance(node.op, Loss) else forward
+        ideal, executed = learns.backward(node, cost)
+        ahead["ideal"][node.component] += times * cost.useful
+        ahead["executed"][node.component] += times * cost.executed
+        learning["ideal"][node.component] += times * ideal
+        learning["executed"][node.component] += times * executed
     tokens = w.batch * w.new
 
     def figures(kind: str) -> FlopCount:
-        train = {c: n + backward[kind][c] for c, n in forward[kind].items()}
+        train = {c: n + learning[kind][c] for c, n in forward[kind].items()}
         # What predicts further tokens runs only where there are labels.
         run = train if mode == "train" else {**forward[kind], "mtp": 0}
         return FlopCount(

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, node_cost
+from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, Learning, node_cost
 from archc.cost.report import Report
 from archc.diagnostics import Span
 from archc.graph import Graph, Node, Scope
-from archc.graph.gradient import trained
 from archc.ops import ParamSpec, Table, Type, Workload, numel, size
+from archc.ops.loss import Loss
 from archc.ops.time import BYTES, cache_bytes
 from archc.schema import Drawer, Model, Router
 
@@ -147,14 +147,17 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
     ideal = not rest.startswith("executed")
     weighted = rest == "weighted_fp8_equivalent"
     forward = weighted or rest.endswith("forward_per_token")
-    learns = trained(graph)
+    learns = Learning(graph)
     out = []
     per_token = weighted or rest.endswith("_per_token")
     for node, times in graph.walk(labels=shown.mode == "train"):
         cost = node_cost(node, w)
         ahead = cost.useful if ideal else cost.executed
-        back = 2 * cost.useful if ideal else cost.backward
-        both = node in learns and not forward and (shown.mode == "train" or rest.endswith("train_per_token"))
+        back = learns.backward(node, cost)[0 if ideal else 1]
+        training = not forward and (shown.mode == "train" or rest.endswith("train_per_token"))
+        if isinstance(node.op, Loss) and not training:
+            continue
+        both = bool(back) and training
         total = (2 if weighted else 1) * times * (ahead + (back if both else 0))
         if not total or (component is not None and node.component != component):
             continue
@@ -163,18 +166,22 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
         what = f"{node.component}: {node.op.kind} {node.name or ''}".rstrip()
         learning = (" x 3 with backward" if back == 2 * ahead else f" + backward {back:,}") if both else ""
         formula = _products(node, w, ahead) + learning + (" x 2" if weighted else "")
+        if not ahead:
+            formula = f"backward {back:,}"
         out.append((Term(what=what, count=times, formula=formula, total=total), node.scope))
     return out
 
 
 def _products(node: Node, w: Workload, flops: int) -> str:
     """The multiply-adds of a node with its numbers: rows x out x in for linear maps, else their number and shapes."""
+    shapes = ", ".join(_sized(v.type, w) for v in node.ins if v.type.dtype != "none")
+    if not node.outs:  # a loss
+        return f"2 x {flops // 2:,} over {shapes}"
     rows = node.outs[0].type.shape[:-1]
     for shape in (v.type.shape for v in node.ins if len(v.type.shape) in (2, 3)):
         weight = shape[-2:]  # of three dims the first counts experts, of which a row meets one
         if flops == 2 * numel((*rows, *weight), w):
             return " x ".join(f"{size(d, w):,}" for d in (2, *rows, *weight))
-    shapes = ", ".join(_sized(v.type, w) for v in node.ins if v.type.dtype != "none")
     return f"2 x {flops // 2:,} over {shapes} -> {_sized(node.outs[0].type, w)}"
 
 

@@ -199,7 +199,17 @@ class Classes:
             *(["step: Step"] if self.flow.reads_step(scope) else []),
         ]
         result = "Tensor" if len(gives) == 1 else f"tuple[{', '.join(['Tensor'] * len(gives))}]" if gives else "None"
-        return [f"    def forward({', '.join(arguments)}) -> {result}:", *aligned(lines)]
+        return [*_signature(arguments, result), *aligned(lines)]
+
+
+def _signature(arguments: list[str], result: str) -> list[str]:
+    """The head of a forward, in one line if that fits."""
+    listed = ", ".join(arguments)
+    whole = f"    def forward({listed}) -> {result}:"
+    if len(whole) <= WIDTH:
+        return [whole]
+    inner = [f"        {listed}"] if len(listed) <= WIDTH - 8 else [f"        {a}," for a in arguments]
+    return ["    def forward(", *inner, f"    ) -> {result}:"]
 
 
 def runs(schedule: Sequence[int]) -> list[tuple[int, int, int]]:

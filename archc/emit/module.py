@@ -11,6 +11,7 @@ from archc.emit.flow import Flow
 from archc.emit.layout import aligned, docstring, plain, statement
 from archc.graph import Graph, Node, Scope
 from archc.ops import OPS
+from archc.ops.sparse import IndexTopk
 from archc.schema import Model
 
 RUNTIME_NAMES = {
@@ -109,6 +110,8 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
     lines.append(f'    cache_layout = "{model.cache.kind}"')
     if not any(p.name == "lm_head.weight" for p in graph.parameters()):
         lines.append('    tied_weights = {"lm_head.weight": "model.embed_tokens.weight"}')
+    if any(isinstance(node.op, IndexTopk) for node, _ in graph.walk()):
+        lines.append("    has_indexers = True")
     if model.mtp is not None:
         lines.append(f"    mtp_weight = {model.mtp.weight}")
     arguments = ["device: torch.device | str | None = None", "dtype: torch.dtype = torch.float32"]

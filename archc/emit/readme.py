@@ -33,6 +33,10 @@ WORKLOADS = {
 LOSSES = {
     "sequence_balance": "evens out the loads of experts in each sequence; {layers}, each 1 at best",
     "batch_balance": "evens out the loads of experts over all tokens; {layers} together",
+    "index_divergence": (
+        "brings the scores of indexers to where attention looks, in {layers}, 0 at best; `model.index_stage` is"
+        ' "sparse" (over picked entries), "dense" (over all, picking none) or "off"'
+    ),
     "cross_entropy": "next-token cross entropy of {modules} of multi-token prediction, their mean",
 }
 """What the losses of `plan.json` are for."""

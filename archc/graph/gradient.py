@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archc.graph.value import Graph, Node, Scope, Stack, Value
 from archc.ops.loss import Loss
+from archc.ops.view import Detach
 
 FLOATS = ("act", "fp32")
 
@@ -11,26 +12,44 @@ FLOATS = ("act", "fp32")
 def trained(graph: Graph) -> set[Node]:
     """The nodes that get a gradient: those with a path of floating-point values to the results or to a loss.
 
-    A choice (ids of entries or experts) passes none back, so what only serves to choose has none.
+    A choice (ids of entries or experts) passes none back, so what only serves to choose has none but that of a loss of
+    its own. Nor has anything before a `Detach`, of the paths that lead through it.
     """
     reached: set[Value] = set(graph.root.returns)
     reached.update(scope.returns[-1] for scope in graph.predictions())
     nodes: set[Node] = set()
     _back(graph.root, reached, nodes)
     _back(graph.steps, reached, nodes)
-    return nodes
+    fixed = constants(graph)
+    return {node for node in nodes if isinstance(node.op, Loss) or not fixed.issuperset(node.outs)}
 
 
 def learned(graph: Graph) -> set[Value]:
     """The parameters that get a gradient: those that a trained node reads. A stack's kinds count once."""
-    nodes = trained(graph)
-    return {v for node in nodes for v in node.ins if v.param is not None and not v.param.buffer}
+    found: set[Value] = set()
+    for node in trained(graph):
+        ins = node.op.learns(node.ins) if isinstance(node.op, Loss) else node.ins
+        found.update(v for v in ins if v.param is not None and not v.param.buffer)
+    return found
+
+
+def constants(graph: Graph) -> set[Value]:
+    """What a `Detach` gives, and what is made of nothing else: floating-point values that have no gradient."""
+    fixed: set[Value] = set()
+    for node, _ in graph.walk():
+        floats = [v for v in node.ins if v.type.dtype in FLOATS and v.step is None]
+        if isinstance(node.op, Detach) or (floats and fixed.issuperset(floats)):
+            fixed.update(node.outs)
+    return fixed
 
 
 def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
     for item in reversed(scope.items):
         if isinstance(item, Node):
-            if isinstance(item.op, Loss) or any(v in reached and v.type.dtype in FLOATS for v in item.outs):
+            if isinstance(item.op, Loss):
+                nodes.add(item)
+                reached.update(item.op.learns(item.ins))
+            elif any(v in reached and v.type.dtype in FLOATS for v in item.outs) and not isinstance(item.op, Detach):
                 nodes.add(item)
                 reached.update(item.ins)
         elif isinstance(item, Scope):

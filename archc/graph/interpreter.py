@@ -29,6 +29,8 @@ class Interpreter:
         self.graph, self.parameters = graph, parameters
         self.step: Any = None
         """What the effects of the last run left: its losses and loads."""
+        self.index_stage = "sparse"
+        """How losses of indexers are computed in runs without a cache, as by a package's model."""
         package = torch_package().__name__
         self.names: dict[str, Any] = {}
         for op in {type(node.op) for node, _ in graph.walk()}:
@@ -84,7 +86,8 @@ class Interpreter:
     def _begin(self, tokens: Tensor, time: Any, cache: Any) -> None:
         """What nodes read, and what their effects go to, in this run."""
         step, effects = (import_module(f"{torch_package().__name__}.runtime.{name}") for name in ("step", "effects"))
-        left = effects.Effects(learning=True, counting=True, graded=False)
+        stage = self.index_stage if cache is None else "off"
+        left = effects.Effects(learning=True, counting=True, graded=False, index_stage=stage)
         self.step = step.StepBase(tokens=tokens, time=time, cache=cache, effects=left)
         self.names.update(tokens=tokens, time=time, step=self.step)
 

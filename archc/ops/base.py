@@ -164,13 +164,14 @@ class Cost:
     """Work of one run of an op.
 
     ``executed``: FLOPs of the matrix products that the reference path really runs (2 per multiply-add). ``useful``:
-    those the equation needs (causal: only visible pairs). ``backward``: executed FLOPs of its gradient. ``read`` and
-    ``written`` in bytes.
+    those the equation needs (causal: only visible pairs). ``backward``: executed FLOPs of its gradient, and
+    ``useful_backward`` those that this needs: twice the forward's where left out. ``read`` and ``written`` in bytes.
     """
 
     executed: int = 0
     useful: int = 0
     backward: int = 0
+    useful_backward: int | None = None
     read: int = 0
     written: int = 0
 

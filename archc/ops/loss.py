@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from archc.ops.base import Cost, Op, Type, Workload, expr, need
 
@@ -30,6 +30,10 @@ class Loss(Effect, abstract=True):
     name: ClassVar[str]
     """What the loss is called in ``out.losses``."""
     weight: float
+
+    def learns(self, ins: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Those of its operands that it has a gradient for."""
+        return ins
 
 
 class SequenceBalance(Loss):

@@ -1,12 +1,14 @@
-"""Attention over a window and chosen entries, and the scores that choose them."""
+"""Attention over a window and chosen entries, the scores that choose them, and the loss that teaches those."""
 
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from typing import Any
 
 from archc.ops.attention import visible_pairs
 from archc.ops.base import BYTES, B, Cost, Dim, Op, S, Type, Workload, expr, need, numel, size
+from archc.ops.loss import Loss
 from archc.ops.schedules import schedule
 
 
@@ -29,7 +31,8 @@ class IndexTopk(Op):
     """Ids of the k entries with the best index scores that a token sees, -1 where there are fewer [B, S, min(k, E)].
 
     The score of an entry is the sum over heads of weight * relu(q . key): q [B, S, H, D], keys [B, E, D], weights
-    [B, S, H]. A choice has no gradient.
+    [B, S, H]. A choice has no gradient. While an index loss is in its dense stage there is none: every entry is
+    attended to.
     """
 
     needs = {"index_topk": "kernels.index_topk"}
@@ -53,7 +56,7 @@ class IndexTopk(Op):
 
     def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
-            "index_topk(q, keys, weights, time, k=k, every=every)",
+            "step.pick(index_topk, q, keys, weights, time, k=k, every=every)",
             q=q,
             keys=keys,
             weights=weights,
@@ -68,14 +71,20 @@ class SparseAttention(Op):
     S, H, D].
 
     q [B, S, H, D]; a `Recall` [B, R, D] that reaches back over window - 1 tokens; time; then, where there are any,
-    sinks [H] (``sink`` says whether), entries [B, E, D], one per ``every`` tokens, and picks [B, S, K] of them.
+    sinks [H] (``sink`` says whether), entries [B, E, D], one per ``every`` tokens, and picks [B, S, K] of them. With
+    ``mass`` it also gives the logarithm of what every softmax divides by [B, S, H], a constant made where an index
+    loss wants it.
     """
 
-    needs = {"sparse_attention": "kernels.sparse_attention"}
+    needs = {
+        "sparse_attention": "kernels.sparse_attention",
+        "sparse_attention_mass": "kernels.sparse_attention",
+    }
     scale: float
     window: int
     every: int = 1
     sink: bool = True
+    mass: bool = False
 
     def _optional(self, operands: tuple[Any, ...]) -> tuple[Any, Any, Any]:
         """Sinks, entries and picks, None where they are left out, of the operands after time."""
@@ -90,13 +99,13 @@ class SparseAttention(Op):
         sinks: Type | None = None,
         entries: Type | None = None,
         picks: Type | None = None,
-    ) -> Type:
+    ) -> Type | tuple[Type, Type]:
         sinks, entries, picks = self._optional((sinks, entries, picks))
         need(q.last == recent.last, f"queries have {q.last} channels, window keys {recent.last}")
         need(len(recent.shape) == 3, f"window keys are shared by all heads, got {recent}")
         need(sinks is None or sinks.shape == q.shape[2:3], f"{sinks} sinks for queries {q}")
         need(entries is None or entries.last == q.last, f"queries have {q.last} channels, entries {entries}")
-        return q
+        return (q, Type(q.shape[:3], "fp32")) if self.mass else q
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, recent = ins[:2]
@@ -148,9 +157,10 @@ class SparseAttention(Op):
         picks: ast.expr | None = None,
     ) -> ast.expr:
         sinks, entries, picks = self._optional((sinks, entries, picks))
+        name = "sparse_attention_mass" if self.mass else "sparse_attention"
         return expr(
-            "sparse_attention(q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks,"
-            " every=every)",
+            f"{name}(q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks,"
+            " every=every, wanted=wanted)",
             q=q,
             recent=recent,
             sinks=ast.Constant(value=None) if sinks is None else sinks,
@@ -160,4 +170,93 @@ class SparseAttention(Op):
             entries=entries,
             picks=picks,
             every=self.every if entries is not None and self.every != 1 else None,
+            wanted=expr("step.wants(name)", name=IndexDivergence.name) if self.mass else None,
+        )
+
+
+class IndexDivergence(Loss):
+    """What trains an indexer: KL(p || softmax(I)) over the entries that a query attends to, p being the weight that
+    attention gives each, summed over heads and normalised over those entries; the mean over the queries that attend
+    to one, summed over layers (DeepSeek-V3.2; DeepSeek-V4, arXiv:2606.19348, section 2.3).
+
+    index_q [B, S, I, C], index_keys [B, E, C] and weights [B, S, I] of the scores, as `IndexTopk` takes them; q,
+    entries and picks of the attention, as `SparseAttention` takes them, and its mass. Attention is a constant: only
+    the scores learn.
+    """
+
+    name = "index"
+    needs = {"index_divergence": "kernels.index_divergence"}
+    scale: float
+    every: int = 1
+
+    def infer(
+        self,
+        index_q: Type,
+        index_keys: Type,
+        index_weights: Type,
+        q: Type,
+        entries: Type,
+        mass: Type,
+        time: Type,
+        picks: Type | None = None,
+    ) -> tuple[Type, ...]:
+        need(index_q.last == index_keys.last, f"index queries have {index_q.last} channels, index keys {index_keys}")
+        need(index_weights.shape == index_q.shape[:3], f"{index_weights} weights for index queries {index_q}")
+        need(q.last == entries.last, f"queries have {q.last} channels, entries {entries}")
+        need(index_keys.shape[1] == entries.shape[1], f"index keys {index_keys} are not of the entries {entries}")
+        need(mass.shape == q.shape[:3], f"mass {mass} of queries {q}")
+        return ()
+
+    def learns(self, ins: tuple[Any, ...]) -> tuple[Any, ...]:
+        return ins[:3]
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        index_q, index_keys, _, q = ins[:4]
+        of_index, of_attention = (2 * int(t.shape[2]) * t.last for t in (index_q, q))  # type: ignore[arg-type]
+        if len(ins) > 7:
+            pairs = w.new * size(ins[7].shape[2], w)
+        else:
+            pairs = schedule("sparse_blocks").index_pairs(
+                batch=w.batch,
+                heads=max(int(index_q.shape[2]), int(q.shape[2])),  # type: ignore[arg-type]
+                past=w.past,
+                new=w.new,
+                every=self.every,
+                entries=size(index_keys.shape[1], w),
+            )
+        # Scores and logits were computed before, for the choice and for attention.
+        return w.batch * pairs * (of_index + of_attention), 0, w.batch * pairs * 2 * of_index
+
+    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        """As of every effect; what is needed of the gradient are two products for each entry attended to."""
+        index_q, picks = ins[0], size(ins[7].shape[2], w) if len(ins) > 7 else None
+        learned = 4 * int(index_q.shape[2]) * index_q.last * visible_entries(w, self.every, picks)  # type: ignore[arg-type]
+        return replace(super().cost(w, ins, outs), useful_backward=0 if w.cached else learned)
+
+    def code(
+        self,
+        index_q: ast.expr,
+        index_keys: ast.expr,
+        index_weights: ast.expr,
+        q: ast.expr,
+        entries: ast.expr,
+        mass: ast.expr,
+        time: ast.expr,
+        picks: ast.expr | None = None,
+    ) -> ast.expr:
+        return expr(
+            "step.add_loss(name, index_divergence, index_q, index_keys, index_weights, q, entries, mass, time,"
+            " weight=w, scale=scale, picks=picks, every=every)",
+            name=self.name,
+            index_q=index_q,
+            index_keys=index_keys,
+            index_weights=index_weights,
+            q=q,
+            entries=entries,
+            mass=mass,
+            time=time,
+            w=self.weight,
+            scale=self.scale,
+            picks=picks,
+            every=None if self.every == 1 else self.every,
         )

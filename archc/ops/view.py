@@ -54,6 +54,13 @@ class Flatten(View):
         return expr("x.flatten(-2)", x=x)
 
 
+class Detach(View):
+    """The same values as constants: no gradient goes further back."""
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("x.detach()", x=x)
+
+
 class Split(View):
     """[..., a + b] -> [..., a], [..., b]"""
 

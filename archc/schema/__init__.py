@@ -8,6 +8,7 @@ from archc.schema.slots import (
     Attention,
     Cache,
     Compress,
+    Far,
     FeedForward,
     Head,
     Indexer,
@@ -19,6 +20,7 @@ from archc.schema.slots import (
     Residual,
     Rope,
     Router,
+    Scores,
 )
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Cache",
     "Compress",
     "Drawer",
+    "Far",
     "FeedForward",
     "Head",
     "Indexer",
@@ -44,6 +47,7 @@ __all__ = [
     "Residual",
     "Rope",
     "Router",
+    "Scores",
     "Sweep",
     "field",
 ]

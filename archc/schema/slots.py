@@ -8,7 +8,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from archc.schema.drawer import Drawer, Problem, field
 
@@ -162,6 +162,30 @@ class Router(Drawer):
         yield from ()
 
 
+class Scores(NamedTuple):
+    """What an indexer scores entries by: the score is the sum over heads of weight * relu(query . key)."""
+
+    queries: Value
+    """[B, S, I, C]"""
+    keys: Value
+    """[B, T // stride, C]"""
+    weights: Value
+    """[B, S, I]"""
+
+
+class Far(NamedTuple):
+    """What a compressor gives an attention."""
+
+    entries: Value
+    """Every entry so far [B, T // stride, width]."""
+    picks: Value | None = None
+    """Ids of the entries that each token attends to [B, S, K], -1 for none; None: all it sees."""
+    scores: Scores | None = None
+    """What they were picked by."""
+    loss_weight: float = 0.0
+    """Factor on the loss that the scores learn by; 0: none."""
+
+
 class Compress(Drawer):
     """Makes one entry of every few tokens. ``rotate`` (g, x, every=1) turns the channels at the end of x that have
     positions, as the attention around it does.
@@ -173,10 +197,8 @@ class Compress(Drawer):
         """Tokens for each entry."""
         raise NotImplementedError
 
-    def build(
-        self, g: Builder, x: Value, q_latent: Value, width: int, rotate: Callable[..., Value]
-    ) -> tuple[Value, Value | None]:
-        """Every entry so far [B, T // stride, width], and which each token attends to [B, S, K] (None: all it sees)."""
+    def build(self, g: Builder, x: Value, q_latent: Value, width: int, rotate: Callable[..., Value]) -> Far:
+        """Every entry so far, each ``width`` wide, and which of them each token attends to."""
         raise NotImplementedError
 
     def entries(self, g: Builder, x: Value, width: int, rotate: Callable[..., Value]) -> Value:
@@ -189,8 +211,15 @@ class Indexer(Drawer):
 
     slot = "indexer"
 
-    def build(self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]) -> Value:
-        """Ids of the entries that each token attends to, -1 for none: [B, S, K]."""
+    loss_weight: float = field("weight of the loss by which scores learn where attention looks", default=1.0, ge=0)
+
+    def build(
+        self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]
+    ) -> tuple[Value, Scores]:
+        """Ids of the entries that each token attends to, -1 for none [B, S, K], and what they were picked by.
+
+        What it reads are constants: an indexer learns by a loss of its own, and nothing else learns by that.
+        """
         raise NotImplementedError
 
 

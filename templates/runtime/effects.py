@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .balance import Load
+
+Stage = Literal["off", "dense", "sparse"]
+"""How losses of indexers are computed: not at all; over all entries that a token sees, and attention runs over them
+too; over those that were picked."""
 
 
 @dataclass(kw_only=True)
@@ -28,8 +33,13 @@ class Effects:
     learning: bool  # there are labels: losses are evaluated
     counting: bool  # loads are counted
     graded: bool  # the forward as a whole has a gradient
+    index_stage: Stage = "off"
     terms: list[Term] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+
+    def wants(self, name: str) -> bool:
+        """Whether the loss of that name is evaluated."""
+        return self.learning and (name != "index" or self.index_stage != "off")
 
     def add(self, name: str, value: Tensor, weight: float, finish: Callable[[Tensor], Tensor] | None) -> None:
         """Adds a value to the loss of that name, weight and finish. RuntimeError where its gradient would be lost."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..kernels.state import DTYPES, Ring, Table
 from .balance import Load, add_up, recomputing, update
 from .cache import Cache
-from .effects import Effects
+from .effects import Effects, Stage
 from .generate import Generation, generate
 from .rows import Rows
 from .step import StepBase
@@ -40,14 +40,28 @@ class LanguageModel(nn.Module):
     """What a cache stores, or the model's own dtype where that is wider."""
     tied_weights: ClassVar[dict[str, str]] = {}
     """Names that a checkpoint may repeat, and the names of the parameters they repeat."""
-    index_stage: Literal["off", "dense", "sparse"] = "off"
-    """How the losses of indexers are computed in training; a model without one has nothing to compute."""
+    has_indexers: ClassVar[bool] = False
+    """Whether some of its attention picks what it looks at, by scores that learn."""
     last_generation: Generation | None = None
     """What the last call of `generate` did."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._index_stage: Stage = "sparse" if self.has_indexers else "off"
         self.loads: list[Load] = []  # of every router with a bias, since the last `after_step`
+
+    @property
+    def index_stage(self) -> Stage:
+        """How losses of indexers are computed where there are labels and no cache: "sparse" (over the entries that
+        were picked), "dense" (over all that a token sees, to which attention then runs too) or "off".
+        """
+        return self._index_stage
+
+    @index_stage.setter
+    def index_stage(self, stage: Stage) -> None:
+        if stage not in get_args(Stage):
+            raise ValueError(f"index_stage is {', '.join(map(repr, get_args(Stage)))}, not {stage!r}")
+        self._index_stage = stage
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: FBT002 - as nn.Module has it
         """Moves and converts as every module does, but buffers stay in at least float32: a bias of a router that is
@@ -102,7 +116,12 @@ class LanguageModel(nn.Module):
             position_ids=position_ids,
         )
         counting = self.training and cache is None and not recomputing()
-        effects = Effects(learning=labels is not None, counting=counting, graded=torch.is_grad_enabled())
+        effects = Effects(
+            learning=labels is not None,
+            counting=counting,
+            graded=torch.is_grad_enabled(),
+            index_stage=self.index_stage if cache is None else "off",
+        )
         step, x = self.run(rows, input_ids, position_ids, cache, hidden_states=hidden_states, effects=effects)
         logits = self.head(rows.unpack(x))
         if labels is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 from torch import Tensor
 
@@ -33,6 +34,12 @@ class StepBase:
         if self.hidden_states is not None:
             self.hidden_states.append(x)
 
+    def wants(self, loss: str) -> bool:
+        """Whether a loss is evaluated: all where there are labels, that of indexers only without a cache and unless
+        its stage is off.
+        """
+        return self.effects is not None and self.effects.wants(loss)
+
     def add_loss(
         self,
         name: str,
@@ -40,13 +47,22 @@ class StepBase:
         *operands: object,
         weight: float,
         finish: Callable[[Tensor], Tensor] | None = None,
+        **settings: Any,
     ) -> None:
-        """Adds `term(*operands)` to the loss `name`, which counts `weight` times in the total.
+        """Adds `term(*operands, **settings)` to the loss `name`, which counts `weight` times in the total.
 
-        Without labels nothing is evaluated. With `finish`, the loss is what that makes of the sum over all layers.
+        It is evaluated only if it is wanted. With `finish`, the loss is what that makes of the sum over all layers.
         """
-        if self.effects is not None and self.effects.learning:
-            self.effects.add(name, term(*operands), weight, finish)
+        if self.effects is not None and self.effects.wants(name):
+            self.effects.add(name, term(*operands, **settings), weight, finish)
+
+    def pick(self, choose: Callable[..., Tensor], *operands: object, **settings: Any) -> Any:
+        """What `choose(*operands, **settings)` picks; None, for all there is, while indexers learn in their dense
+        stage.
+        """
+        if self.effects is not None and self.effects.index_stage == "dense" and self.effects.learning:
+            return None
+        return choose(*operands, **settings)
 
     def count_loads(self, bias: Tensor, ids: Tensor, rate: float) -> None:
         """Counts the tokens that chose each expert, ids [B, S, K], for the update of `bias` [E] after the step."""

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 import archc
-from archc.cost.count import node_cost
+from archc.cost.count import Learning, node_cost
 from archc.emit.classes import Classes
 from archc.emit.flow import Flow
 from archc.graph import Builder, BuildError, Graph, Value
-from archc.graph.gradient import learned, trained
+from archc.graph.gradient import constants, learned, trained
 from archc.graph.interpreter import Interpreter
 from archc.graph.torch_package import torch_package
 from archc.graph.verify import GraphError, verify
-from archc.ops import OPS, Op, Workload
+from archc.ops import OPS, Op, Ring, Workload
 from archc.ops.loss import Loss
 from archc.plan.passes import PASSES
 from tests.routing.models import ACTIVE, SPEC, VOCAB
@@ -67,8 +67,23 @@ def loads(g: Builder, x: Value) -> Value:
     return ids
 
 
+def index(g: Builder, x: Value) -> Value:
+    """One key-value head without a window to speak of, whose index learns from constants."""
+    weight = g.param("mix", (6, 6))
+    fixed = g.detach(x)
+    queries = g.unflatten(g.linear("index_q", fixed, out=6), sizes=(3, 2))
+    keys, weights = g.linear("index_k", g.rms_norm(None, fixed, eps=1e-6), out=2), g.linear("index_w", x, out=3)
+    q = g.unflatten(g.project(x, weight), sizes=(2, 3))
+    entries = g.linear("entries", x, out=3)
+    picks = g.index_topk(queries, keys, weights, g.time, k=2)
+    recent = g.recall(entries, g.state("window", Ring(keep=0, shape=(3,))), g.time, keep=0)
+    _, mass = g.sparse_attention(q, recent, g.time, entries, picks, scale=1.0, window=1, sink=False, mass=True)
+    g.index_divergence(queries, keys, weights, q, entries, mass, g.time, picks, weight=2.0, scale=1.0)
+    return picks
+
+
 def test_there_are_effects() -> None:
-    assert {"sequence_balance", "batch_balance"} == LOSSES
+    assert {"sequence_balance", "batch_balance", "index_divergence"} == LOSSES
     assert EFFECTS.keys() - LOSSES == {"count_loads"}
 
 
@@ -82,6 +97,36 @@ def test_a_loss_pulls_gradients_and_a_count_does_not() -> None:
         kinds = {node.op.kind for node in trained(graph)}
         assert ("softmax" in kinds) == learns
         assert not {"topk", "count_loads"} & kinds
+
+
+def test_the_index_loss_teaches_the_scores_and_nothing_else() -> None:
+    """Attention is a constant to it, and a choice passes no gradient on; what is detached stays as it is."""
+    graph = graph_of(index)
+    graph.root.returns = []
+    prefix = "model.layers.0.probe."
+    names = {p.name.removeprefix(prefix) for p in graph.parameters() if p.value in learned(graph)}
+    assert names == {
+        "index_q.weight",
+        "index_k.weight",
+        "index_w.weight",
+        "model.embed.weight",
+        "model.layers.0.up.weight",
+    }
+    kinds = {node.op.kind for node in trained(graph)}
+    assert not {"detach", "index_topk", "sparse_attention", "project", "recall"} & kinds
+    (fixed,) = (node for node, _ in graph.walk() if node.op.kind == "detach")
+    (normed,) = (node for node, _ in graph.walk() if node.op.kind == "rms_norm")
+    assert constants(graph) == {*fixed.outs, *normed.outs}
+    assert normed not in trained(graph)
+
+
+def test_a_product_with_a_constant_has_one_gradient_less_to_compute() -> None:
+    graph = graph_of(index)
+    learns, w = Learning(graph), Workload(batch=2, new=5)
+    for name, parts in (("index_q", 1), ("index_k", 1), ("index_w", 2), ("entries", 0), ("up", 2)):
+        (node,) = (node for node, _ in graph.walk() if node.name == name)
+        cost = node_cost(node, w)
+        assert learns.backward(node, cost) == (parts * cost.useful, parts * cost.executed), name
 
 
 def test_a_loss_pulls_gradients_where_the_results_are_unread() -> None:
@@ -139,6 +184,13 @@ def test_the_interpreter_keeps_what_effects_leave() -> None:
     assert [int(load.count.sum()) for load in left] == [8 * 2] * 3
 
 
+def index_operands(g: Builder, x: Value, *, keys: int = 2, heads: int = 3, entry: int = 3, of: int = 2) -> list[Value]:
+    """Operands of the index loss, one of which may not fit."""
+    queries, q = g.unflatten(x, sizes=(3, 2)), g.unflatten(x, sizes=(2, 3))
+    far = g.linear("far", x, out=entry)
+    return [queries, g.linear("k", x, out=keys), g.linear("w", x, out=heads), q, far, g.linear("m", x, out=of), g.time]
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -147,6 +199,10 @@ def test_the_interpreter_keeps_what_effects_leave() -> None:
             "of 6",
         ),
         (lambda g, x: g.batch_balance(g.unsqueeze(x, dim=-1), g.topk(x, k=2), g.time, weight=1.0), "balances scores"),
+        (lambda g, x: g.index_divergence(*index_operands(g, x, keys=3), weight=1.0, scale=1.0), "have 2 channels"),
+        (lambda g, x: g.index_divergence(*index_operands(g, x, heads=2), weight=1.0, scale=1.0), "weights for"),
+        (lambda g, x: g.index_divergence(*index_operands(g, x, entry=4), weight=1.0, scale=1.0), "have 3 channels"),
+        (lambda g, x: g.index_divergence(*index_operands(g, x, of=1), weight=1.0, scale=1.0), "mass"),
         (lambda g, x: g.count_loads(g.param("b", (2, 3)), g.topk(x, k=2), rate=1.0), "counts choices"),
         (lambda g, x: g.count_loads(g.param("b", (1,)), g.topk(x, k=2), rate=1.0), "counts choices"),
     ],

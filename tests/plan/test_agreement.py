@@ -210,8 +210,9 @@ def _cached(both: Both, batch: int, past: int, new: int) -> tuple[Tensor, FlopCo
 
 
 @torch.no_grad()
-def test_flops_of_further_tokens(both: Both) -> None:
+def test_flops_of_further_tokens(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only where there are labels, and then as much as the plan says, products with the head included."""
+    monkeypatch.setattr(both.module, "index_stage", "off")
     ids = both.tokens(2, SPAN)
     runs = []
     for labels in (None, ids):

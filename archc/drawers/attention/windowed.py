@@ -7,10 +7,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from archc.ops import Ring
-from archc.schema import Attention, Compress, Problem, Rope, field
+from archc.schema import Attention, Compress, Far, Problem, Rope, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
+
+INDEX_LOSS = (
+    "Teaches the indexer where attention looks: its scores are held against the attention that all heads together pay"
+    " the entries (DeepSeek-V4, arXiv:2606.19348, section 2.3.1)."
+)
+"""What the module that adds the loss of an indexer is."""
 
 
 class Windowed(Attention):
@@ -49,26 +55,34 @@ class Windowed(Attention):
         kv = rotate(g, g.rms_norm("kv_norm", g.linear("kv_proj", x, out=self.head_dim), eps=self.eps))
         keep = self.window - 1
         recent = g.recall(kv, g.state("window", Ring(keep=keep, shape=(self.head_dim,))), g.time, keep=keep)
-        entries, picks, every = None, None, 1
-        if self.compress is not None:
-            entries, picks = self.compress.build(g, x, q_latent, self.head_dim, rotate)
-            every = self.compress.stride()
+        far = None if self.compress is None else self.compress.build(g, x, q_latent, self.head_dim, rotate)
         sinks = None
         if self.sinks:
             sinks = g.param("sinks", (self.heads,), role="scale", init="zeros", dtype="fp32")
-        out = g.sparse_attention(
-            q,
-            recent,
-            g.time,
-            sinks,
-            entries,
-            picks,
-            scale=self.scale,
-            window=self.window,
-            every=every,
-            sink=self.sinks,
-        )
+        out = self.attend(g, q, recent, sinks, far)
         return self.project_out(g, rotate(g, out, inverse=True))
+
+    def attend(self, g: Builder, q: Value, recent: Value, sinks: Value | None, far: Far | None) -> Value:
+        """One softmax over the window, the sink and what lies before: [B, S, heads, head_dim]. What picked of that
+        learns from it.
+        """
+        fields = {"scale": self.scale, "window": self.window, "sink": self.sinks}
+        if self.compress is None or far is None:
+            return g.sparse_attention(q, recent, g.time, sinks, **fields)
+        fields["every"] = every = self.compress.stride()
+        entries, picks, scores, weight = far
+        if scores is None or not weight:
+            return g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields)
+        out, mass = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)
+
+        def teach(g: Builder, q: Value, entries: Value, mass: Value, *index: Value) -> Value:
+            picks, *scores = index
+            g.index_divergence(*scores, q, entries, mass, g.time, picks, weight=weight, scale=self.scale, every=every)
+            return mass
+
+        with g.component("indexer"):
+            g.call("index_loss", "IndexLoss", teach, q, entries, mass, picks, *scores, doc=INDEX_LOSS)
+        return out
 
     def project_out(self, g: Builder, out: Value) -> Value:
         """Each group of heads through a low-rank matrix of its own, then all through one: [B, S, dim]."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from archc.ops import Ring, Table
-from archc.schema import Compress, Indexer, field
+from archc.schema import Compress, Far, Indexer, Scores, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -29,21 +29,22 @@ class Pool(Compress):
     def stride(self) -> int:
         return self.ratio
 
-    def build(
-        self, g: Builder, x: Value, q_latent: Value, width: int, rotate: Callable[..., Value]
-    ) -> tuple[Value, Value | None]:
+    def build(self, g: Builder, x: Value, q_latent: Value, width: int, rotate: Callable[..., Value]) -> Far:
         indexer = self.picker()
 
         def compress(g: Builder, x: Value, q_latent: Value) -> tuple[Value, ...]:
             entries = self.entries(g, x, width, rotate)
             if indexer is None:
                 return (entries,)
-            picks = indexer.build(g, x, q_latent, self, rotate)
-            return entries, picks
+            picks, scores = indexer.build(g, x, q_latent, self, rotate)
+            return entries, picks, *scores
 
         with g.component("compressor"):
-            entries, *picks = g.call("compressor", "Compressor", compress, x, q_latent, doc=self.about())
-        return entries, picks[0] if picks else None
+            entries, *index = g.call("compressor", "Compressor", compress, x, q_latent, doc=self.about())
+        if indexer is None:
+            return Far(entries)
+        picks, *scores = index
+        return Far(entries, picks, Scores(*scores), indexer.loss_weight)
 
     def entries(self, g: Builder, x: Value, width: int, rotate: Callable[..., Value]) -> Value:
         overlap = self.overlaps()

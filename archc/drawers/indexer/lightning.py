@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from archc.schema import Compress, Indexer, field
+from archc.schema import Compress, Indexer, Scores, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -20,18 +20,23 @@ class Lightning(Indexer):
     head_dim: int = field("width of an index head", unit="channels", gt=0)
     topk: int = field("entries that a token attends to", gt=0)
 
-    def build(self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]) -> Value:
-        def index(g: Builder, x: Value, q_latent: Value) -> Value:
+    def build(
+        self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]
+    ) -> tuple[Value, Scores]:
+        def index(g: Builder, x: Value, q_latent: Value) -> tuple[Value, ...]:
             keys = compress.entries(g, x, self.head_dim, rotate)
             q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
             q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
             weights = g.call("scorer", "Scorer", self.scores, x, doc="What each index head counts for.")
             picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.stride())
-            return picks
+            return picks, q, keys, weights
 
         with g.component("indexer"):
-            picks = g.call("indexer", "Indexer", index, x, q_latent, doc=self.about())
-        return picks
+            x, q_latent = g.detach(x), g.detach(q_latent)
+            picks, index_q, index_keys, index_weights = g.call(
+                "indexer", "Indexer", index, x, q_latent, doc=self.about()
+            )
+        return picks, Scores(index_q, index_keys, index_weights)
 
     def scores(self, g: Builder, x: Value) -> Value:
         """What each index head counts for: [B, S, heads]."""
