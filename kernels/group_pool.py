@@ -13,6 +13,8 @@ def group_pool(kv: Tensor, score: Tensor, exists: Tensor, bias: Tensor, *, overl
     and n = every. With it C' = 2 C and n = 2 * every: the group before speaks with its first C channels, this group
     with its last C. A group of which nothing exists gives zero. Computed in at least float32.
     """
+    if kv.numel() == 0 and not torch.is_grad_enabled():  # as when most single tokens are decoded
+        return kv.new_empty(*kv.shape[:2], bias.shape[-1] // (1 + overlap))
     narrow, wide = kv.dtype, torch.promote_types(kv.dtype, torch.float32)
     kv, score, bias = kv.to(wide), score.to(wide), bias.to(wide)
     if overlap:

@@ -19,12 +19,18 @@ def slots(time: Clock) -> Tensor:
     return time.first[:, None] + torch.arange(time.new, device=time.first.device)
 
 
-def opened(time: Clock, every: int) -> Tensor:
-    """Slots of the first token of each group that this call completes, in order, then -1: [B, G].
+def completed(time: Clock, every: int) -> int:
+    """How many groups of a row this call may complete; so many where rows are aligned and full."""
+    if not time.cached:
+        return time.new // every
+    if time.aligned and time.full:
+        return (time.past + time.new) // every - time.past // every
+    return -(-time.new // every)  # rows may hold parts of groups
 
-    G is S // every without a cache, and S / every rounded up with one, which may hold part of a group.
-    """
-    count = -(-time.new // every) if time.cached else time.new // every
+
+def opened(time: Clock, every: int) -> Tensor:
+    """Slots of the first token of each group that this call completes, in order, then -1: [B, G]."""
+    count = completed(time, every)
     if time.starts is None:
         ids = (time.first // every)[:, None] + torch.arange(count, device=time.first.device)
         return (ids * every).masked_fill((ids + 1) * every > (time.first + time.count)[:, None], -1)
@@ -73,6 +79,10 @@ def groups(recent: Tensor, time: Clock, *, every: int, overlap: bool = False) ->
     begun earlier, and over the group before where they ``overlap``: then n is 2 * every, the group before comes
     first, and does not exist for the first group of a sequence. Tokens that do not exist hold arbitrary values.
     """
+    if time.cached and not completed(time, every):  # as when most single tokens are decoded
+        n = every * (1 + overlap)
+        none = recent.new_empty(len(recent), 0, n, *recent.shape[2:])
+        return none, torch.empty(len(recent), 0, n, dtype=torch.bool, device=recent.device)
     first = opened(time, every)
     if not time.cached and time.starts is None:
         tokens = recent[:, : first.shape[1] * every].unflatten(1, (first.shape[1], every))

@@ -55,13 +55,20 @@ class _Rotate(torch.autograd.Function):
 def _rotated(x: Tensor, angles: Tensor, pairs: Pairs, end: End, inverse: bool) -> Tensor:
     """What `rotate` gives."""
     width, rotated = x.shape[-1], 2 * angles.shape[-2]
-    turning = x
-    if rotated != width:
-        turning = x[..., :rotated] if end == "first" else x[..., width - rotated :]
-    turning = upcast(turning)
-    angles = angles.to(turning.dtype)
     if x.dim() == 4:
         angles = angles.unsqueeze(-3)
+    turning = x
+    if rotated != width:
+        begin = 0 if end == "first" else width - rotated
+        if pairs == "interleaved" and _turns_in_place(x):
+            out = x.clone(memory_format=torch.contiguous_format)
+            torch.view_as_complex(out[..., begin : begin + rotated].unflatten(-1, (-1, 2))).mul_(
+                _turns(angles.to(x.dtype), inverse)
+            )
+            return out
+        turning = x[..., begin : begin + rotated]
+    turning = upcast(turning)
+    angles = angles.to(turning.dtype)
     turn = _turn_halves if pairs == "half" else _turn_neighbours
     turned = turn(turning, angles, inverse).to(x.dtype)
     if rotated == width:
@@ -92,9 +99,20 @@ def _turn_neighbours(x: Tensor, angles: Tensor, inverse: bool) -> Tensor:
             sin = -sin
         return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
     # A pair is a complex number: the same sums in one pass
-    turn = _complex(angles)
-    turned = _complex(x.unflatten(-1, (-1, 2))) * (turn.conj() if inverse else turn)
+    turned = _complex(x.unflatten(-1, (-1, 2))) * _turns(angles, inverse)
     return torch.view_as_real(turned).flatten(-2)
+
+
+def _turns_in_place(x: Tensor) -> bool:
+    """Whether pairs of channels of a copy of x can be taken for complex numbers where they lie."""
+    wide = x.dtype in (torch.float32, torch.float64)
+    return wide and x.shape[-1] % 2 == 0 and not torch.compiler.is_compiling()
+
+
+def _turns(angles: Tensor, inverse: bool) -> Tensor:
+    """angles [..., R / 2, 2] as complex numbers [..., R / 2]."""
+    turns = _complex(angles)
+    return turns.conj_physical() if inverse else turns
 
 
 def _complex(x: Tensor) -> Tensor:

@@ -56,10 +56,10 @@ def _dtype(dtype: DType) -> str | None:
 
 
 def closing(every: int) -> Size:
-    """How many groups of ``every`` tokens may close in a call: a cache may hold part of one."""
+    """How many groups of ``every`` tokens close in a call."""
     if every == 1:
         return S
-    return Dim(f"S//{every}", lambda w: -(-w.new // every) if w.cached else w.new // every)
+    return Dim(f"S//{every}", lambda w: (w.past + w.new) // every - w.past // every)
 
 
 # --- once per forward ----------------------------------------------------------------------------
