@@ -22,6 +22,7 @@ class Skeleton(nn.Module):
         shapes: Mapping[str, Iterable[int]],
         *,
         buffers: Iterable[str] = (),
+        integers: Iterable[str] = (),
         tied: Mapping[str, str] | None = None,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -32,6 +33,8 @@ class Skeleton(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         for name, shape in shapes.items():
             value = torch.randn(tuple(shape), generator=generator).to(dtype)
+            if name.endswith(tuple(integers)):
+                value = torch.randint(1 << 40, tuple(shape), generator=generator)
             owner, _, leaf = name.rpartition(".")
             module = self
             for part in filter(None, owner.split(".")):
@@ -99,6 +102,29 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2_lite": ("DeepseekV2", {**MLA, "q_lora_rank": None}),
     "deepseek_v3": ("DeepseekV3", MLA),
     "gpt_oss": ("GptOss", {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8}),
+    "deepseek_v4": (
+        "DeepseekV4",
+        {
+            "intermediate_size": 9,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 10,
+            "q_lora_rank": 14,
+            "o_groups": 3,
+            "o_lora_rank": 7,
+            "sliding_window": 4,
+            "index_n_heads": 5,
+            "index_head_dim": 8,
+            "index_topk": 1,
+            "compress_ratios": [4, 0, 128],
+            "compress_rate_csa": 3,
+            "compress_rate_hca": 4,
+            "qk_rope_head_dim": 6,
+            "num_hash_layers": 1,
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 2,
+        },
+    ),
 }
 
 
@@ -114,7 +140,10 @@ def reference(family: str, seed: int = 0, **more: Any) -> Any:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in model.state_dict().values():
-            tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
+            if tensor.is_floating_point():
+                tensor.copy_(0.2 * torch.randn(tensor.shape, generator=generator))
+            else:  # ids of experts
+                tensor.copy_(torch.randint(config.num_local_experts, tensor.shape, generator=generator))
     return model
 
 
@@ -122,7 +151,8 @@ def like(model: nn.Module, *, seed: int = 1, **settings: Any) -> Skeleton:
     """Other random values under the names, shapes and kinds of a model."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     buffers = tuple(name for name, _ in model.named_buffers() if name in shapes)
-    return Skeleton(shapes, buffers=buffers, seed=seed, **settings)
+    integers = tuple(name for name, tensor in model.state_dict().items() if not tensor.is_floating_point())
+    return Skeleton(shapes, buffers=buffers, integers=integers, seed=seed, **settings)
 
 
 DIM, VOCAB = 6, 11

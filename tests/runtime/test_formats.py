@@ -1,4 +1,4 @@
-"""FP8 blocks and MXFP4 become the numbers they stand for, one matrix at a time; what cannot be read is said."""
+"""FP8 blocks, FP4 and MXFP4 become the numbers they stand for, one matrix at a time; what cannot be read is said."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.runtime.skeletons import Skeleton, assert_same, like, reference, stat
 from tests.runtime.test_names import converted
 
 transformers = pytest.importorskip("transformers")
-from archc_package.runtime.formats import fp8_blocks, mxfp4  # noqa: E402
+from archc_package.runtime.formats import fp4_blocks, fp8_blocks, mxfp4  # noqa: E402
 from archc_package.runtime.weights import load_weights  # noqa: E402
 
 BLOCK = (8, 16)
@@ -132,6 +132,57 @@ def test_stacked_fp8_experts_as_transformers_holds_them(tmp_path: Path, rows: tu
     )
 
 
+# --- FP4 -----------------------------------------------------------------------------------------
+E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
+"""What the codes 0 to 7 stand for; those from 8 on have the other sign."""
+
+
+def fp4_dequantised(numbers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Number by number: the low half of a byte comes first, and 32 numbers of a row share a scale."""
+    rows = []
+    for band, factors in zip(numbers.view(torch.uint8).tolist(), scales.float().tolist(), strict=True):
+        codes = [half for byte in band for half in (byte % 16, byte // 16)]
+        values = [-E2M1[code - 8] if code > 7 else E2M1[code] for code in codes]
+        rows.append([value * factors[i // 32] for i, value in enumerate(values)])
+    return torch.tensor(rows, dtype=torch.float64).float()
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    half=st.integers(1, 70),
+    kind=st.sampled_from(["F32", "E8M0", "U8"]),
+    numbers=st.sampled_from([torch.int8, torch.uint8]),
+    seed=st.integers(0, 1000),
+)
+def test_fp4_of_any_size_and_edge(rows, half, kind, numbers, seed) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    packed = torch.randint(256, (rows, half), generator=generator, dtype=torch.uint8).view(numbers)
+    exponents = torch.randint(-20, 20, (rows, -(-2 * half // 32)), generator=generator)
+    scales = torch.exp2(exponents.float())
+    stored = {"F32": scales, "E8M0": scales.to(torch.float8_e8m0fnu), "U8": (exponents + 127).to(torch.uint8)}[kind]
+    assert torch.equal(fp4_blocks(packed, stored), fp4_dequantised(packed, scales))
+
+
+def test_fp4_matrices_and_stacks_of_them(tmp_path: Path) -> None:
+    """[3, 48] has blocks of 32 and of 16; a file may have the experts of a layer in one tensor."""
+    matrix, stack = "model.layers.0.self_attn.o_proj.weight", "model.layers.0.mlp.experts.down_proj"
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, lead in ((matrix, (3,)), (stack, (2, 3))):
+        tensors[name] = torch.randint(-128, 128, (*lead, 24), generator=generator, dtype=torch.int8)
+        exponents = torch.randint(-4, 4, (*lead, 2), generator=generator).float()
+        tensors[f"{name.removesuffix('.weight')}.scale"] = torch.exp2(exponents).to(torch.float8_e8m0fnu)
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = Skeleton({matrix: (3, 48), stack: (2, 3, 48)})
+    load_weights(model, tmp_path)
+    found = state(model)
+    scales = tensors["model.layers.0.self_attn.o_proj.scale"]
+    assert torch.equal(found[matrix], fp4_dequantised(tensors[matrix], scales))
+    stacked = zip(tensors[stack], tensors[f"{stack}.scale"], strict=True)
+    assert torch.equal(found[stack], torch.stack([fp4_dequantised(n, s) for n, s in stacked]))
+
+
 # --- MXFP4 ---------------------------------------------------------------------------------------
 def packed(experts: int, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Random codes and scales of a stack of matrices."""
@@ -196,7 +247,8 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_no_more_than_one_matrix_beside_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [8, 4])
+def test_no_more_than_one_matrix_beside_the_model(tmp_path: Path, bits: int) -> None:
     """Eight experts of [64, 48]: a stack has 8 times (down) or 16 times (gate and up) the bytes of what is decoded."""
     stacks = {
         "model.layers.0.mlp.experts.gate_up_proj": (8, 128, 48),
@@ -206,8 +258,12 @@ def test_no_more_than_one_matrix_beside_the_model(tmp_path: Path) -> None:
     for e in range(8):
         for part, size in (("gate_proj", (64, 48)), ("up_proj", (64, 48)), ("down_proj", (48, 64))):
             name = f"model.layers.0.mlp.experts.{e}.{part}.weight"
-            tensors[name] = torch.randn(size).to(torch.float8_e4m3fn)
-            tensors[f"{name}_scale_inv"] = torch.ones(1, 1)
+            if bits == 8:
+                tensors[name] = torch.randn(size).to(torch.float8_e4m3fn)
+                tensors[f"{name}_scale_inv"] = torch.ones(1, 1)
+            else:
+                tensors[name] = torch.ones(size[0], size[1] // 2, dtype=torch.int8)
+                tensors[f"{name.removesuffix('.weight')}.scale"] = torch.ones(size[0], 2)
     save_file(tensors, tmp_path / "model.safetensors")
     model = Skeleton(stacks)
     with Largest({p.untyped_storage().data_ptr() for p in model.parameters()}) as largest:
@@ -219,7 +275,8 @@ def test_no_more_than_one_matrix_beside_the_model(tmp_path: Path) -> None:
 
 
 # --- what cannot be read -------------------------------------------------------------------------
-NAME = "model.layers.0.self_attn.o_proj.weight"
+MODULE = "model.layers.0.self_attn.o_proj"
+NAME = f"{MODULE}.weight"
 FP8 = torch.ones(20, 40).to(torch.float8_e4m3fn)
 
 
@@ -259,6 +316,21 @@ FP8 = torch.ones(20, 40).to(torch.float8_e4m3fn)
         ),
         ({NAME: FP8.to(torch.float8_e5m2)}, None, "is F8_E5M2, which this package does not read"),
         ({NAME: torch.ones(20, 40, dtype=torch.int8)}, None, "has integers in the checkpoint and floating point"),
+        (
+            {NAME: torch.ones(20, 20, dtype=torch.int8), f"{MODULE}.scale": torch.ones(20, 1)},
+            None,
+            r"I8 \[20, 20\], two FP4 numbers to a byte, and its scales are F32 \[20, 1\], not F32 or F8_E8M0 \[20, 2\]",
+        ),
+        (
+            {NAME: torch.ones(20, dtype=torch.int8), f"{MODULE}.scale": torch.ones(1)},
+            None,
+            r"is I8 \[20\], neither a matrix nor a stack of them",
+        ),
+        (
+            {NAME: torch.ones(20, 40, dtype=torch.int8), f"{MODULE}.scale": torch.ones(20, 3)},
+            None,
+            rf"{NAME} is \[20, 80\] in the checkpoint and \[20, 40\] in the model",
+        ),
         (
             {NAME: FP8, f"{NAME}_scale_inv": torch.ones(1, 1)},
             {"quantization_config": {"weight_block_size": [128]}},
