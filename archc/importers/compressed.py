@@ -33,16 +33,21 @@ def attention(c: Reader, context: int) -> tuple[Layers, str | Drawer]:
     types = _types(c, c.whole("num_hidden_layers"))
     forms = _forms(c, context, types.layers)
     drawers: dict[str, Drawer] = {}
-    last: tuple[str, dict[str, Value]] = ("windowed", {})
+    base: tuple[str, dict[str, Value]] = ("windowed", {})
     for kind in (kind for kind in NAMES if kind in types.layers):
-        base, known = last
-        drawers[NAMES[kind]] = Drawer(base, {k: v for k, v in forms[kind].items() if known.get(k) != v})
-        last = (NAMES[kind], forms[kind])
-    behind = NAMES[types.behind]
+        drawers[NAMES[kind]] = _amended(*base, forms[kind])
+        base = (NAMES[kind], forms[kind])
+    behind, name = forms[types.behind], NAMES[types.behind]
     if len(drawers) == 1:
-        return Layers.all(next(iter(drawers.values()))), Drawer("windowed", forms[types.behind])
+        return Layers.all(next(iter(drawers.values()))), Drawer("windowed", behind)
     layers = Layers(drawers, tuple(NAMES[kind] for kind in types.layers))
-    return layers, behind if behind in drawers else Drawer("windowed", forms[types.behind])
+    return layers, name if name in drawers else _amended(*base, behind)
+
+
+def _amended(name: str, known: dict[str, Value], wanted: dict[str, Value]) -> Drawer:
+    """The drawer of that name with the fields ``wanted``, of which it has those ``known``."""
+    gone: dict[str, Value] = dict.fromkeys(known.keys() - wanted.keys(), "none")
+    return Drawer(name, {field: value for field, value in wanted.items() if known.get(field) != value} | gone)
 
 
 # --- types of layers -----------------------------------------------------------------------------
@@ -66,17 +71,18 @@ def _types(c: Reader, layers: int) -> Types:
 
 
 def listed(c: Reader, key: str, known: dict[str, str], layers: int) -> tuple[str, ...] | None:
-    """The types that a list gives to layers (entries behind the last are passed over), None where there is no list."""
+    """The types that a list gives to layers (entries behind the last are passed over), None where it gives none."""
     c.read.add(key)
     types = c.values.get(key)
     if types is None:
         return None
     if not isinstance(types, list) or not all(isinstance(t, str) for t in types) or len(types) < layers:
         c.bad(key, f"`{key}` must be a list of {layers} words, one for each layer, got {shown(types)}")
-        return (next(iter(known)),) * layers
-    for unknown in dict.fromkeys(t for t in types if t not in known):
-        c.bad(key, f"`{key}` has a layer of type `{unknown}`", f"known are {', '.join(f'`{k}`' for k in known)}")
-    return tuple(t if t in known else next(iter(known)) for t in types[:layers])
+        return None
+    unknown = dict.fromkeys(t for t in types if t not in known)
+    for each in unknown:
+        c.bad(key, f"`{key}` has a layer of type `{each}`", f"known are {', '.join(f'`{k}`' for k in known)}")
+    return None if unknown else tuple(types[:layers])
 
 
 def _by_ratio(c: Reader, ratios: Any) -> tuple[str, ...]:
@@ -110,7 +116,7 @@ def _forms(c: Reader, context: int, used: tuple[str, ...]) -> dict[str, dict[str
         "head_dim": c.whole("index_head_dim"),
         "topk": c.whole("index_topk"),
     }
-    if SPARSE in used and compress[0] > c.whole("index_head_dim"):
+    if SPARSE in used and c.whole("index_head_dim") < compress[0] <= head_dim:
         c.bad("index_head_dim", f"`index_head_dim` is less than the {compress[0]} channels of a head with positions")
     pools = {
         SPARSE: Drawer("csa", {"ratio": rates[SPARSE], "indexer": Drawer("lightning", index)}),
@@ -160,6 +166,7 @@ def _positions(c: Reader, context: int, head_dim: int) -> tuple[tuple[int, Drawe
     nested = [key for key in ("main", "compress") if isinstance(settings.values.get(key), dict)]
     if len(nested) == 1:
         settings.bad(nested[0], "transformers takes `main` and `compress` only together")
+        settings.values = {key: value for key, value in settings.values.items() if key not in nested}
     c.read.add("original_max_position_embeddings")
     if c.values.get("original_max_position_embeddings") is not None:
         c.ignored("original_max_position_embeddings", "transformers does not read it for this type of model")
@@ -171,12 +178,15 @@ def _positions(c: Reader, context: int, head_dim: int) -> tuple[tuple[int, Drawe
     if own is not None and not is_count(own):
         c.bad("qk_rope_head_dim", f"`qk_rope_head_dim` must be a whole number, at least 1, got {shown(own)}")
         own = None
+    computed = SHARE if own is None else own / head_dim
     if len(nested) == 2:
-        found = _nested(c, settings, context, head_dim, share)
+        settings.read.update(nested)
+        sets = settings.inside("main", {}), settings.inside("compress", {})
+        found = _nested(c, settings, sets, context, head_dim, _share(*sets, computed) if share is None else share)
         reason = "`rope_parameters` say it of `main` and of `compress`"
     else:
         if share is None:
-            share = SHARE if own is None else own / head_dim
+            share = computed
         found = _flat(c, settings, context, _channels(c, "partial_rotary_factor", head_dim, share), share)
         reason = "`partial_rotary_factor` goes before it"
     if own is not None and {own} != {channels for channels, _ in found}:
@@ -184,23 +194,40 @@ def _positions(c: Reader, context: int, head_dim: int) -> tuple[tuple[int, Drawe
     return found
 
 
+def _share(main: Reader, compress: Reader, computed: float) -> float:
+    """The share of a head that has positions in sets that do not say, of a config that does not either.
+
+    transformers writes the share it has computed into both sets when it first meets one that is scaled.
+    """
+    key = "partial_rotary_factor"
+    if _raw_kind(main) != "default":
+        return computed
+    if _raw_kind(compress) == "default":
+        return 1.0
+    if key not in main.values:
+        main.bad(key, f"`{main.where}{key}` is missing: transformers fails where only `compress` is scaled")
+        main.values = {**main.values, key: computed}
+    return computed
+
+
+def _raw_kind(settings: Reader) -> Any:
+    return settings.values.get("rope_type", settings.values.get("type", "default"))
+
+
 def _nested(
-    c: Reader, settings: Reader, context: int, head_dim: int, share: float | None
+    c: Reader, settings: Reader, sets: tuple[Reader, Reader], context: int, head_dim: int, share: float
 ) -> tuple[tuple[int, Drawer], tuple[int, Drawer]]:
-    """Each set described by an object of its own; without a share of its own or the config's, whole heads turn."""
-    settings.read.update(("main", "compress"))
+    """Each set described by an object of its own."""
     for key in settings.unread():
         settings.ignored(key, "transformers reads `main` and `compress` beside it")
     found: list[tuple[int, Drawer]] = []
-    for label, beside in (("main", "rope_theta"), ("compress", "compress_rope_theta")):
-        each = settings.inside(label, {"partial_rotary_factor": share if share is not None else 1.0})
+    for each, beside in zip(sets, ("rope_theta", "compress_rope_theta"), strict=True):
         theta = each.number("rope_theta") if "rope_theta" in each.values else c.number("rope_theta")
         if c.values.get(beside, theta) != theta:
             c.ignored(beside, f"`{each.where}rope_theta` goes before it" if "rope_theta" in each.values else _OTHER)
-        channels = _channels(each, "partial_rotary_factor", head_dim, each.number("partial_rotary_factor"))
-        found.append((channels, _drawer(each, theta, context)))
-    for key in ("rope_theta", "compress_rope_theta"):
-        c.read.add(key)
+        own = each.number("partial_rotary_factor") if "partial_rotary_factor" in each.values else share
+        found.append((_channels(each, "partial_rotary_factor", head_dim, own), _drawer(each, theta, context)))
+    c.read.update(("rope_theta", "compress_rope_theta"))
     return found[0], found[1]
 
 
@@ -217,8 +244,7 @@ def _flat(
         if settings.values.get(key, value) != value:
             settings.ignored(key, "transformers takes the config's own for this type of model")
         settings.read.add(key)
-    kind = settings.values.get("rope_type", settings.values.get("type"))
-    if kind == "yarn" and "attention_factor" not in settings.values:
+    if _raw_kind(settings) == "yarn" and "attention_factor" not in settings.values:
         settings.values = {**settings.values, "attention_factor": 1.0}
     return (channels, main), (channels, _drawer(settings, theta, context))
 
@@ -237,5 +263,4 @@ def _channels(c: Reader, key: str, head_dim: int, share: float) -> int:
     channels = int(head_dim * share)
     if channels < 1 or channels % 2 or channels > head_dim:
         c.bad(key, f"{channels} of the {head_dim} channels of a head would have positions: not pairs of them")
-        return 2
     return channels
