@@ -191,14 +191,14 @@ class Body:
     def returns(self, values: list[Value], after: Callable[[str], str] | None = None) -> list[Line]:
         """The lines with a `return` of ``values`` at the end; a last assignment of just that becomes the `return`.
 
-        ``after`` gives a statement to run on the result first.
+        ``after`` gives a statement to run on the first of them before.
         """
         if not values:
             return self.lines
         result = ", ".join(source(self.ref(v)) for v in values)
         pad = " " * self.indent
         if after is not None:
-            return [*self.lines, Line(pad + after(result)), Line(f"{pad}return {result}")]
+            return [*self.lines, Line(pad + after(source(self.ref(values[0])))), Line(f"{pad}return {result}")]
         start = next((j for j in range(len(self.lines) - 1, -1, -1) if _opens(self.lines[j].code, self.indent)), None)
         if start is not None and self.lines[start].code.startswith(f"{pad}{result} = "):
             line = self.lines[start]

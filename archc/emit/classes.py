@@ -198,8 +198,7 @@ class Classes:
             *(f"{names[v]}: Tensor" for v in takes),
             *(["step: Step"] if self.flow.reads_step(scope) else []),
         ]
-        result = "Tensor" if len(gives) == 1 else f"tuple[{', '.join(['Tensor'] * len(gives))}]" if gives else "None"
-        return [*_signature(arguments, result), *aligned(lines)]
+        return [*_signature(arguments, returned(gives)), *aligned(lines)]
 
 
 def _signature(arguments: list[str], result: str) -> list[str]:
@@ -210,6 +209,13 @@ def _signature(arguments: list[str], result: str) -> list[str]:
         return [whole]
     inner = [f"        {listed}"] if len(listed) <= WIDTH - 8 else [f"        {a}," for a in arguments]
     return ["    def forward(", *inner, f"    ) -> {result}:"]
+
+
+def returned(values: Sequence[Value]) -> str:
+    """The annotation of what a forward gives back."""
+    if len(values) > 1:
+        return f"tuple[{', '.join(['Tensor'] * len(values))}]"
+    return "Tensor" if values else "None"
 
 
 def runs(schedule: Sequence[int]) -> list[tuple[int, int, int]]:

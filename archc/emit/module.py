@@ -6,7 +6,7 @@ import ast
 import re
 
 from archc.emit.body import Body
-from archc.emit.classes import Classes
+from archc.emit.classes import Classes, returned
 from archc.emit.flow import Flow
 from archc.emit.layout import aligned, docstring, plain, statement
 from archc.graph import Graph, Node, Scope
@@ -99,6 +99,7 @@ def _step(graph: Graph) -> str:
 def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: frozenset[str]) -> str:
     root = graph.root
     backbone = next(root.children())
+    given = flow.gives(backbone)
     base = "LanguageModel" if model.mtp is None else "MtpLanguageModel"
     lines = [
         f"class Model({base}):",
@@ -130,8 +131,8 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
         "    def step(self, tokens: Tensor, time: Time, cache: Cache | None) -> Step:",
         *_make_step(graph),
         "",
-        "    def hidden(self, step: Step) -> Tensor:",
-        *aligned(statement("return ", _call(backbone.name), str(flow.gives(backbone)[0].type), 8)),
+        f"    def hidden(self, step: Step) -> {returned(given)}:",
+        *aligned(statement("return ", _call(backbone.name), ", ".join(str(v.type) for v in given), 8)),
         "",
         "    def head(self, x: Tensor) -> Tensor:",
         *_head(graph, flow, backbone, reserved),
@@ -176,7 +177,7 @@ def _head(graph: Graph, flow: Flow, backbone: Scope, reserved: frozenset[str]) -
     )
     for node in tail.nodes():
         node.scope = tail
-    body = Body(tail, flow, dict.fromkeys(flow.gives(backbone), "x"), root.returns, reserved)
+    body = Body(tail, flow, {flow.gives(backbone)[0]: "x"}, root.returns, reserved)
     body.run()
     for node in tail.nodes():
         node.scope = root
@@ -187,12 +188,15 @@ def _ahead(graph: Graph, flow: Flow, reserved: frozenset[str]) -> list[str]:
     """The method that runs a module that predicts further tokens: what leads to it and its call, without the head."""
     scope = graph.predictions()[0]
     (module,) = scope.children()
-    hidden, stop = scope.returns[0], scope.items.index(module) + 1
-    tail = Scope(graph.root.name, graph.root.cls, None, items=scope.items[:stop], hints=scope.hints)
+    given, stop = flow.gives(module), scope.items.index(module) + 1
+    carried = module.hints[scope.args[0]]
+    hints = {**scope.hints, **{v: module.hints[v] for v in given if v in module.hints}}
+    tail = Scope(graph.root.name, graph.root.cls, None, items=scope.items[:stop], hints=hints)
     callee = ast.parse("self.mtp[depth]", mode="eval").body
-    body = Body(tail, flow, {scope.args[0]: "hidden"}, [hidden], reserved, callee=callee)
+    body = Body(tail, flow, {scope.args[0]: carried}, given, reserved, callee=callee)
     body.run()
-    return ["    def ahead(self, depth: int, hidden: Tensor, step: Step) -> Tensor:", *aligned(body.returns([hidden]))]
+    head = f"    def ahead(self, depth: int, {carried}: Tensor, step: Step) -> {returned(given)}:"
+    return [head, *aligned(body.returns(given))]
 
 
 # --- imports -------------------------------------------------------------------------------------

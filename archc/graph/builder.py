@@ -191,10 +191,10 @@ class Builder(Vocabulary):
             self._component, self._sole = outer
 
     @contextmanager
-    def ahead(self, name: str, tokens: int, hidden: Value) -> Iterator[Scope]:
+    def ahead(self, name: str, tokens: int, carried: Value) -> Iterator[Scope]:
         """A scope whose step stands ``tokens`` ahead of the main model's (see `Graph.predictions`), to be filled."""
         outer, scope = self.here, Scope(name, "Model.ahead", self.here, ahead=tokens)
-        scope.args = [hidden]
+        scope.args = [carried]
         outer.items.append(scope)
         self.here = scope
         try:

@@ -70,14 +70,15 @@ class Interpreter:
         self._items(scope, values, prefix, state)
         return [self._value(v, values, prefix, state) for v in scope.returns]
 
-    def ahead(self, depth: int, hidden: Tensor, tokens: Tensor, time: Any, state: Any = None) -> list[Any]:
-        """What MTP module ``depth`` makes of hidden vectors [B, S, D] and the tokens [B, S] ahead of them.
+    def ahead(self, depth: int, carried: Tensor, tokens: Tensor, time: Any, state: Any = None) -> list[Any]:
+        """What MTP module ``depth`` makes of what the one before carried on and the tokens [B, S] ahead of it.
 
-        Returns its hidden vectors and their logits; ``time`` is that of the columns, ``state`` holds its stores.
+        Returns what the head gets, what is carried on, and logits; ``time`` is that of the columns, ``state`` holds its
+        stores.
         """
         scope = self.graph.predictions()[depth]
         values: dict[Value, Any] = {p.value: self.parameters[p.name] for p in self.graph.parameters()}
-        values[scope.args[0]] = hidden
+        values[scope.args[0]] = carried
         self._begin(tokens, time, None)
         self._items(self.graph.steps, values, "", None)
         self._items(scope, values, f"{scope.name}.", state)

@@ -198,8 +198,8 @@ class Graph:
     def predictions(self) -> list[Scope]:
         """The scopes that predict further tokens (MTP), in order of depth.
 
-        Each takes the hidden vectors of the one before (the first: of the main model), holds one module, and returns
-        that module's hidden vectors and the logits of them. What it reads of the step is that of its own tokens.
+        Each takes what the one before hands on (the first: the main model), holds one module, and returns what that
+        gives the head, what it hands on, and logits. What it reads of the step is that of its own tokens.
         """
         return [scope for scope in self.root.children() if scope.ahead]
 

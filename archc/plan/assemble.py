@@ -30,57 +30,60 @@ PLACEMENT = {
 
 def assemble(model: Model) -> Graph:
     """The graph of a model. Raises `BuildError` where a drawer's forward does not fit."""
+    reads = model.mtp.reads if model.mtp is not None else "hidden"
     g = Builder(model.name, std=lambda role, fan_in: model.init.scale_of(role, fan_in, model.layers))
 
-    def backbone(g: Builder) -> Value:
+    def backbone(g: Builder) -> tuple[Value, Value]:
         with g.component("embedding"):
             x = g.embedding("embed_tokens", g.tokens, rows=model.vocab, dim=model.dim)
         with g.component("residual"):
             state = model.residual.start(g, x)
         state = g.stack("layers", model.schedule, lambda slots: _layer(model, slots), *state, cls=_layer_class)
         with g.component("residual"):
+            streams = model.residual.as_streams(g, state) if reads == "streams" else None
             x = model.residual.finish(g, state)
         with g.component("norm"):
             x = model.norm.build(g, x, "norm")
-        return x
+        return x, x if streams is None else streams
 
     doc = f"The embedding, {model.layers} layers and the final norm."
-    x = g.call("model", "Backbone", backbone, doc=doc)
+    x, seen = g.call("model", "Backbone", backbone, doc=doc)
     start = len(g.here.items)
     with g.component("head"):
         logits = model.head.build(g, x, g.parameter(EMBEDDING), model.vocab)
     g.graph.root.returns = [logits]
     g.graph.root.doc = model.doc
     if model.mtp is not None:
-        _predictions(g, model, model.mtp, x, logits, g.here.items[start:])
+        _predictions(g, model, model.mtp, x, seen, logits, g.here.items[start:])
     return g.graph
 
 
 def _predictions(
-    g: Builder, model: Model, mtp: Mtp, hidden: Value, logits: Value, head: Sequence[Node | Scope | Stack]
+    g: Builder,
+    model: Model,
+    mtp: Mtp,
+    hidden: Value,
+    carried: Value,
+    logits: Value,
+    head: Sequence[Node | Scope | Stack],
 ) -> None:
     """Adds the modules that predict further tokens, with the embedding and the head of the main model.
 
-    ``head`` makes its logits of its last ``hidden`` vectors. Module k reads the tokens k + 1 ahead.
+    ``head`` makes its logits of its last ``hidden`` vectors; the first module reads ``carried``, each other what the
+    one before hands on. Module k reads the tokens k + 1 ahead.
     """
-    forward = _layer(model, ahead_slots(model, mtp))
-
-    def layer(g: Builder, x: Value) -> Value:
-        with g.component("residual"):
-            state = model.residual.start(g, x)
-        state = forward(g, *state)
-        with g.component("residual"):
-            return model.residual.finish(g, state)
-
-    seen = hidden
+    layer = _layer(model, ahead_slots(model, mtp))
     for k in range(mtp.depth):
-        with g.component("mtp", sole=True), g.ahead("mtp", k + 1, hidden) as scope:
+        with g.component("mtp", sole=True), g.ahead("mtp", k + 1, carried) as scope:
             embedding = g.embed(g.tokens, g.parameter(EMBEDDING))
             name = class_name("mtp", mtp.label)
-            hidden = g.call(str(k), name, mtp.build, embedding, hidden, slot=True, layer=layer)
-            if hidden.shape != seen.shape:
-                raise BuildError(scope, f"gives {hidden.type} where the head takes {seen.type}")
-            scope.returns = [hidden, g.repeat(head, hidden, instead=seen)[logits]]
+            g.call(str(k), name, mtp.build, embedding, carried, slot=True, residual=model.residual, layer=layer)
+            (module,) = scope.children()
+            if [v.shape for v in module.returns] != [hidden.shape, carried.shape]:
+                given = ", ".join(str(v.type) for v in module.returns)
+                raise BuildError(module, f"gives {given} where the head takes {hidden.type}, a module {carried.type}")
+            x, carried = module.returns
+            scope.returns = [x, carried, g.repeat(head, x, instead=hidden)[logits]]
 
 
 def ahead_slots(model: Model, mtp: Mtp) -> LayerSlots:
@@ -142,4 +145,4 @@ def class_name(slot: str, label: str) -> str:
     """The class a drawer's module prints as: from its name in the spec."""
     suffix = {"attention": "Attention", "memory": "Memory", "mtp": "Mtp"}.get(slot, "")
     name = camel(label)
-    return name if name.endswith(suffix) else name + suffix
+    return name if name.startswith(suffix) or name.endswith(suffix) else name + suffix

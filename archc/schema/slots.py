@@ -8,7 +8,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from archc.schema.drawer import Drawer, Problem, field
 
@@ -227,15 +227,24 @@ class Mtp(Drawer):
     """Predicts further tokens in training, and drafts them in generation."""
 
     slot = "mtp"
+    reads: ClassVar[Literal["hidden", "streams"]] = "hidden"
+    """What the first module reads of the main model: what the head gets [B, S, D], or the residual streams after the
+    last layer [B, S, M, D], before they are finished and normed.
+    """
 
     depth: int = field("modules, each of which predicts one token more", default=1, gt=0)
     weight: float = field("factor on the mean loss of the modules", default=0.3, ge=0)
     attention: Attention | None = field("attention of a module; that of the last layer when left out", default=None)
     ffn: FeedForward | None = field("feed-forward of a module; that of the last layer when left out", default=None)
 
-    def build(self, g: Builder, embedding: Value, hidden: Value, layer: Callable[[Builder, Value], Value]) -> Value:
-        """What the head gets [B, S, D], from ``embedding`` [B, S, D] of the tokens ahead and the ``hidden`` vectors
-        [B, S, D] that the head got before them. ``layer`` runs a layer on x [B, S, D].
+    def build(
+        self, g: Builder, embedding: Value, carried: Value, /, residual: Residual, layer: Callable[..., tuple[Value, ...]]
+    ) -> tuple[Value, Value]:
+        """What the head gets [B, S, D], and what the next module reads (of the shape of ``carried``).
+
+        Made of the ``embedding`` [B, S, D] of the tokens ahead and of ``carried``, what `reads` names of the main
+        model or what the module before gave. ``layer`` (g, *state) runs a layer between a start and a finish of the
+        model's ``residual``.
         """
         raise NotImplementedError
 

@@ -81,8 +81,8 @@ class LanguageModel(nn.Module):
         """What all layers read, computed once: tokens [B, S] with padding only at the end of rows."""
         raise NotImplementedError
 
-    def hidden(self, step: Any) -> Tensor:
-        """The normed output of the last layer: [B, S, dim]."""
+    def hidden(self, step: Any) -> Tensor | tuple[Tensor, Tensor]:
+        """The normed output of the last layer [B, S, dim]; beside it what modules of MTP read, where that differs."""
         raise NotImplementedError
 
     def head(self, x: Tensor) -> Tensor:
@@ -122,10 +122,10 @@ class LanguageModel(nn.Module):
             graded=torch.is_grad_enabled(),
             index_stage=self.index_stage if cache is None else "off",
         )
-        step, x = self.run(rows, input_ids, position_ids, cache, hidden_states=hidden_states, effects=effects)
+        step, x, carried = self.run(rows, input_ids, position_ids, cache, hidden_states=hidden_states, effects=effects)
         logits = self.head(rows.unpack(x))
         if labels is not None:
-            self.look_ahead(rows, step, x, labels)
+            self.look_ahead(rows, step, carried, labels)
         out = Output(logits=logits)
         if counting:
             add_up(self.loads, effects.take_loads())
@@ -143,7 +143,7 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Logits of the token after the last one of each row: [B, vocab]. Those of all others are never computed."""
         rows = rows_of(input_ids, cache=cache, attention_mask=attention_mask)
-        _, x = self.run(rows, input_ids, cache=cache)
+        _, x, _ = self.run(rows, input_ids, cache=cache)
         if rows.order is None:
             return self.head(x[:, -1])
         last = (rows.count - 1).clamp(min=0)
@@ -158,19 +158,19 @@ class LanguageModel(nn.Module):
         *,
         hidden_states: bool = False,
         effects: Effects | None = None,
-    ) -> tuple[StepBase, Tensor]:
-        """The step and the output of the last layer, in the model's columns."""
+    ) -> tuple[StepBase, Tensor, Tensor]:
+        """The step, the normed output of the last layer, and what modules of MTP read, in the model's columns."""
         time = time_of(rows, position_ids, cache)
         step = self.step(rows.pack(input_ids), time, cache)
         step.hidden_states = [] if hidden_states else None
         step.effects = effects
-        x = self.hidden(step)
+        x, carried = pair(self.hidden(step))
         if cache is not None and rows.known is not None:
             cache.advance(rows.count, rows.known)
-        return step, x
+        return step, x, carried
 
-    def look_ahead(self, rows: Rows, step: StepBase, x: Tensor, labels: Tensor) -> None:
-        """Adds losses of what predicts further tokens from x [B, S, dim], the output of the last layer; here none."""
+    def look_ahead(self, rows: Rows, step: StepBase, carried: Tensor, labels: Tensor) -> None:
+        """Adds losses of modules that predict further tokens, of which the first reads `carried`; here none."""
 
     def new_cache(
         self, batch: int, max_tokens: int, max_rewind: int = 8, layout: Literal["bf16", "fp32"] | None = None
@@ -259,6 +259,11 @@ class LanguageModel(nn.Module):
     ) -> None:
         """Writes the weights as safetensors. See `weights.save_weights`."""
         save_weights(self, path, names=names, shard_bytes=shard_bytes)
+
+
+def pair(given: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What the head gets, and what the next module of MTP reads: the same where there is only one."""
+    return given if isinstance(given, tuple) else (given, given)
 
 
 def rows_of(

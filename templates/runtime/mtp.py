@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .cache import Cache
 from .generate import Generation
-from .model import LanguageModel, cross_entropy, time_of
+from .model import LanguageModel, cross_entropy, pair, time_of
 from .rows import Rows
 from .speculate import speculate
 from .step import StepBase
@@ -27,19 +27,20 @@ class MtpLanguageModel(LanguageModel):
     mtp_weight: ClassVar[float]
     """Factor on the mean loss of the modules."""
 
-    def ahead(self, depth: int, hidden: Tensor, step: Any) -> Tensor:
-        """What the head gets of module `depth`, from what it got of the one before, hidden [B, S, dim]: [B, S, dim].
+    def ahead(self, depth: int, carried: Tensor, step: Any, /) -> Tensor | tuple[Tensor, Tensor]:
+        """What the head gets of module `depth` [B, S, dim]; beside it what the next module reads, where that differs.
 
-        The step is that of the same columns, but `step.tokens` [B, S] are those depth + 1 ahead.
+        `carried` [B, S, ...] is what the module before gave to read, or the main model. The step is that of the same
+        columns, but `step.tokens` [B, S] are those depth + 1 ahead.
         """
         raise NotImplementedError
 
-    def look_ahead(self, rows: Rows, step: StepBase, x: Tensor, labels: Tensor) -> None:
+    def look_ahead(self, rows: Rows, step: StepBase, carried: Tensor, labels: Tensor) -> None:
         """Adds the mean cross entropy of the modules to the losses; not with a cache, which holds nothing of them."""
         if not self.mtp or step.cache is not None:
             return
         columns = Columns(
-            hidden=x,
+            carried=carried,
             tokens=step.tokens,
             labels=rows.pack(labels.long(), padding=-100),
             positions=step.time.positions,
@@ -49,8 +50,9 @@ class MtpLanguageModel(LanguageModel):
         losses = []
         for depth in range(len(self.mtp)):
             columns = columns.further()
-            columns = replace(columns, hidden=self.ahead(depth, columns.hidden, columns.step(self, step)))
-            losses.append(cross_entropy(self.head(columns.hidden), columns.rows().targets(columns.labels)))
+            x, carried = pair(self.ahead(depth, columns.carried, columns.step(self, step)))
+            columns = replace(columns, carried=carried)
+            losses.append(cross_entropy(self.head(x), columns.rows().targets(columns.labels)))
         step.add_loss("mtp", torch.mean, torch.stack(losses), weight=self.mtp_weight)
 
     def draft_cache(self, depth: int, batch: int, max_tokens: int, max_rewind: int) -> Cache:
@@ -68,7 +70,7 @@ class MtpLanguageModel(LanguageModel):
 class Columns:
     """Columns of the main model with the token so far ahead of each; those that have one come first in their row."""
 
-    hidden: Tensor  # [B, S, dim] what the head got of the module before
+    carried: Tensor  # [B, S, ...] what the module before gave to read: hidden vectors, or residual streams
     tokens: Tensor  # [B, S] the token ahead
     labels: Tensor  # [B, S] its label, -100 where there is no token
     positions: Tensor  # [B, S] of the columns themselves
@@ -88,7 +90,7 @@ class Columns:
         count = keep.sum(1)
         return replace(
             self,
-            hidden=self.hidden[torch.arange(len(order), device=order.device)[:, None], order],
+            carried=self.carried[torch.arange(len(order), device=order.device)[:, None], order],
             tokens=tokens.gather(1, order),
             labels=labels.gather(1, order).masked_fill(column >= count[:, None], -100),
             positions=self.positions.expand_as(order).gather(1, order),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .cache import Cache
 from .generate import Generation, checked_ends, sample
-from .model import rows_of, time_of
+from .model import pair, rows_of, time_of
 from .rows import Rows
 
 if TYPE_CHECKING:
@@ -52,17 +52,17 @@ def speculate(
         if forwards == 0:
             rows = rows_of(input_ids, cache=cache, attention_mask=attention_mask)
             ids[:, : rows.new] = rows.pack(input_ids)
-            _, hidden = model.run(rows, input_ids, cache=cache)
-            logits = model.head(hidden[torch.arange(batch, device=hidden.device), rows.count - 1, None])
+            _, x, carried = model.run(rows, input_ids, cache=cache)
+            logits = model.head(x[torch.arange(batch, device=x.device), rows.count - 1, None])
             fed = [int(n) for n in cache.known]
             start = cache.lengths - 1
         else:
             proposed = min(drafts, text.room - 1)
-            drafter.draft(hidden, fed, proposed)
+            drafter.draft(carried, fed, proposed)
             start = cache.lengths
             rows = _rows([0 if ended else proposed + 1 for ended in text.ended], proposed + 1, ids)
-            _, hidden = model.run(rows, _columns(ids, start, proposed + 1), cache=cache)
-            logits = model.head(hidden)
+            _, x, carried = model.run(rows, _columns(ids, start, proposed + 1), cache=cache)
+            logits = model.head(x)
         taken = sample(logits.flatten(0, 1), temperature, top_p, generator).view(batch, -1).to(ids.dtype)
         forwards += 1
         kept = text.take(taken, _columns(ids, start + 1, proposed))
@@ -143,7 +143,7 @@ class _Drafter:
 
     Module k pairs column c with the token in column c + 1 + k and so predicts that in column c + 2 + k. The first draft
     is that of module 0 at the last column, the next that of module 1 with the first draft as its token, and so on. The
-    last module goes on by taking its own vectors for those of the next columns, as SGLang and vLLM do.
+    last module goes on by reading what it hands on itself as that of the next columns, as SGLang and vLLM do.
     """
 
     def __init__(self, model: MtpLanguageModel, cache: Cache, ids: Tensor, drafts: int) -> None:
@@ -153,51 +153,50 @@ class _Drafter:
         # What module k reads in the first column that it runs again, k columns before those that the model adds.
         self.earlier: dict[int, Tensor] = {}
 
-    def draft(self, hidden: Tensor, fed: Sequence[int], number: int) -> None:
+    def draft(self, carried: Tensor, fed: Sequence[int], number: int) -> None:
         """Puts `number` drafts behind the newest token of each row, which stands in the main model's next column.
 
-        hidden [B, C, dim] is what the head got of the `fed` columns that the main model has added; a row with none
-        has ended.
+        carried [B, C, ...] is what the first module reads of the `fed` columns that the main model has added; a row
+        with none has ended.
         """
         ended = [n == 0 for n in fed]
         after = list(self.main.known)
         before = [n - new for n, new in zip(after, fed, strict=True)]
-        row = torch.arange(len(hidden), device=hidden.device)
+        row = torch.arange(len(carried), device=carried.device)
         last = len(self.caches) - 1
         for i in range(number):
             depth = min(i, last)
             if 0 < i <= last:
-                hidden = self._with_earlier(depth, hidden, before, after)
+                carried = self._with_earlier(depth, carried, before, after)
             first = [max(0, n - depth) for n in before] if i <= last else [n - 1 for n in after]
             count = [0 if end else n - f for end, n, f in zip(ended, after, first, strict=True)]
-            hidden = self._run(depth, hidden, count)
+            x, carried = self._run(depth, carried, count)
             at = torch.tensor(count, device=row.device).sub(1).clamp(min=0)
-            vector = hidden[row, at, None]
             target = _index(self.main.lengths + 1 + i, 1)
-            self.ids.scatter_(1, target, self.model.head(vector).argmax(-1).to(self.ids.dtype))
+            self.ids.scatter_(1, target, self.model.head(x[row, at, None]).argmax(-1).to(self.ids.dtype))
             if i >= last:
-                hidden = vector
+                carried = carried[row, at, None]
         for depth, cache in enumerate(self.caches):
             cache.rewind([max(0, held - max(0, n - depth)) for held, n in zip(cache.known, after, strict=True)])
 
-    def _run(self, depth: int, hidden: Tensor, count: list[int]) -> Tensor:
-        """What module `depth` makes of the next `count` columns of each row: [B, C, dim]."""
+    def _run(self, depth: int, carried: Tensor, count: list[int]) -> tuple[Tensor, Tensor]:
+        """What the head and the next module get of module `depth` in the next `count` columns of each row."""
         cache = self.caches[depth]
-        rows = _rows(count, hidden.shape[1], self.ids)
+        rows = _rows(count, carried.shape[1], self.ids)
         tokens = _columns(self.ids, cache.lengths + 1 + depth, rows.new)
-        out = self.model.ahead(depth, hidden, self.model.step(tokens, time_of(rows, None, cache), cache))
+        out = pair(self.model.ahead(depth, carried, self.model.step(tokens, time_of(rows, None, cache), cache)))
         cache.advance(rows.count, count)
         return out
 
-    def _with_earlier(self, depth: int, hidden: Tensor, before: list[int], after: list[int]) -> Tensor:
+    def _with_earlier(self, depth: int, carried: Tensor, before: list[int], after: list[int]) -> Tensor:
         """Input of module `depth`: from its first column not based on a draft, which the last call may have left."""
-        joined = torch.cat([self.earlier.get(depth, torch.zeros_like(hidden[:, :1])), hidden], 1)
+        joined = torch.cat([self.earlier.get(depth, torch.zeros_like(carried[:, :1])), carried], 1)
         # A row too short for an earlier column starts where the module before it does.
-        short = torch.tensor([int(n < depth) for n in before], device=hidden.device)
-        row = torch.arange(len(hidden), device=hidden.device)[:, None]
+        short = torch.tensor([int(n < depth) for n in before], device=carried.device)
+        row = torch.arange(len(carried), device=carried.device)[:, None]
         joined = joined[row, _index(short, joined.shape[1]).clamp(max=joined.shape[1] - 1)]
         again = [max(0, n - depth - max(0, m - depth)) for n, m in zip(after, before, strict=True)]
-        self.earlier[depth] = joined[row, torch.tensor(again, device=hidden.device)[:, None]]
+        self.earlier[depth] = joined[row, torch.tensor(again, device=carried.device)[:, None]]
         return joined
 
 

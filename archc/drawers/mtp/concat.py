@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from archc.schema import Mtp, Norm, field
+from archc.schema import Mtp, Norm, Residual, field
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,13 @@ class Concat(Mtp):
 
     norm: Norm = field("norm of both halves of the input, and of what the head gets", inherit="norm")
 
-    def build(self, g: Builder, embedding: Value, hidden: Value, layer: Callable[[Builder, Value], Value]) -> Value:
+    def build(
+        self, g: Builder, embedding: Value, hidden: Value, residual: Residual, layer: Callable[..., tuple[Value, ...]]
+    ) -> tuple[Value, Value]:
         embedding = self.norm.build(g, embedding, "enorm")
         hidden = self.norm.build(g, hidden, "hnorm")
         x = g.linear("eh_proj", g.cat(embedding, hidden), out=hidden.type.last)
-        x = layer(g, x)
-        return self.norm.build(g, x, "norm")
+        state = layer(g, *residual.start(g, x))
+        x = residual.finish(g, state)
+        x = self.norm.build(g, x, "norm")
+        return x, x
