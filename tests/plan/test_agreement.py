@@ -73,6 +73,12 @@ SPECS = {
     "further_tokens": "dim = 20, layers = 2\nattention far = gqa { heads = 4, kv_heads = 2, head_dim = 6 }\n"
     "attention local = far { window = 6, sinks = true, rope = rope }\nffn = swiglu { hidden = 30 }\n"
     "schedule { attention = [far, local] }\nmtp = concat { depth = 3, ffn = swiglu { hidden = 12, bias = true } }",
+    "further_streams": "dim = 20, layers = 2, residual = mhc { streams = 3 }\n"
+    "attention swa = windowed { heads = 4, head_dim = 10, rope_dim = 4, q_rank = 9, out_groups = 2, out_rank = 6,\n"
+    "  window = 5, rope = rope { pairs = interleaved } }\nattention local = swa { window = 3 }\n"
+    "ffn = swiglu { hidden = 12 }\nschedule { attention = [swa, local] }\nmtp = mtp_streams { depth = 2 }",
+    "further_stream": "dim = 18, layers = 1, head = tied\nattention = gqa { heads = 3, rope = rope }\n"
+    "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams",
 }
 """What no importer reads, by name."""
 
@@ -298,26 +304,28 @@ def test_the_graph_sees_rows_as_the_module_does(both: Both, packed: bool) -> Non
 @torch.no_grad()
 @pytest.mark.parametrize("both", FURTHER, indirect=True, scope="module")
 def test_the_graph_predicts_further_tokens_as_the_module_does(both: Both) -> None:
-    """Each module of prediction on any hidden vectors, whole and in chunks with a cache of its own."""
+    """Each module of prediction on anything of the shape it reads, whole and in chunks with a cache of its own."""
     runtime = _runtime()
     interpreter = Interpreter(both.graph, dict(both.wide.state_dict()))
     for depth in range(len(both.wide.mtp)):
         ids = both.tokens(2, SPAN)
         generator = torch.Generator().manual_seed(depth)
-        hidden = torch.randn(2, SPAN, both.model.dim, dtype=torch.float64, generator=generator)
+        read = [n for n in both.graph.predictions()[depth].args[0].shape if isinstance(n, int)]
+        carried = torch.randn(2, SPAN, *read, dtype=torch.float64, generator=generator)
         rows = runtime.Rows.whole(ids)
         time = runtime.time_of(rows, None, None)
-        want, logits = interpreter.ahead(depth, hidden, ids, time)
+        *want, logits = interpreter.ahead(depth, carried, ids, time)
         step = both.wide.step(ids, time, None)
-        torch.testing.assert_close(both.wide.ahead(depth, hidden, step), want, rtol=0, atol=1e-12)
-        torch.testing.assert_close(both.wide.head(want), logits, rtol=0, atol=1e-12)
+        got = runtime.pair(both.wide.ahead(depth, carried, step))
+        torch.testing.assert_close(list(got), want, rtol=0, atol=1e-12)
+        torch.testing.assert_close(both.wide.head(want[0]), logits, rtol=0, atol=1e-12)
         cache = both.wide.draft_cache(depth, 2, SPAN, 4)
         for start, stop in ((0, 7), (7, 8), (8, SPAN)):
             rows = runtime.Rows.whole(ids[:, start:stop])
             step = both.wide.step(ids[:, start:stop], runtime.time_of(rows, None, cache), cache)
-            got = both.wide.ahead(depth, hidden[:, start:stop], step)
+            got = runtime.pair(both.wide.ahead(depth, carried[:, start:stop], step))
             cache.advance(rows.count, rows.known)
-            torch.testing.assert_close(got, want[:, start:stop], rtol=0, atol=1e-12)
+            torch.testing.assert_close(list(got), [x[:, start:stop] for x in want], rtol=0, atol=1e-12)
 
 
 def _runtime() -> ModuleType:
