@@ -238,7 +238,13 @@ class Mtp(Drawer):
     ffn: FeedForward | None = field("feed-forward of a module; that of the last layer when left out", default=None)
 
     def build(
-        self, g: Builder, embedding: Value, carried: Value, /, residual: Residual, layer: Callable[..., tuple[Value, ...]]
+        self,
+        g: Builder,
+        embedding: Value,
+        carried: Value,
+        /,
+        residual: Residual,
+        layer: Callable[..., tuple[Value, ...]],
     ) -> tuple[Value, Value]:
         """What the head gets [B, S, D], and what the next module reads (of the shape of ``carried``).
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from .. import Model as FullModel
+from ..runtime.rows import Rows
 from .tiny_model import Model
 from .twin import COLUMNS, FULL, TINY, fresh, logits, tokens, twin
 
@@ -61,16 +62,24 @@ def test_the_mtp_loss_is_the_same_however_rows_are_padded_and_packed(data: st.Da
 
 
 def test_the_mtp_loss_alone_teaches_the_modules_and_the_trunk() -> None:
-    """Every parameter that learns at all learns from it; in the total it has its weight."""
+    """Every parameter that learns at all learns from it, but those between what the modules read of the main model and
+    its own head; in the total it has its weight.
+    """
     model, ids = twin(), tokens(4, COLUMNS, seed=21)
     named = dict(model.named_parameters())
 
     def still() -> set[str]:
         return {name for name, p in named.items() if p.grad is None or not p.grad.any()}
 
+    _, x, carried = model.run(Rows.whole(ids), ids)
+    model.zero_grad()
+    carried.square().sum().backward(retain_graph=True)
+    dead = still()
+    x.square().sum().backward()
+    dead -= still()
     model.zero_grad()
     model(ids, labels=ids).loss.backward()
-    dead = still()
+    dead |= still()
     model.zero_grad()
     out = model(ids, labels=ids)
     out.losses["mtp"].backward(retain_graph=True)
