@@ -253,7 +253,7 @@ def _renamed(name: str, dialect: Dialect) -> str:
 
 def _mtp_layers(keys: Iterable[str]) -> list[int]:
     """Layers of a checkpoint that are MTP modules (only these join two inputs), in order."""
-    found = re.compile(r"(?:model\.)?layers\.(\d+)\.eh_proj\.weight")
+    found = re.compile(r"(?:model\.)?layers\.(\d+)\.eh?_proj\.weight")
     return sorted(int(m[1]) for m in map(found.fullmatch, keys) if m)
 
 
