@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 
 
 class MtpStreams(Mtp):
-    """A layer on the residual streams so far, to each of which the embedding of a token ahead is added (DeepSeek-V4,
-    arXiv:2606.19348).
+    """A layer on the residual streams so far, each joined by the token ahead (DeepSeek-V4, arXiv:2606.19348).
 
     The streams are those after the last layer, before they are collapsed and normed, and each module hands on those
-    after its own layer (`MTPBlock` of the released inference code). Each has a head of its own for its streams, as the
-    main model has, and its own norm before the shared head.
+    after its own layer (`MTPBlock` of the released inference code). A module ends as the main model does, with weights
+    of its own: it collapses the streams and norms what the shared head gets.
     """
 
     reads = "streams"
