@@ -48,6 +48,13 @@ def test_what_v3_has_beside_its_parameters() -> None:
     assert archc.cost(archc.load("kimi_k2")).params.mtp == 0
 
 
+@pytest.mark.parametrize(("name", "count"), [("deepseek_v4_flash", 6_610_048_635), ("deepseek_v4_pro", 25_840_145_595)])
+def test_what_v4_has_beside_its_parameters(name: str, count: int) -> None:
+    """One MTP module, by the tensors of the published checkpoints; Pro has 1598.84 billion with it."""
+    params = archc.cost(archc.load(name)).params
+    assert params.mtp == params.by_component["mtp"] == count
+
+
 # V3: 70.272 KB (DeepSeek-AI 2025, arXiv:2505.09343, table 1). V2 and V2-Lite: 34.6K and 15.6K elements of two bytes
 # (arXiv:2405.04434, tables 9 and 10), in full 60 and 27 layers of 512 + 64.
 @pytest.mark.parametrize(

@@ -81,6 +81,20 @@ def test_a_module_by_hand() -> None:
     assert found.assumptions[-1].startswith("mtp: ")
 
 
+def test_a_module_that_reads_streams_by_hand() -> None:
+    """DeepSeek-V4-Flash: the embedding projected once, each of the four streams for itself, one layer with a window of
+    128 and 6 + 1 experts of 256 between hyper-connections, the module's own collapse, and the head once more.
+    """
+    dim, heads, width, n = 4096, 64, 512, 4
+    attention = dim * 1024 + 1024 * heads * width + dim * width + heads * width * 1024 + 8 * 1024 * dim
+    seen = sum(min(t + 1, 128) for t in range(SEQ)) * 2 * heads * width // SEQ
+    experts = 256 * dim + 7 * 3 * 2048 * dim
+    mixing = 2 * ((2 + n) * n * n * dim + n * dim + n * n * dim) + n * n * dim + n * dim
+    forward = 2 * ((1 + n) * dim * dim + attention + seen + experts + mixing + VOCAB * dim)
+    found = archc.cost(archc.load("deepseek_v4_flash"), mode="train", seq=SEQ)
+    assert found.flops.ideal.by_component["mtp"] == 3 * forward * SEQ
+
+
 @pytest.mark.parametrize(
     ("mode", "key"),
     [

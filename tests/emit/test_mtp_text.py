@@ -45,6 +45,29 @@ def test_a_module_shares_its_class_and_the_embedding(files: dict[str, str]) -> N
     assert "mtp_weight = 0.1" in text
 
 
+@pytest.mark.parametrize(("residual", "last"), [("mhc { streams = 3 }", "streams"), ("add", "x.unsqueeze(-2)")])
+def test_a_module_that_reads_streams_hands_them_on(residual: str, last: str) -> None:
+    """Beside what the head gets; the backbone gives them too, and records its last hidden state alone."""
+    spec = SPEC.replace("mtp = concat", f"residual = {residual}, mtp = mtp_streams")
+    text = package(load_text(spec)[0])["model.py"]
+    assert text.count("class MtpStreams(nn.Module)") == 1
+    pair = "tuple[Tensor, Tensor]"
+    assert method(text, "hidden").splitlines() == [
+        f"def hidden(self, step: Step) -> {pair}:",
+        "    return self.model(step)",
+    ]
+    assert method(text, "ahead").splitlines() == [
+        f"def ahead(self, depth: int, streams: Tensor, step: Step) -> {pair}:",
+        "    embedding = self.model.embed_tokens(step.tokens)",
+        "    return self.mtp[depth](embedding, streams, step)",
+    ]
+    backbone = text.partition("class Backbone(nn.Module)")[2].partition("\nclass ")[0]
+    assert f"def forward(self, step: Step) -> {pair}:" in backbone
+    end = [line.partition("#")[0].strip() for line in backbone.strip().splitlines()]
+    assert end[-2:] == ["step.record(x)", "return x, streams"]
+    assert last == "streams" or f"streams = {last}" in end
+
+
 def test_the_header_counts_the_modules_apart(files: dict[str, str]) -> None:
     params = json.loads(files["plan.json"])["cost"]["decode"]["params"]
     assert (

@@ -37,6 +37,39 @@ def test_a_module_of_further_tokens_that_does_not_fit_is_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "x, g.unsqueeze(x, dim=-2)",
+            "gives [B, S, 4096], [B, S, 1, 4096] where the head takes [B, S, 4096], a module",
+        ),
+        ("x", "gives [B, S, 4096] where the head takes [B, S, 4096], a module [B, S, 4096]"),
+        ("g.cat(x, x), x", "gives [B, S, 8192], [B, S, 4096] where the head takes [B, S, 4096]"),
+    ],
+)
+def test_a_module_that_gives_something_else_is_named(tmp_path, given: str, message: str) -> None:
+    (tmp_path / "faulty.py").write_text(
+        "from archc.schema import Mtp\n\n\nclass Faulty(Mtp):\n    '''x.'''\n\n"
+        f"    def build(self, g, x, hidden, residual, layer):\n        return {given}\n"
+    )
+    model = archc.load("llama_3_1_8b", set={"mtp": "faulty"}, drawers=[tmp_path])
+    with pytest.raises(archc.ArchError) as error:
+        plan(model)
+    (diagnostic,) = error.value.diagnostics
+    assert diagnostic.message.startswith(f"mtp faulty: {message}")
+
+
+def test_what_a_child_changes_reaches_the_modules() -> None:
+    """No layer of DeepSeek-V4-Pro has the attention of its module, whose name is bound late all the same."""
+    graph = plan(archc.load("deepseek_v4_pro", set={"swa.window": "64", "moe.experts": "96"}))
+    (scope,) = graph.predictions()
+    stores = [store for inner in scope.scopes() for store in inner.states.values()]
+    assert [store.keep for store in stores] == [63]
+    shapes = {p.name: p.spec.shape for p in graph.parameters() if p.component == "mtp"}
+    assert shapes["mtp.0.mlp.gate.weight"] == (96, 7168)
+
+
+@pytest.mark.parametrize(
     ("body", "message"),
     [
         ("return g.linear('w', x, out=1 // 0)", "its forward raises ZeroDivisionError"),

@@ -12,7 +12,8 @@ from torch import Tensor
 from archc.resolve import load_text
 from tests.built import built, randomise
 
-SPEC = """arch 1
+SPECS = {
+    "hidden": """arch 1
 model further {
   vocab = 50, dim = 12, layers = 1, context = 64
   attention = gqa { heads = 2 }
@@ -22,13 +23,42 @@ model further {
     ffn = moe { experts = 6, hidden = 8, router = sigmoid { active = 2, balance_weight = 0.01 } }
   }
 }
-"""
+""",
+    "streams": """arch 1
+model further {
+  vocab = 50, dim = 12, layers = 1, context = 64
+  residual = mhc { streams = 2, sinkhorn_iters = 4 }
+  attention swa = windowed {
+    heads = 2, head_dim = 6, rope_dim = 2, q_rank = 8, out_groups = 2, out_rank = 4, window = 2
+    rope = rope { pairs = interleaved }
+  }
+  attention csa = swa { compress = csa { ratio = 2, indexer = lightning { heads = 2, head_dim = 4, topk = 2 } } }
+  ffn = swiglu { hidden = 16 }
+  schedule { attention = [swa] }
+  mtp = mtp_streams {
+    depth = 2
+    attention = csa
+    ffn = moe {
+      experts = 6, hidden = 8
+      router = sqrtsoftplus { active = 2, bias_rate = 0.001, balance_weight = 0.01 }
+    }
+  }
+}
+""",
+}
+"""A layer of the main model that leaves nothing, and modules that do: of routers, and of indexers."""
+LEFT = {"hidden": {"mtp", "balance"}, "streams": {"mtp", "balance", "index"}}
+
+
+@pytest.fixture(scope="module", params=SPECS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def model(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("further")
-    made = built(load_text(SPEC)[0], folder).Model(dtype=torch.float64)
+    made = built(load_text(SPECS[kind])[0], folder).Model(dtype=torch.float64)
     randomise(made)
     return made
 
@@ -68,8 +98,8 @@ def test_biases_of_modules_move(model: Any) -> None:
     assert moved == before.keys()
 
 
-def test_balance_does_not_see_what_has_no_token_ahead(model: Any) -> None:
-    """Packing changes neither loss: each sequence counts as it does in a row of its own."""
+def test_no_loss_sees_what_has_no_token_ahead(kind: str, model: Any) -> None:
+    """Packing changes none of them: each sequence counts as it does in a row of its own."""
     ids, sequences = rows()
     packed = model(ids, labels=ids, sequence_ids=sequences).losses
     alone = [ids[row, sequences[row] == s] for row in range(2) for s in sequences[row].unique() if s]
@@ -78,6 +108,6 @@ def test_balance_does_not_see_what_has_no_token_ahead(model: Any) -> None:
     for row, one in enumerate(alone):
         wide[row, -len(one) :], mask[row, -len(one) :] = one, 1
     padded = model(wide, labels=wide, attention_mask=mask).losses
-    assert packed.keys() == padded.keys() > {"mtp"}
+    assert packed.keys() == padded.keys() == LEFT[kind]
     for name, value in packed.items():
         assert value.item() == pytest.approx(padded[name].item(), abs=1e-12), name
