@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 WIDEST = 16384
 WIDEST_WHOLE_BACKWARD = 8192
 
+LARGE, PIECE = 1 << 16, 256
+"""Elements from which on squares are worth not writing, and channels whose squares are summed without writing them."""
+
 
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
     """x [..., D] over the root of its mean square along D, times weight [D]: the shape and dtype of x.
@@ -30,6 +33,34 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
     if x.shape[-1] <= WIDEST and use_triton(x, weight):
         return rms_norm_forward(x, weight, eps)[0]
     return reference(x, weight, eps=eps)
+
+
+def inverse_rms(x: Tensor, *, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps) along the last dim of x [..., D]: [..., 1], in at least float32.
+
+    A norm without weight before a matrix is this factor after it, which spares a normed copy of x.
+    """
+    wide = upcast(x)
+    if torch.compiler.is_compiling():
+        return torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return _InverseRms.apply(wide, eps)  # pyright: ignore[reportReturnType]
+
+
+class _InverseRms(torch.autograd.Function):
+    """Keeps x, and no squares."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        rstd = _mean_square(x).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, rstd)
+        return rstd
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, rstd = ctx.saved_tensors
+        # Scaled one after the other: the cube would overflow where the gradient is large and x small
+        return x * (grad * rstd).mul_(rstd).mul_(rstd).div_(-x.shape[-1]), None
 
 
 def reference(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
@@ -46,9 +77,18 @@ def reference(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
 def _normalised(x: Tensor, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """The normalised x and its 1 / sqrt(mean(x^2) + eps), [..., 1] in at least float32."""
     wide = upcast(x)
-    rstd = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    rstd = _mean_square(wide).add_(eps).rsqrt_()
     out = wide * rstd
     return (out if weight is None else out.mul_(weight)).to(x.dtype), rstd
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    """The mean square along the last dim: [..., 1]."""
+    if x.numel() < LARGE or x.shape[-1] % PIECE:
+        return x.square().mean(-1, keepdim=True)
+    # The norm of a piece writes no squares, a pass over memory less; pieces are short, so that sums stay exact
+    norms = torch.linalg.vector_norm(x.unflatten(-1, (-1, PIECE)), dim=-1)
+    return norms.square_().mean(-1, keepdim=True).div_(PIECE)
 
 
 class _RmsNorm(torch.autograd.Function):

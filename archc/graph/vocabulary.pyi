@@ -87,6 +87,9 @@ class Vocabulary:
     def gelu(self, x: Value, *, tanh: bool = ...) -> Value:
         """x times the normal distribution function of x, or its tanh approximation."""
 
+    def inverse_rms(self, x: Value, *, eps: float) -> Value:
+        """1 / sqrt(mean(x^2) + eps) over the last dim, which becomes 1: what a norm without weight multiplies by."""
+
     def layer_norm(self, name: str | None, x: Value, *, eps: float, bias: bool = ...) -> Value:
         """(x - mean) / sqrt(var + eps) over the last dim, times a weight, plus a bias if asked."""
 
@@ -119,6 +122,12 @@ class Vocabulary:
 
     def sparse_attention(self, q: Value, recent: Value, time: Value, sinks: Value | None = ..., entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ..., sink: bool = ..., mass: bool = ...) -> Value:
         """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B, S, H, D]."""
+
+    def collapse(self, streams: Value, weights: Value) -> Value:
+        """The sum of streams [..., M, D] times their weights [..., M]: [..., D]."""
+
+    def mix(self, streams: Value, comb: Value, y: Value, post: Value) -> Value:
+        """Stream k as the sum of comb[j, k] times stream j, plus post[k] times y: [..., M, D]."""
 
     def normalize(self, x: Value, *, eps: float = ...) -> Value:
         """x / (sum of x over the last dim + eps)"""

@@ -37,6 +37,20 @@ class RmsNorm(RowOp):
         return expr("RMSNorm(dim, eps=eps)", dim=x.last, eps=self.eps)
 
 
+class InverseRms(RowOp):
+    """1 / sqrt(mean(x^2) + eps) over the last dim, which becomes 1: what a norm without weight multiplies by."""
+
+    needs = {"inverse_rms": "kernels.rms_norm"}
+    island = True
+    eps: float
+
+    def infer(self, x: Type) -> Type:
+        return Type((*x.shape[:-1], 1), x.dtype)
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("inverse_rms(x, eps=eps)", x=x, eps=self.eps)
+
+
 def literal_none() -> ast.expr:
     """The expression `None`."""
     return ast.Constant(value=None)

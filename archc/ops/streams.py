@@ -8,6 +8,51 @@ from archc.ops.base import Type, Workload, expr, need, numel
 from archc.ops.row import RowOp
 
 
+class Collapse(RowOp):
+    """The sum of streams [..., M, D] times their weights [..., M]: [..., D]."""
+
+    needs = {"collapse": "kernels.streams"}
+    island = True
+
+    def infer(self, streams: Type, weights: Type) -> Type:
+        need(weights.shape == streams.shape[:-1], f"{weights} weights for streams {streams}")
+        return Type((*streams.shape[:-2], streams.last), streams.dtype)
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        n = 2 * numel(ins[0].shape, w)
+        return n, n, 2 * n
+
+    def code(self, streams: ast.expr, weights: ast.expr) -> ast.expr:
+        return expr("collapse(streams, weights)", streams=streams, weights=weights)
+
+
+class Mix(RowOp):
+    """Stream k as the sum of comb[j, k] times stream j, plus post[k] times y: [..., M, D].
+
+    streams [..., M, D], comb [..., M, M], y [..., D], post [..., M].
+    """
+
+    needs = {"mix": "kernels.streams"}
+    island = True
+
+    def infer(self, streams: Type, comb: Type, y: Type, post: Type) -> Type:
+        m = streams.shape[-2]
+        need(comb.shape == (*streams.shape[:-1], m), f"{comb} mixes streams {streams}")
+        need(post.shape == streams.shape[:-1], f"{post} spreads over streams {streams}")
+        need(y.shape == (*streams.shape[:-2], streams.last), f"{y} is spread over streams {streams}")
+        return streams
+
+    def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
+        """Products of comb; the gradient is two of these, and two of post and y."""
+        streams, comb = ins[:2]
+        spread = 2 * numel(streams.shape, w)
+        mixed = spread * comb.last
+        return mixed, mixed, 2 * mixed + 2 * spread
+
+    def code(self, streams: ast.expr, comb: ast.expr, y: ast.expr, post: ast.expr) -> ast.expr:
+        return expr("mix(streams, comb, y, post)", streams=streams, comb=comb, y=y, post=post)
+
+
 class Sinkhorn(RowOp):
     """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on
     columns; ``eps`` is added to every divisor, and to what the softmax gives.

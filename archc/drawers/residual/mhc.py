@@ -61,8 +61,8 @@ class Mhc(Residual):
 
     def leave(self, g: Builder, state: tuple[Value, ...], y: Value) -> tuple[Value, ...]:
         streams, post, comb = state
-        mixed = g.einsum(comb, g.cast(streams, to="fp32"), spec="bsjk,bsjd->bskd")
-        streams = g.cast(g.unsqueeze(post, dim=-1) * g.unsqueeze(y, dim=-2) + mixed, streams, to="act")
+        mixed = g.mix(g.cast(streams, to="fp32"), comb, g.cast(y, to="fp32"), post)
+        streams = g.cast(mixed, streams, to="act")
         return (streams,)
 
     def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
@@ -81,10 +81,11 @@ class Mhc(Residual):
 
     def mixes(self, g: Builder, streams: Value, prefix: str, out: int) -> Value:
         """The linear part of the coefficients [B, S, out], in float32: one norm over all streams of a token,
-        without weight.
+        without weight, which is a factor after the matrix as well as before.
         """
-        flat = g.rms_norm(None, g.flatten(streams), eps=self.norm_eps)
-        return g.project(flat, g.param(f"{prefix}fn", (out, flat.type.last), dtype="fp32"))
+        flat = g.flatten(streams)
+        mixes = g.project(flat, g.param(f"{prefix}fn", (out, flat.type.last), dtype="fp32"))
+        return mixes * g.inverse_rms(flat, eps=self.norm_eps)
 
     def scales(self, g: Builder, name: str, count: int) -> Value:
         """Factors of what depends on the token, against what does not (the base): [count]."""
@@ -109,7 +110,7 @@ class Mhc(Residual):
         post = g.sigmoid(post * post_scale + post_base) * 2
         comb = g.unflatten(comb * comb_scale + comb_base, sizes=(n, n))
         comb = g.sinkhorn(comb, iters=self.sinkhorn_iters, eps=self.hc_eps)
-        x = g.cast(g.einsum(pre, wide, spec="bsn,bsnd->bsd"), streams, to="act")
+        x = g.cast(g.collapse(wide, pre), streams, to="act")
         return x, post, comb
 
     def head(self, g: Builder, streams: Value) -> Value:
@@ -119,4 +120,4 @@ class Mhc(Residual):
         scale = self.scales(g, "hc_scale", 1)
         base = g.param("hc_base", (self.streams,), role="bias", init="zeros", dtype="fp32")
         pre = self.above_zero(g.sigmoid(mixes * scale + base))
-        return g.cast(g.einsum(pre, wide, spec="bsn,bsnd->bsd"), streams, to="act")
+        return g.cast(g.collapse(wide, pre), streams, to="act")
