@@ -7,13 +7,13 @@ from torch import Tensor
 
 from .groups import visible
 from .sparse_blocks import LIMIT, index_blocks
-from .state import Clock
+from .state import Clock, Packed
 from .topk_lowest import topk_lowest
 
 
 @torch.no_grad()
 def index_topk(
-    q: Tensor, keys: Tensor, weights: Tensor, time: Clock, *, k: int, every: int = 1, limit: int = LIMIT
+    q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, *, k: int, every: int = 1, limit: int = LIMIT
 ) -> Tensor:
     """Ids of the k best entries each token sees, best first, -1 where there are fewer: [B, S, min(k, E)] int64.
 
@@ -25,7 +25,7 @@ def index_topk(
     (batch, new, heads, _), entries = q.shape, keys.shape[1]
     wide = torch.promote_types(q.dtype, torch.float32)
     low, high = visible(time, every)
-    keys_t = keys.to(wide).mT
+    keys_t = (keys.decode() if isinstance(keys, Packed) else keys).to(wide).mT
     picks = torch.full((batch, new, min(k, entries)), -1, dtype=torch.int64, device=q.device)
     for start, stop, seen in index_blocks(
         batch=batch, heads=heads, past=time.past, new=new, every=every, entries=entries, limit=limit

@@ -13,8 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .groups import slots, visible
+from .packed_rows import read_picked
 from .sparse_blocks import LIMIT, Block, Schedule, attention_blocks
-from .state import Clock
+from .state import Clock, Packed
 
 
 def sparse_attention(
@@ -25,7 +26,7 @@ def sparse_attention(
     *,
     scale: float,
     window: int,
-    entries: Tensor | None = None,
+    entries: Tensor | Packed | None = None,
     picks: Tensor | None = None,
     every: int = 1,
     limit: int = LIMIT,
@@ -66,7 +67,7 @@ def sparse_attention_mass(
     *,
     scale: float,
     window: int,
-    entries: Tensor | None = None,
+    entries: Tensor | Packed | None = None,
     picks: Tensor | None = None,
     every: int = 1,
     wanted: bool = True,
@@ -95,6 +96,8 @@ def sparse_attention_mass(
         picks=None if picks is None else picks.shape[-1],
         limit=limit,
     )
+    if isinstance(entries, Packed):
+        entries, picks = read_picked(entries, picks) if schedule.gathered else (entries.decode(), picks)
     hidden = _Hidden(time, kept, window, every if entries is not None and picks is None else 0)
     operands = q, recent, sinks, entries, picks, hidden, schedule, scale, wanted
     if not torch.is_grad_enabled():

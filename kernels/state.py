@@ -3,19 +3,19 @@
 Slots number the tokens of a row from 0. `Ring` keeps the last few tokens before the new ones (windows, unfinished
 groups), `Table` keeps one entry for every `every` tokens (keys, latents, compressed entries). `recall` and `append`
 read and update them in one step; without a cache they return what they were given, so training, prefill and decoding
-share one forward pass.
+share one forward pass. Where a cache has a layout that a store knows a `Packing` for, the store holds rows of bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""Layouts that a cache may have."""
+"""Layouts that every cache may have."""
 
 Kept = Literal["bf16", "fp32", "int"]
 _KEPT = {**DTYPES, "int": torch.int64}
@@ -50,53 +50,105 @@ class Clock(Protocol):
     def full(self) -> bool: ...
 
 
+class Packing(Protocol):
+    """How the last dimension of what is kept becomes bytes. What is read is exactly what the bytes say."""
+
+    layout: ClassVar[str]  # of caches whose stores are packed so
+
+    def bytes(self, channels: int) -> int: ...
+
+    def encode(self, x: Tensor) -> Tensor: ...  # [..., channels] -> [..., bytes], uint8
+
+    def decode(self, rows: Tensor, channels: int, dtype: torch.dtype) -> Tensor: ...  # and back
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ring:
-    """Declares a store of the last `keep` tokens, each of `shape`; `dtype` overrides the cache's."""
+    """Declares a store of the last `keep` tokens, each of `shape`; `dtype` overrides the cache's, and `packing` says
+    what caches of its layout hold instead.
+    """
 
     keep: int
     shape: tuple[int, ...]
     dtype: Kept | None = None
+    packing: Packing | None = None
 
     def allocate(
-        self, batch: int, max_tokens: int, max_rewind: int, dtype: torch.dtype, device: torch.device
+        self,
+        batch: int,
+        max_tokens: int,
+        max_rewind: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        layout: str | None = None,
     ) -> RingStore:
         """An empty store that still holds `keep` tokens after rewinding by `max_rewind`."""
         rows = min(self.keep + max_rewind, max_tokens)
-        data = torch.zeros(batch, rows, *self.shape, dtype=_KEPT[self.dtype] if self.dtype else dtype, device=device)
-        return RingStore(data=data, keep=self.keep)
+        data, packing = _allocate(self, batch, rows, dtype, device, layout)
+        return RingStore(data=data, keep=self.keep, packing=packing)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Declares a store of one entry of `shape` for every `every` tokens; `dtype` overrides the cache's."""
+    """Declares a store of one entry of `shape` for every `every` tokens; `dtype` and `packing` as of a `Ring`."""
 
     every: int
     shape: tuple[int, ...]
     dtype: Kept | None = None
+    packing: Packing | None = None
 
     def allocate(
-        self, batch: int, max_tokens: int, max_rewind: int, dtype: torch.dtype, device: torch.device
+        self,
+        batch: int,
+        max_tokens: int,
+        max_rewind: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        layout: str | None = None,
     ) -> TableStore:
         """An empty store for `max_tokens` tokens; rewinding costs a table nothing."""
-        rows = max_tokens // self.every
-        data = torch.zeros(batch, rows, *self.shape, dtype=_KEPT[self.dtype] if self.dtype else dtype, device=device)
-        return TableStore(data=data)
+        data, packing = _allocate(self, batch, max_tokens // self.every, dtype, device, layout)
+        return TableStore(data=data, packing=packing)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RingStore:
-    """The token at slot p lives in row p % n of data [B, n, ...]."""
+    """The token at slot p lives in row p % n of data [B, n, ...], packed or as it is."""
 
     data: Tensor
     keep: int
+    packing: Packing | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TableStore:
-    """Entry i lives in row i of data [B, n, ...]."""
+    """Entry i lives in row i of data [B, n, ...], packed or as it is."""
 
     data: Tensor
+    packing: Packing | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Packed:
+    """Entries [B, n, ..., channels] as a table holds them: what reads only a few decodes only those."""
+
+    data: Tensor  # [B, n, ..., bytes]
+    packing: Packing
+    channels: int
+    dtype: torch.dtype  # of what it decodes to
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of what it decodes to."""
+        return *self.data.shape[:-1], self.channels
+
+    def at(self, index: Tensor) -> Packed:
+        """Entries index[b, i] of each row b: [B, I, ..., channels]."""
+        return replace(self, data=_rows(self.data, index))
+
+    def decode(self) -> Tensor:
+        """What the bytes say: [B, n, ..., channels]."""
+        return self.packing.decode(self.data, self.channels, self.dtype)
 
 
 def recall(x: Tensor, store: RingStore | None, time: Clock) -> Tensor:
@@ -109,9 +161,11 @@ def recall(x: Tensor, store: RingStore | None, time: Clock) -> Tensor:
         return x
     data, keep = store.data, store.keep
     # New tokens read as the store will return them later, whatever the chunking.
-    stored = x.to(data.dtype)
+    stored = _stored(x, store)
     recent = torch.cat([*_read_ring(data, keep, time), stored], 1)
     _write_ring(data, stored.detach(), time)
+    if store.packing is not None:
+        return store.packing.decode(recent, x.shape[-1], x.dtype)
     return recent.to(x.dtype)
 
 
@@ -119,12 +173,34 @@ def append(x: Tensor, store: TableStore | None, time: Clock, *, every: int = 1) 
     """All entries so far, one for `every` tokens, the new ones included: [B, (past + S) // every, ...].
 
     `x` [B, G, ...] holds a row's new entries in order, first those that exist. Entries a row does
-    not have yet hold nothing and must be masked. Without a store, `x` itself.
+    not have yet hold nothing and must be masked. Without a store, `x` itself. Of a packed store, `Packed` entries in
+    the place of a tensor, which only what knows them (`packed_rows.read_picked`) can read.
     """
     if store is None:
         return x
-    _write_table(store.data, x.detach().to(store.data.dtype), every, time)
-    return store.data[:, : (time.past + time.new) // every].to(x.dtype)
+    _write_table(store.data, _stored(x.detach(), store), every, time)
+    entries = store.data[:, : (time.past + time.new) // every]
+    if store.packing is not None:
+        packed = Packed(data=entries, packing=store.packing, channels=x.shape[-1], dtype=x.dtype)
+        return cast("Tensor", packed)  # layers hand it on, none looks into it
+    return entries.to(x.dtype)
+
+
+def _allocate(
+    store: Ring | Table, batch: int, rows: int, dtype: torch.dtype, device: torch.device, layout: str | None
+) -> tuple[Tensor, Packing | None]:
+    """Zeros for `rows` tokens or entries, and how they are packed in caches of this layout."""
+    packing = store.packing
+    if packing is None or packing.layout != layout:
+        kept = _KEPT[store.dtype] if store.dtype else dtype
+        return torch.zeros(batch, rows, *store.shape, dtype=kept, device=device), None
+    *shape, channels = store.shape
+    return torch.zeros(batch, rows, *shape, packing.bytes(channels), dtype=torch.uint8, device=device), packing
+
+
+def _stored(x: Tensor, store: RingStore | TableStore) -> Tensor:
+    """x as the store holds it."""
+    return x.to(store.data.dtype) if store.packing is None else store.packing.encode(x.detach())
 
 
 def _read_ring(data: Tensor, keep: int, time: Clock) -> list[Tensor]:

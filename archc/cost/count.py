@@ -13,8 +13,8 @@ from archc.ops import Cost, Table, Workload
 from archc.ops.latent import LatentAttend
 from archc.ops.loss import Loss
 from archc.ops.sparse import IndexDivergence
-from archc.ops.time import cache_bytes
-from archc.schema import Model
+from archc.ops.time import row_parts
+from archc.schema import Cache, Model
 from archc.version import VERSION
 
 DEFAULT_REWIND = 8
@@ -22,9 +22,6 @@ DEFAULT_REWIND = 8
 
 LENGTH_BYTES = 8
 """A cache keeps the length of every row as a 64-bit integer."""
-
-LAYOUT_BYTES = {"bf16": 2, "fp32": 4}
-"""Bytes of a stored activation by cache layout."""
 
 ASSUMPTIONS = (
     "FLOPs: matrix products only, 2 per multiply-add; embedding lookups, norms and other element-wise work count zero.",
@@ -109,14 +106,16 @@ def count(
         workload=shown,
         params=params(graph),
         flops=flops(graph, w, mode),
-        kv_cache=kv_cache(graph, model.cache.kind, batch=batch, max_tokens=shown.context),
-        assumptions=tuple(_assumptions(graph)),
+        kv_cache=kv_cache(graph, model.cache, batch=batch, max_tokens=shown.context),
+        assumptions=tuple(_assumptions(model, graph)),
     )
 
 
-def _assumptions(graph: Graph) -> Iterator[str]:
-    """The conventions that figures of a graph follow."""
+def _assumptions(model: Model, graph: Graph) -> Iterator[str]:
+    """The conventions that figures of a model follow."""
     yield from ASSUMPTIONS
+    if model.cache.packs:
+        yield f"{model.cache.kind}: {model.cache.packs}"
     if any(isinstance(node.op, LatentAttend) for node, _ in graph.walk()):
         yield LATENT
     if graph.predictions():
@@ -205,25 +204,24 @@ def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
     return Flops(ideal=ideal, executed=figures("executed"), weighted_fp8_equivalent=2 * ideal.forward_per_token)
 
 
-def kv_cache(graph: Graph, layout: str, *, batch: int, max_tokens: int, max_rewind: int = DEFAULT_REWIND) -> KvCache:
+def kv_cache(graph: Graph, cache: Cache, *, batch: int, max_tokens: int, max_rewind: int = DEFAULT_REWIND) -> KvCache:
     """Bytes of the cache for ``batch`` rows of ``max_tokens``."""
-    element = LAYOUT_BYTES[layout]
     growing, fixed = 0.0, LENGTH_BYTES
     by_component = dict.fromkeys(COMPONENTS, 0)
     for scope, times in graph.scopes(labels=False):
         for name, store in scope.states.items():
-            whole = times * cache_bytes(store, max_tokens=max_tokens, max_rewind=max_rewind, element=element)
+            row = sum(row_parts(store, element=cache.element, layout=cache.kind).values())
+            whole = times * store.rows(max_tokens, max_rewind) * row
             by_component[scope.owners[f"state.{name}"]] += batch * whole
             if isinstance(store, Table):
-                one = cache_bytes(store, max_tokens=store.every, max_rewind=0, element=element)
-                growing += times * one / store.every
+                growing += times * row / store.every
             else:
                 fixed += whole
     return KvCache(
         bytes_per_token=_whole(growing),
         bytes_per_sequence_fixed=fixed,
         bytes_total=sum(by_component.values()) + batch * LENGTH_BYTES,
-        layout=layout,
+        layout=cache.kind,
         by_component=by_component,
     )
 

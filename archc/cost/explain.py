@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from archc.cost.count import DEFAULT_REWIND, LAYOUT_BYTES, LENGTH_BYTES, Learning, node_cost
+from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost
 from archc.cost.report import Report
 from archc.diagnostics import Span
 from archc.graph import Graph, Node, Scope
-from archc.ops import ParamSpec, Table, Type, Workload, numel, size
+from archc.ops import ParamSpec, Store, Table, Type, Workload, numel, size
 from archc.ops.loss import Loss
-from archc.ops.time import BYTES, cache_bytes
-from archc.schema import Drawer, Model, Router
+from archc.ops.time import BYTES, row_parts
+from archc.schema import Cache, Drawer, Model, Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation
     elif section == "flops":
         parts = _flops(graph, report, rest, component)
     elif section == "kv_cache":
-        parts = _cache(graph, report, rest, component)
+        parts = _cache(model.cache, graph, report, rest, component)
     else:
         parts = []
     scopes = dict.fromkeys(scope for _, scope in parts)
@@ -192,8 +192,8 @@ def _sized(type_: Type, w: Workload) -> str:
 _OF_ONE_ROW = ("bytes_per_token", "bytes_per_sequence_fixed")
 
 
-def _cache(graph: Graph, report: Report, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
-    element, context, batch = LAYOUT_BYTES[report.kv_cache.layout], report.workload.context, report.workload.batch
+def _cache(cache: Cache, graph: Graph, report: Report, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
+    context, batch = report.workload.context, report.workload.batch
     out = []
     for scope, times in graph.scopes(labels=False):
         for name, store in scope.states.items():
@@ -202,18 +202,18 @@ def _cache(graph: Graph, report: Report, rest: str, component: str | None) -> li
             grows = isinstance(store, Table)
             if rest == ("bytes_per_sequence_fixed" if grows else "bytes_per_token"):
                 continue
-            rows, shape = f"{store.rows(context, DEFAULT_REWIND):,}", " x ".join(map(str, store.shape))
-            each = cache_bytes(store, max_tokens=context, max_rewind=DEFAULT_REWIND, element=element)
+            parts = row_parts(store, element=cache.element, layout=cache.kind)
+            entries: float = store.rows(context, DEFAULT_REWIND)
+            rows = f"{entries:,}"
             if isinstance(store, Table) and rest == "bytes_per_token":
-                rows = f"1/{store.every}" if store.every > 1 else "1"
-                each = cache_bytes(store, max_tokens=store.every, max_rewind=0, element=element) / store.every
-                each = int(each) if each == int(each) else each
+                entries, rows = 1 / store.every, f"1/{store.every}" if store.every > 1 else "1"
+            each = entries * sum(parts.values())
+            each = int(each) if each == int(each) else each
             what = f"{'table' if grows else 'ring'} {name}"
             count = times if rest in _OF_ONE_ROW else batch * times
-            width = element if store.dtype == "act" else BYTES[store.dtype]
             out.append(
                 (
-                    Term(what=what, count=count, formula=f"{rows} x {shape} x {width} bytes", total=count * each),
+                    Term(what=what, count=count, formula=f"{rows} x {_row(store, cache, parts)}", total=count * each),
                     scope,
                 )
             )
@@ -224,6 +224,14 @@ def _cache(graph: Graph, report: Report, rest: str, component: str | None) -> li
         )
         out.append((length, graph.root))
     return out
+
+
+def _row(store: Store, cache: Cache, parts: Mapping[str, int]) -> str:
+    """The bytes of one token or entry of a store, whose ``parts`` have names where it is packed."""
+    if list(parts) != [""]:
+        return f"({' + '.join(f'{n:,} {what}' for what, n in parts.items() if n)}) bytes"
+    width = cache.element if store.dtype == "act" else BYTES[store.dtype]
+    return f"{' x '.join(map(str, (*store.shape, width)))} bytes"
 
 
 # --- spec lines ----------------------------------------------------------------------------------

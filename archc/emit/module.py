@@ -17,6 +17,8 @@ from archc.schema import Model
 RUNTIME_NAMES = {
     "Cache": "runtime.cache",
     "Embedding": "runtime.modules",
+    "Fp4Keys": "kernels.packed_rows",
+    "Fp8Keys": "kernels.packed_rows",
     "LanguageModel": "runtime.model",
     "Linear": "runtime.modules",
     "MtpLanguageModel": "runtime.mtp",

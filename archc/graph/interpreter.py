@@ -38,19 +38,21 @@ class Interpreter:
                 self.names[name] = _import(package, name, module)
         self._code: dict[Node, tuple[CodeType, list[str]]] = {}
 
-    def new_cache(self, batch: int, max_tokens: int, max_rewind: int = 8, dtype: Any = None) -> Any:
-        """A cache of the graph's state, as a package would allocate it."""
-        runtime = import_module(f"{torch_package().__name__}.runtime.cache")
-        stores = import_module(f"{torch_package().__name__}.kernels.state")
-        import torch
-
-        names = {"torch": torch, "Ring": stores.Ring, "Table": stores.Table}
+    def new_cache(
+        self, batch: int, max_tokens: int, max_rewind: int = 8, dtype: Any = None, layout: str | None = None
+    ) -> Any:
+        """A cache of the graph's state, as a package would allocate it; stores are packed that know the ``layout``."""
+        package = torch_package().__name__
+        runtime = import_module(f"{package}.runtime.cache")
+        stores, packings = (import_module(f"{package}.kernels.{name}") for name in ("state", "packed_rows"))
+        names = vars(stores) | vars(packings)
         layers: dict[int, dict[str, Any]] = {}
         for layer, name, store in self.graph.states():
-            layers.setdefault(layer, {})[name] = eval(ast.unparse(store.code()), dict(names))
+            layers.setdefault(layer, {})[name] = eval(ast.unparse(store.code()), names)
         keeps = [layers.get(i, {}) for i in range(max(layers, default=-1) + 1)]
         first = next(iter(self.parameters.values()))
-        return runtime.Cache(keeps, batch, max_tokens, max_rewind, dtype=dtype or first.dtype, device=first.device)
+        dtype = dtype or first.dtype
+        return runtime.Cache(keeps, batch, max_tokens, max_rewind, dtype=dtype, device=first.device, layout=layout)
 
     def run(self, tokens: Tensor, time: Any, cache: Any = None) -> list[Any]:
         """The root's results for ``tokens`` [B, S] at ``time`` (the runtime's `Time`), padded as inside a package."""

@@ -25,6 +25,7 @@ from archc.ops.base import (
     numel,
     size,
 )
+from archc.ops.packing import Fp4Keys, Fp8Keys, Packing
 from archc.ops.time import Ring, Store, Table
 
 for _file in sorted(Path(__file__).parent.glob("[a-z]*.py")):
@@ -35,7 +36,10 @@ __all__ = [
     "B",
     "Cost",
     "Dim",
+    "Fp4Keys",
+    "Fp8Keys",
     "Op",
+    "Packing",
     "ParamSpec",
     "Ring",
     "Role",

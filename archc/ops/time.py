@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import Literal
+from math import prod
+from typing import Any, Literal
 
 from archc.ops.base import BYTES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need
+from archc.ops.packing import Packing
 
 
 # --- stores --------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ring:
-    """The last ``keep`` tokens before the new ones; slot p of a row lives at p modulo the size."""
+    """The last ``keep`` tokens before the new ones; slot p of a row lives at p modulo the size.
+
+    Caches of the layout of its ``packing`` hold that instead of numbers of ``dtype``.
+    """
 
     keep: int
     shape: tuple[int, ...]
     dtype: DType = "act"
+    packing: Packing | None = None
 
     def rows(self, max_tokens: int, max_rewind: int) -> int:
         """Rows that a cache allocates: rewinding by k needs k older tokens."""
@@ -25,17 +31,24 @@ class Ring:
     def code(self) -> ast.expr:
         """Its declaration in a package."""
         return expr(
-            "Ring(keep=keep, shape=shape, dtype=dtype)", keep=self.keep, shape=self.shape, dtype=_dtype(self.dtype)
+            "Ring(keep=keep, shape=shape, dtype=dtype, packing=packing)",
+            keep=self.keep,
+            shape=self.shape,
+            **_held(self),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One entry per ``every`` tokens, entry i in row i."""
+    """One entry per ``every`` tokens, entry i in row i; ``dtype`` and ``packing`` as of a `Ring`.
+
+    Of a table with a packing, `Append` gives what only ops that know packed entries can read.
+    """
 
     every: int
     shape: tuple[int, ...]
     dtype: DType = "act"
+    packing: Packing | None = None
 
     def rows(self, max_tokens: int, max_rewind: int) -> int:
         """Rows that a cache allocates."""
@@ -44,15 +57,22 @@ class Table:
     def code(self) -> ast.expr:
         """Its declaration in a package."""
         return expr(
-            "Table(every=every, shape=shape, dtype=dtype)", every=self.every, shape=self.shape, dtype=_dtype(self.dtype)
+            "Table(every=every, shape=shape, dtype=dtype, packing=packing)",
+            every=self.every,
+            shape=self.shape,
+            **_held(self),
         )
 
 
 Store = Ring | Table
 
 
-def _dtype(dtype: DType) -> str | None:
-    return None if dtype == "act" else dtype
+def _held(store: Store) -> dict[str, Any]:
+    """How a store's declaration prints what it holds."""
+    return {
+        "dtype": None if store.dtype == "act" else store.dtype,
+        "packing": None if store.packing is None else store.packing.code(),
+    }
 
 
 def closing(every: int) -> Size:
@@ -167,12 +187,20 @@ class Append(Op):
         )
 
 
-def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int) -> int:
-    """Bytes a cache allocates for one row; ``element`` is the size of an activation in the cache's layout."""
-    count = store.rows(max_tokens, max_rewind)
-    for n in store.shape:
-        count *= n
-    return count * (element if store.dtype == "act" else BYTES[store.dtype])
+def row_parts(store: Store, *, element: int, layout: str | None = None) -> dict[str, int]:
+    """Bytes of one token or entry by what they hold: one item, but where caches of this layout pack.
+
+    ``element`` is the size of an activation that is not packed.
+    """
+    *shape, channels = store.shape or (1,)
+    if store.packing is not None and store.packing.layout == layout:
+        return {what: n * prod(shape) for what, n in store.packing.parts(channels).items()}
+    return {"": prod(store.shape) * (element if store.dtype == "act" else BYTES[store.dtype])}
+
+
+def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int, layout: str | None = None) -> int:
+    """Bytes a cache allocates for one row; ``element`` and ``layout`` as of `row_parts`."""
+    return store.rows(max_tokens, max_rewind) * sum(row_parts(store, element=element, layout=layout).values())
 
 
 __all__ = [
@@ -188,4 +216,5 @@ __all__ = [
     "cache_bytes",
     "closing",
     "kept",
+    "row_parts",
 ]

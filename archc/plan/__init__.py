@@ -4,21 +4,41 @@ from __future__ import annotations
 
 from archc.diagnostics import ArchError, Diagnostic
 from archc.graph import BuildError, Graph
+from archc.ops import Store
 from archc.plan.assemble import ahead_slots, assemble
 from archc.plan.passes import PASSES
 from archc.plan.shrink import shrink
-from archc.schema import Model
+from archc.schema import Cache, Model
 
 
 def plan(model: Model) -> Graph:
-    """The graph of a model after all passes. Raises `ArchError` (E0401) at the drawer whose forward does not fit."""
+    """The graph of a model after all passes.
+
+    Raises `ArchError` at the drawer whose forward does not fit (E0401), or at a cache whose layout nothing knows
+    (E0402).
+    """
     try:
         graph = assemble(model)
     except BuildError as error:
         raise ArchError((_diagnostic(error),)) from error
+    if model.cache.packs and not any(_knows(store, model.cache.kind) for _, _, store in graph.states()):
+        raise ArchError((_unknown(model.cache),))
     for run in PASSES:
         graph = run(graph)
     return graph
+
+
+def _knows(store: Store, layout: str) -> bool:
+    return store.packing is not None and store.packing.layout == layout
+
+
+def _unknown(cache: Cache) -> Diagnostic:
+    return Diagnostic(
+        code="E0402",
+        message=f"cache {cache.kind}: nothing that this model keeps can be stored so",
+        span=cache.origin.span,
+        help="bf16 and fp32 store anything",
+    )
 
 
 def _diagnostic(error: BuildError) -> Diagnostic:

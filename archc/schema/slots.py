@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from archc.graph.builder import Builder
     from archc.graph.value import Value
+    from archc.ops import Packing
 
 LAYER_SLOTS = ("memory", "attention", "ffn")
 """Slots that may differ by layer, in the order in which a layer runs them."""
@@ -143,9 +144,13 @@ class Init(Drawer):
 
 
 class Cache(Drawer):
-    """How the key-value cache is stored."""
+    """How the key-value cache is stored; its kind is the layout that stores may know a packing for."""
 
     slot = "cache"
+    element: ClassVar[int]
+    """Bytes of a number that no packing takes."""
+    packs: ClassVar[str] = ""
+    """What the stores that know a packing for it hold, and what the others do: an assumption of the cost report."""
 
 
 class Router(Drawer):
@@ -188,7 +193,7 @@ class Far(NamedTuple):
 
 class Compress(Drawer):
     """Makes one entry of every few tokens. ``rotate`` (g, x, every=1) turns the channels at the end of x that have
-    positions, as the attention around it does.
+    positions, as the attention around it does; ``packing`` is how caches of its layout hold entries.
     """
 
     slot = "compress"
@@ -197,11 +202,21 @@ class Compress(Drawer):
         """Tokens for each entry."""
         raise NotImplementedError
 
-    def build(self, g: Builder, x: Value, q_latent: Value, width: int, rotate: Callable[..., Value]) -> Far:
+    def build(
+        self,
+        g: Builder,
+        x: Value,
+        q_latent: Value,
+        width: int,
+        rotate: Callable[..., Value],
+        packing: Packing | None = None,
+    ) -> Far:
         """Every entry so far, each ``width`` wide, and which of them each token attends to."""
         raise NotImplementedError
 
-    def entries(self, g: Builder, x: Value, width: int, rotate: Callable[..., Value]) -> Value:
+    def entries(
+        self, g: Builder, x: Value, width: int, rotate: Callable[..., Value], packing: Packing | None = None
+    ) -> Value:
         """Every entry so far [B, T // stride, width], with weights and state of the current scope."""
         raise NotImplementedError
 

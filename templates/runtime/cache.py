@@ -24,8 +24,9 @@ NO_STATE = NoState()
 class Cache:
     """What the layers of a model keep of `batch` rows of up to `max_tokens` tokens each.
 
-    `keeps` declares the stores of each layer by name; they are read as `cache.layers[i].NAME`. Stores without a dtype
-    of their own are of `dtype`. The last `max_rewind` tokens can be taken back.
+    `keeps` declares the stores of each layer by name; they are read as `cache.layers[i].NAME`. Stores that know a
+    packing of `layout` are packed, others of `dtype` unless they have a dtype of their own. The last `max_rewind`
+    tokens can be taken back.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Cache:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        layout: str | None = None,
     ) -> None:
         if batch < 1 or max_tokens < 1 or max_rewind < 0:
             raise ValueError(
@@ -44,7 +46,7 @@ class Cache:
                 f"got {batch}, {max_tokens} and {max_rewind}"
             )
         self.batch, self.max_tokens, self.max_rewind = batch, max_tokens, max_rewind
-        size = (batch, max_tokens, max_rewind, dtype, device)
+        size = (batch, max_tokens, max_rewind, dtype, device, layout)
         self.layers = [
             SimpleNamespace(**{name: store.allocate(*size) for name, store in layer.items()}) for layer in keeps
         ]

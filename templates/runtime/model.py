@@ -36,8 +36,8 @@ class Output:
 class LanguageModel(nn.Module):
     """The base of a generated model, which provides `step`, `hidden` and `head`."""
 
-    cache_layout: ClassVar[Literal["bf16", "fp32"]] = "bf16"
-    """What a cache stores, or the model's own dtype where that is wider."""
+    cache_layout: ClassVar[str] = "bf16"
+    """What a cache stores, or the model's own dtype where that is wider than bfloat16."""
     tied_weights: ClassVar[dict[str, str]] = {}
     """Names that a checkpoint may repeat, and the names of the parameters they repeat."""
     has_indexers: ClassVar[bool] = False
@@ -172,29 +172,19 @@ class LanguageModel(nn.Module):
     def look_ahead(self, rows: Rows, step: StepBase, carried: Tensor, labels: Tensor) -> None:
         """Adds losses of modules that predict further tokens, of which the first reads `carried`; here none."""
 
-    def new_cache(
-        self, batch: int, max_tokens: int, max_rewind: int = 8, layout: Literal["bf16", "fp32"] | None = None
-    ) -> Cache:
+    def new_cache(self, batch: int, max_tokens: int, max_rewind: int = 8, layout: str | None = None) -> Cache:
         """An empty cache for `batch` rows of up to `max_tokens` tokens; the last `max_rewind` can be taken back.
 
-        It stores `cache_layout`, or the model's dtype where that is wider; a `layout` given here is taken as it is.
+        It stores `cache_layout`, or the model's dtype where that is wider; a `layout` given here is taken as it is:
+        "bf16", "fp32", or one that packs what this model keeps. ValueError for one that it does not know.
         """
         parts = [part for name, part in self.named_children() if name != "mtp"]
         return self.cache_of(parts, batch, max_tokens, max_rewind, layout)
 
     def cache_of(
-        self,
-        parts: Sequence[nn.Module],
-        batch: int,
-        max_tokens: int,
-        max_rewind: int,
-        layout: Literal["bf16", "fp32"] | None = None,
+        self, parts: Sequence[nn.Module], batch: int, max_tokens: int, max_rewind: int, layout: str | None = None
     ) -> Cache:
         """An empty cache for what some parts of the model keep; see `new_cache`."""
-        if layout is not None and layout not in DTYPES:
-            raise ValueError(f"layout is {layout!r}; this package stores {' or '.join(DTYPES)}")
-        like = next(self.parameters())
-        dtype = DTYPES[layout] if layout else torch.promote_types(DTYPES[self.cache_layout], like.dtype)
         keeps: dict[int, dict[str, Ring | Table]] = {}
         for module in (module for part in parts for module in part.modules()):
             declared: dict[str, Ring | Table] = getattr(module, "keeps", {})
@@ -204,7 +194,16 @@ class LanguageModel(nn.Module):
                     raise ValueError(f"two parts of layer {module.layer} keep {sorted(layer.keys() & declared.keys())}")
                 layer.update(declared)
         layers = [keeps.get(i, {}) for i in range(max(keeps, default=-1) + 1)]
-        return Cache(layers, batch, max_tokens, max_rewind, dtype=dtype, device=like.device)
+        packings = [store.packing for layer in layers for store in layer.values() if store.packing is not None]
+        known = [*DTYPES, *sorted({packing.layout for packing in packings})]
+        if layout is not None and layout not in known:
+            raise ValueError(f"layout is {layout!r}; this package stores {', '.join(known[:-1])} or {known[-1]}")
+        like = next(self.parameters())
+        dtype = DTYPES.get(layout or self.cache_layout, torch.bfloat16)  # of what a layout that packs does not pack
+        if layout is None:
+            wider = torch.promote_types(dtype, like.dtype)
+            layout, dtype = (self.cache_layout if wider == dtype else None), wider
+        return Cache(layers, batch, max_tokens, max_rewind, dtype=dtype, device=like.device, layout=layout)
 
     def generate(
         self,

@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import archc
 from archc import resources
 from archc.cost.count import count
+from archc.drawers import drawer_class, kinds
 from archc.graph import Graph
 from archc.graph.interpreter import Interpreter
 from archc.graph.torch_package import torch_package
@@ -27,7 +28,7 @@ from archc.graph.verify import verify
 from archc.importers import convert
 from archc.plan import plan, shrink
 from archc.resolve import load_text
-from archc.schema import Model
+from archc.schema import Cache, Model
 from tests.built import built, randomise
 from tests.flops import counted
 from tests.parity.configs import cases
@@ -236,29 +237,46 @@ def test_flops_of_further_tokens(both: Both, monkeypatch: pytest.MonkeyPatch) ->
 
 
 # --- bytes ---------------------------------------------------------------------------------------
+def stored(both: Both) -> list[Model]:
+    """The model with a cache of each layout that its package takes."""
+    packed = {store.packing.layout for _, _, store in both.graph.states() if store.packing is not None}
+    caches = [cast("type[Cache]", drawer_class("cache", kind))() for kind in kinds("cache")]
+    return [both.model.model_copy(update={"cache": c}) for c in caches if not c.packs or c.kind in packed]
+
+
 @pytest.mark.parametrize(("batch", "context"), [(1, 1), (2, 7), (3, 90)])
 def test_cache_bytes(both: Both, batch: int, context: int) -> None:
-    planned = count(both.model, both.graph, mode="decode", batch=batch, context=context).kv_cache
-    cache = both.module.new_cache(batch, context, layout=planned.layout)
-    stores = [(name, store.data) for layer in cache.layers for name, store in vars(layer).items()]
-    held = sum(t.untyped_storage().nbytes() for t in (cache.lengths, *(data for _, data in stores)))
-    assert held == cache.bytes() == planned.bytes_total
-    # Beside the stores there is only the length of each row.
-    by_component = dict.fromkeys(STORES.values(), 0)
-    for name, data in stores:
-        component = next(c for start, c in STORES.items() if name.startswith(start))
-        by_component[component] += data.untyped_storage().nbytes()
-    assert sum(by_component.values()) == held - 8 * batch
-    assert by_component == {c: planned.by_component[c] for c in by_component}
+    for model in stored(both):
+        planned = count(model, both.graph, mode="decode", batch=batch, context=context).kv_cache
+        cache = both.module.new_cache(batch, context, layout=planned.layout)
+        stores = [(name, store.data) for layer in cache.layers for name, store in vars(layer).items()]
+        held = sum(t.untyped_storage().nbytes() for t in (cache.lengths, *(data for _, data in stores)))
+        assert held == cache.bytes() == planned.bytes_total
+        # Beside the stores there is only the length of each row.
+        by_component = dict.fromkeys(STORES.values(), 0)
+        for name, data in stores:
+            component = next(c for start, c in STORES.items() if name.startswith(start))
+            by_component[component] += data.untyped_storage().nbytes()
+        assert sum(by_component.values()) == held - 8 * batch
+        assert by_component == {c: planned.by_component[c] for c in by_component}
 
 
 def test_cache_bytes_grow_as_the_plan_says(both: Both) -> None:
     """By as many tokens as complete a group of every compressor, where every window is full."""
-    planned = count(both.model, both.graph, mode="decode", context=200).kv_cache
-    module = both.module
-    small, large = (module.new_cache(1, n, layout=planned.layout).bytes() for n in (200, 208))
-    assert large - small == 8 * planned.bytes_per_token
-    assert large == 208 * planned.bytes_per_token + planned.bytes_per_sequence_fixed
+    for model in stored(both):
+        planned = count(model, both.graph, mode="decode", context=200).kv_cache
+        small, large = (both.module.new_cache(1, n, layout=planned.layout).bytes() for n in (200, 208))
+        assert large - small == 8 * planned.bytes_per_token
+        assert large == 208 * planned.bytes_per_token + planned.bytes_per_sequence_fixed
+
+
+def test_a_cache_of_another_layout_is_refused(both: Both) -> None:
+    """Rather than made of what the package does not store."""
+    taken = {model.cache.kind for model in stored(both)}
+    assert {"bf16", "fp32"} <= taken
+    for layout in {*kinds("cache"), "fp7"} - taken:
+        with pytest.raises(ValueError, match=f"layout is '{layout}'; this package stores bf16"):
+            both.module.new_cache(1, 4, layout=layout)
 
 
 # --- numbers -------------------------------------------------------------------------------------

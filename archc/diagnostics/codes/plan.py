@@ -38,4 +38,41 @@ model small {
 }
 """,
     ),
+    Code(
+        id="E0402",
+        title="a cache that nothing can be stored in",
+        explanation="""
+The layout of the cache packs numbers in a way that the drawer which keeps them must know: `v4_fp8` stores the keys,
+entries and index keys of attention `windowed`. In this model no drawer knows the layout, so the cache would hold
+something else than it says. `bf16` and `fp32` store what any drawer keeps.
+""",
+        failing="""\
+arch 1
+
+model small {
+  vocab   = 1000
+  dim     = 64
+  layers  = 2
+  context = 1Ki
+  cache   = v4_fp8
+
+  attention = gqa { heads = 4, head_dim = 16, rope = rope }
+  ffn       = swiglu { hidden = 128 }
+}
+""",
+        fixed="""\
+arch 1
+
+model small {
+  vocab   = 1000
+  dim     = 64
+  layers  = 2
+  context = 1Ki
+  cache   = bf16
+
+  attention = gqa { heads = 4, head_dim = 16, rope = rope }
+  ffn       = swiglu { hidden = 128 }
+}
+""",
+    ),
 )

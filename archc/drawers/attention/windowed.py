@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from archc.ops import Ring
+from archc.ops import Fp8Keys, Ring
 from archc.schema import Attention, Compress, Far, Problem, Rope, field
 
 if TYPE_CHECKING:
@@ -54,8 +54,12 @@ class Windowed(Attention):
         q = rotate(g, q)
         kv = rotate(g, g.rms_norm("kv_norm", g.linear("kv_proj", x, out=self.head_dim), eps=self.eps))
         keep = self.window - 1
-        recent = g.recall(kv, g.state("window", Ring(keep=keep, shape=(self.head_dim,))), g.time, keep=keep)
-        far = None if self.compress is None else self.compress.build(g, x, q_latent, self.head_dim, rotate)
+        packing = Fp8Keys(plain=self.rope_dim)
+        window = g.state("window", Ring(keep=keep, shape=(self.head_dim,), packing=packing))
+        recent = g.recall(kv, window, g.time, keep=keep)
+        far = None
+        if self.compress is not None:
+            far = self.compress.build(g, x, q_latent, self.head_dim, rotate, packing)
         sinks = None
         if self.sinks:
             sinks = g.param("sinks", (self.heads,), role="scale", init="zeros", dtype="fp32")

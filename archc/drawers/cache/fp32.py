@@ -7,3 +7,5 @@ from archc.schema import Cache
 
 class Fp32(Cache):
     """Stores what it is given as float32."""
+
+    element = 4

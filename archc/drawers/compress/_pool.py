@@ -10,6 +10,7 @@ from archc.schema import Compress, Far, Indexer, Scores, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
+    from archc.ops import Packing
 
 
 class Pool(Compress):
@@ -29,11 +30,19 @@ class Pool(Compress):
     def stride(self) -> int:
         return self.ratio
 
-    def build(self, g: Builder, x: Value, q_latent: Value, width: int, rotate: Callable[..., Value]) -> Far:
+    def build(
+        self,
+        g: Builder,
+        x: Value,
+        q_latent: Value,
+        width: int,
+        rotate: Callable[..., Value],
+        packing: Packing | None = None,
+    ) -> Far:
         indexer = self.picker()
 
         def compress(g: Builder, x: Value, q_latent: Value) -> tuple[Value, ...]:
-            entries = self.entries(g, x, width, rotate)
+            entries = self.entries(g, x, width, rotate, packing)
             if indexer is None:
                 return (entries,)
             picks, scores = indexer.build(g, x, q_latent, self, rotate)
@@ -46,7 +55,9 @@ class Pool(Compress):
         picks, *scores = index
         return Far(entries, picks, Scores(*scores), indexer.loss_weight)
 
-    def entries(self, g: Builder, x: Value, width: int, rotate: Callable[..., Value]) -> Value:
+    def entries(
+        self, g: Builder, x: Value, width: int, rotate: Callable[..., Value], packing: Packing | None = None
+    ) -> Value:
         overlap = self.overlaps()
         wide = width * (1 + overlap)
         keep = self.ratio * (1 + overlap) - 1
@@ -57,4 +68,5 @@ class Pool(Compress):
         bias = g.param("position_bias", (self.ratio, wide), role="bias", init="zeros", dtype="fp32")
         entry = g.group_pool(kv, score, exists, bias, overlap=overlap)
         entry = rotate(g, g.rms_norm("kv_norm", entry, eps=self.eps), every=self.ratio)
-        return g.append(entry, g.state("entries", Table(every=self.ratio, shape=(width,))), g.time, every=self.ratio)
+        store = g.state("entries", Table(every=self.ratio, shape=(width,), packing=packing))
+        return g.append(entry, store, g.time, every=self.ratio)

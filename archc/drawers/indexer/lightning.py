@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from archc.ops import Fp4Keys
 from archc.schema import Compress, Indexer, Scores, field
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Lightning(Indexer):
         self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]
     ) -> tuple[Value, Scores]:
         def index(g: Builder, x: Value, q_latent: Value) -> tuple[Value, ...]:
-            keys = compress.entries(g, x, self.head_dim, rotate)
+            keys = compress.entries(g, x, self.head_dim, rotate, Fp4Keys())
             q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
             q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
             weights = g.call("scorer", "Scorer", self.scores, x, doc="What each index head counts for.")
