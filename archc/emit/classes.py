@@ -282,6 +282,8 @@ def _value(spec: ParamSpec) -> str:
     sizes = ", ".join(map(str, spec.shape))
     std = "" if spec.std in (None, DEFAULT_STD) else f", std={spec.std}"
     dtype = "" if spec.dtype == "act" else f", dtype={_dtype(spec)}"
+    if spec.init == "choices":
+        return f"choices({sizes}, below={spec.below})"
     if spec.buffer:
         return f"torch.{'ones' if spec.init == 'ones' else 'zeros'}({sizes}{dtype})"
     if spec.init == "normal":

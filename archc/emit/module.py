@@ -29,6 +29,7 @@ RUNTIME_NAMES = {
     "Time": "runtime.time",
     "at_least_float32": "runtime.modules",
     "building": "runtime.modules",
+    "choices": "runtime.modules",
     "normal": "runtime.modules",
 }
 """Names of the runtime that the printer itself uses, beside those that ops need."""

@@ -17,6 +17,7 @@ from archc.emit.readme import figures
 from archc.emit.training import losses, router_biases
 from archc.graph import Graph
 from archc.graph.gradient import learned
+from archc.ops import ParamSpec
 from archc.schema import Model
 from archc.version import VERSION
 
@@ -87,7 +88,7 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
                 "shape": list(p.spec.shape),
                 "role": p.spec.role,
                 "component": p.component,
-                "init": p.spec.init if p.spec.std is None else {"normal": p.spec.std},
+                "init": _init(p.spec),
                 "buffer": p.spec.buffer,
                 "trained": p.value in trained,
             }
@@ -97,6 +98,13 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
         "router_biases": router_biases(graph),
         "cost": cost,
     }
+
+
+def _init(spec: ParamSpec) -> str | float | dict[str, float]:
+    """How a parameter starts: a word, the number that fills it, or a word and its number."""
+    if spec.init == "choices":
+        return {"choices": spec.below}
+    return spec.init if spec.std is None else {"normal": spec.std}
 
 
 def _kernels(carried: list[str]) -> list[str]:

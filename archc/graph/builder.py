@@ -123,9 +123,11 @@ class Builder(Vocabulary):
         init: str | float = "normal",
         dtype: str = "act",
         buffer: bool = False,
+        below: int = 0,
     ) -> Value:
-        """A parameter of the current scope that no op declares."""
-        return self._param(ParamSpec(name=name, shape=shape, role=role, init=init, dtype=dtype, buffer=buffer))  # type: ignore[arg-type]
+        """A parameter of the current scope that no op declares; see `ParamSpec`."""
+        spec = ParamSpec(name=name, shape=shape, role=role, init=init, dtype=dtype, buffer=buffer, below=below)  # type: ignore[arg-type]
+        return self._param(spec)
 
     def parameter(self, path: str) -> Value:
         """A parameter that another scope owns, by its full name (``model.embed_tokens.weight``)."""

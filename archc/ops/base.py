@@ -136,14 +136,16 @@ Role = Literal["embedding", "head", "matrix", "output", "experts", "norm", "bias
 class ParamSpec:
     """A parameter that an op or a drawer declares.
 
-    ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones", "zeros", or the number that fills it.
+    ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones", "zeros", or the number that fills it; for a
+    table of ids "choices": distinct ids under ``below`` in each row, every id as often as any other.
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role = "matrix"
-    init: Literal["normal", "ones", "zeros"] | float = "normal"
+    init: Literal["normal", "ones", "zeros", "choices"] | float = "normal"
     std: float | None = None
+    below: int = 0
     dtype: DType = "act"
     buffer: bool = False
     share: tuple[int, int] = (1, 1)

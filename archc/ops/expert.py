@@ -13,11 +13,11 @@ from archc.ops.row import RowOp
 class SqrtSoftplus(RowOp):
     """sqrt(log(1 + exp(x))): the affinities of DeepSeek-V4."""
 
-    needs = {"F": "torch.nn.functional"}
+    needs = {"sqrt_softplus": "kernels.sqrt_softplus"}
     island = True
 
     def code(self, x: ast.expr) -> ast.expr:
-        return expr("F.softplus(x).sqrt()", x=x)
+        return expr("sqrt_softplus(x)", x=x)
 
 
 class GroupMask(RowOp):

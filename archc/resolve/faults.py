@@ -85,8 +85,15 @@ def _given_at(recipe: Recipe, drawer: Drawer, name: str) -> Span | None:
     """Where a field has its value from; one of a nested drawer that has none there, where that drawer stands."""
     outer, _, inner = name.partition(".")
     nested = getattr(drawer, outer, None) if inner else None
-    spans = nested.origin.fields.get(inner, ()) if isinstance(nested, Drawer) else ()
-    return spans[0] if spans else recipe.given_at(outer)
+    return (given_in(nested, inner) if isinstance(nested, Drawer) else None) or recipe.given_at(outer)
+
+
+def given_in(drawer: Drawer, name: str) -> Span | None:
+    """Where a spec gives a field of a drawer, or the nested drawer that the field, named with dots, belongs to."""
+    outer, _, inner = name.partition(".")
+    nested = getattr(drawer, outer, None) if inner else None
+    spans = drawer.origin.fields.get(outer, ())
+    return (given_in(nested, inner) if isinstance(nested, Drawer) else None) or (spans[0] if spans else None)
 
 
 def _limit(name: str, detail: Any) -> str:

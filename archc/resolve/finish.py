@@ -91,6 +91,7 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
         params=tuple((n.text, in_words(r.param_value(n))) for n in _params(r)),
     )
     model.placed(r.frame.recipe.label, fields.origin)
+    lints.doubtful(r.sink, model)
     return model.completed(checks=checks, sweeps=found, spec_hash=spec_hash(model))
 
 

@@ -1,6 +1,6 @@
 """Schemas: field types and the base class of every slot."""
 
-from archc.schema.drawer import Drawer, Origin, Problem, field
+from archc.schema.drawer import Doubt, Drawer, Origin, Problem, field
 from archc.schema.model import LayerSlots, Model, ModelFields, Sweep
 from archc.schema.slots import (
     LAYER_SLOTS,
@@ -29,6 +29,7 @@ __all__ = [
     "Attention",
     "Cache",
     "Compress",
+    "Doubt",
     "Drawer",
     "Far",
     "FeedForward",

@@ -56,6 +56,15 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt(Problem):
+    """What is allowed and yet probably not meant; resolve turns it into a warning ``code`` at the first of those fields
+    that was given.
+    """
+
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Where a drawer and its fields came from in the specs.
 
@@ -95,6 +104,10 @@ class Drawer(BaseModel):
 
     def problems(self) -> Iterator[Problem]:
         """Rules between fields that do not hold; overridden by drawers that have some."""
+        yield from ()
+
+    def doubts(self, context: int) -> Iterator[Doubt]:
+        """What is probably not meant in a model for sequences of ``context`` tokens; nested drawers have their own."""
         yield from ()
 
     def about(self) -> str:

@@ -198,6 +198,10 @@ class Compress(Drawer):
 
     slot = "compress"
 
+    def misfits(self, rope_dim: int) -> Iterator[Problem]:
+        """Why it cannot work where so many channels have positions: problems of its fields, none where it can."""
+        yield from ()
+
     def stride(self) -> int:
         """Tokens for each entry."""
         raise NotImplementedError
@@ -227,6 +231,14 @@ class Indexer(Drawer):
     slot = "indexer"
 
     loss_weight: float = field("weight of the loss by which scores learn where attention looks", default=1.0, ge=0)
+
+    def misfits(self, rope_dim: int) -> Iterator[Problem]:
+        """Why it cannot work where so many channels have positions: problems of its fields, none where it can."""
+        yield from ()
+
+    def most(self) -> int:
+        """Entries that a token attends to at most."""
+        raise NotImplementedError
 
     def build(
         self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]

@@ -71,3 +71,15 @@ class RMSNorm(nn.Module):
 def normal(*shape: int, std: float = 0.02, dtype: torch.dtype | None = None) -> nn.Parameter:
     """A parameter of `shape` from a normal distribution, for weights that are not those of a linear map."""
     return nn.Parameter(torch.empty(shape, dtype=dtype).normal_(std=std))
+
+
+def choices(rows: int, columns: int, *, below: int) -> Tensor:
+    """Random ids under `below`, distinct in each row, every id as often as any other: [rows, columns] int64.
+
+    In each block of `below` rows every column holds a permutation of the ids; the last block may be cut.
+    """
+    blocks = -(-rows // below)
+    ids = torch.rand(blocks, below, dtype=torch.float32).argsort(-1)
+    turns = torch.rand(blocks, below, dtype=torch.float32).argsort(-1)[:, None, :columns]
+    places = (torch.arange(below)[:, None] + turns) % below  # of row and column in the block's permutation
+    return ids.gather(1, places.flatten(1)).view(-1, columns)[:rows].contiguous()

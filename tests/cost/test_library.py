@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 import archc
+from archc.cost.count import DEFAULT_REWIND
 from tests.importers.configs import MIXTURES, PARAMETERS
 
-TOTALS = {name: PARAMETERS[name] for name in MIXTURES} | {"deepseek_moe_16b": 16_375_728_128}
+TOTALS = {name: PARAMETERS[name] for name in MIXTURES} | {
+    "deepseek_moe_16b": 16_375_728_128,
+    "deepseek_v4_flash": 284_332_230_231,
+    "deepseek_v4_pro": 1_572_997_179_491,
+}
 """Exact totals: transformers on the meta device; DeepSeekMoE 16B, which it has no class for, from its tensors."""
 
 ACTIVE = {
@@ -18,10 +23,13 @@ ACTIVE = {
     "deepseek_v2": (21.376, 20.852, 20.327),
     "deepseek_v3": (37.552, 36.626, 35.699),
     "kimi_k2": (32.861, 31.687, 30.513),
+    "deepseek_v4_flash": (13.800, 13.270, 12.741),
+    "deepseek_v4_pro": (49.779, 48.852, 47.926),
 }
 """Billions of parameters that a token uses: all of them, without the embedding, and without the head too.
 
-Each paper rounds one of them: 2.8 (DeepSeekMoE), 2.4 (V2-Lite, without the embedding), 21 (V2), 37 (V3), 32 (K2).
+Each paper rounds one of them: 2.8 (DeepSeekMoE), 2.4 (V2-Lite, without the embedding), 21 (V2), 37 (V3), 32 (K2), 13
+and 49 (V4, without the embedding).
 """
 
 
@@ -71,6 +79,49 @@ def test_ideal_flops_of_v3(mode: Any, seq: int, published: float) -> None:
     """Linear layers and attention as the equations have them, keys and values expanded once for every token."""
     report = archc.cost(archc.load("deepseek_v3"), mode=mode, seq=seq)
     assert report.flops.ideal.forward_per_token == pytest.approx(published, rel=0.01)
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill"])
+@pytest.mark.parametrize(
+    ("name", "seq", "expected"),
+    [
+        ("deepseek_v4_flash", 4096, 28.52e9),
+        ("deepseek_v4_flash", 131_072, 35.64e9),
+        ("deepseek_v4_pro", 4096, 104.12e9),
+        ("deepseek_v4_pro", 131_072, 119.9e9),
+    ],
+)
+def test_ideal_flops_of_v4(mode: Any, name: str, seq: int, expected: float) -> None:
+    """Linear layers, and attention and index scores over what a token sees on the average.
+
+    The figures expected are counted apart from this code and leave the mixing of residual streams out; ours have it,
+    and it is less than the 1 % that both may differ by.
+    """
+    ideal = archc.cost(archc.load(name), mode=mode, seq=seq).flops.ideal
+    assert ideal.forward_per_token == pytest.approx(expected, rel=0.01)
+    streams = archc.cost(archc.load(name), mode="prefill", seq=seq).flops.ideal.by_component["residual"] / seq
+    assert 0 < streams < 0.003 * expected
+    assert ideal.forward_per_token - streams == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(("name", "csa", "hca"), [("deepseek_v4_flash", 21, 20), ("deepseek_v4_pro", 30, 31)])
+def test_cache_of_compressed_attention(name: str, csa: int, hca: int) -> None:
+    """Entries of 512 for every 4 and 128 tokens, index keys of 128, in bfloat16; windows and open groups stay."""
+    cache = archc.cost(archc.load(name, set={"cache": "bf16"}), context=1 << 20).kv_cache
+    assert cache.bytes_per_token == csa * (512 + 128) * 2 // 4 + hca * 512 * 2 // 128
+    assert cache.bytes_per_token == {"deepseek_v4_flash": 6880, "deepseek_v4_pro": 9848}[name]
+    # Beside 127 tokens of window: key and score of 2 x 4 - 1 tokens (both halves), or of 127, and what a rewind needs.
+    window = 127 + DEFAULT_REWIND
+    open_group = {"csa": (7 + DEFAULT_REWIND) * 4 * (512 + 128), "hca": (127 + DEFAULT_REWIND) * 2 * 512}
+    layers = archc.load(name).layers
+    fixed = 2 * (layers * window * 512 + csa * open_group["csa"] + hca * open_group["hca"])
+    assert cache.bytes_per_sequence_fixed == fixed + 8
+
+
+@pytest.mark.parametrize(("name", "experts", "routed"), [("deepseek_v4_flash", 256, 40), ("deepseek_v4_pro", 384, 58)])
+def test_what_v4_has_beside_its_parameters(name: str, experts: int, routed: int) -> None:
+    """A table of experts for every token in three layers, a bias for every expert in the others."""
+    assert archc.cost(archc.load(name)).params.buffers == 3 * 129_280 * 6 + routed * experts
 
 
 @pytest.mark.parametrize(("name", "published"), [("deepseek_v3", 250e9), ("deepseek_v2", 155e9)])

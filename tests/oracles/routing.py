@@ -7,7 +7,7 @@ From the papers of DeepSeek-V2 (arXiv:2405.04434), DeepSeek-V3 (arXiv:2412.19437
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,9 +51,9 @@ class Routing:
         ids = best(self.allowed(logits.tolist(), 1), self.active)
         return ids, self.weighed(softmax(logits[ids]).tolist())
 
-    def biased(self, logits: Array, bias: Array) -> Choice:
-        """The experts of largest sigmoid plus bias, weighed by the sigmoid."""
-        scores = sigmoid(logits)
+    def biased(self, logits: Array, bias: Array, scoring: Callable[[Array], Array] = sigmoid) -> Choice:
+        """The experts of largest score plus bias, weighed by the score: the sigmoid, unless told otherwise."""
+        scores = scoring(logits)
         ids = best(self.allowed((scores + bias).tolist(), 2), self.active)
         return ids, self.weighed([float(scores[e]) for e in ids])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import archc
 from archc.diagnostics.registry import Code, codes
 from archc.resolve import check_text
 
@@ -28,14 +29,17 @@ def test_the_fixed_example_is_clean(code: Code) -> None:
     assert check_text(code.fixed) == ()
 
 
+def _reported() -> set[str]:
+    """The codes that resolve and what drawers doubt report."""
+    files = (path for part in ("resolve", "drawers") for path in (Path(archc.__file__).parent / part).rglob("*.py"))
+    return {code for path in files for code in re.findall(r'"([EW]0\d{3})"', path.read_text())}
+
+
 def test_every_code_that_resolve_reports_is_explained() -> None:
-    folder = Path(__file__).parents[2] / "archc" / "resolve"
-    used = {code for path in folder.glob("*.py") for code in re.findall(r'"([EW]0\d{3})"', path.read_text())}
+    used = _reported()
     assert len(used) > 30
     assert used <= codes().keys()
 
 
 def test_every_explained_code_of_these_areas_is_reported_somewhere() -> None:
-    folder = Path(__file__).parents[2] / "archc" / "resolve"
-    used = {code for path in folder.glob("*.py") for code in re.findall(r'"([EW]0\d{3})"', path.read_text())}
-    assert {c.id for c in codes().values() if c.area in _AREAS} <= used
+    assert {c.id for c in codes().values() if c.area in _AREAS} <= _reported()

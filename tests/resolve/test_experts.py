@@ -32,6 +32,8 @@ def moe(fields: str, router: str) -> str:
         ),
         ("experts = 8, shared_gate = true", "softmax { active = 2 }", "true", "there is no shared expert"),
         ("experts = 8, shared_hidden = 9", "softmax { active = 2 }", "9", "there is no shared expert"),
+        ("experts = 8, shared_activation = silu", "softmax { active = 2 }", "silu", "there is no shared expert"),
+        ("experts = 2", "hash { active = 3 }", "3", "active = 3 is more than the 2 experts"),
         ("experts = 8, shared = 1, shared_hidden = 0", "softmax { active = 2 }", "0", "shared experts of width 0"),
     ],
 )
@@ -66,6 +68,20 @@ def test_an_activation_has_fields_of_its_own() -> None:
     assert mixture(moe("experts = 8, activation = glu { clamp = 10 }", "softmax { active = 2 }")).activation.clamp == 10
     problem = only(moe("experts = 8, activation = glu { clamp = 0 }", "softmax { active = 2 }"))
     assert (problem.code, problem.message) == ("E0204", "`clamp` must be greater than 0, got 0")
+
+
+def test_shared_experts_may_have_an_activation_of_their_own() -> None:
+    """Clamped experts beside an unclamped one (DeepSeek-V4's first inference code), or all alike."""
+    router, clamped = "softmax { active = 2 }", "experts = 8, shared = 1, activation = glu { clamp = 10 }"
+    assert mixture(moe(clamped, router)).shared_activation is None
+    assert mixture(moe(f"{clamped}, shared_activation = silu", router)).shared_activation.kind == "silu"
+
+    def limits(text: str) -> list[str]:
+        nodes = [node for node, _ in plan(shrink(one(text))).walk() if node.op.kind == "swiglu"]
+        return [f"{node.component} {getattr(node.op, 'limit', None)}" for node in nodes]
+
+    assert limits(moe(clamped, router)) == ["experts 10.0", "shared_experts 10.0"]
+    assert limits(moe(f"{clamped}, shared_activation = silu", router)) == ["experts 10.0", "shared_experts None"]
 
 
 @pytest.mark.parametrize(

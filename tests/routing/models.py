@@ -49,7 +49,7 @@ def model(module: ModuleType, *, dtype: torch.dtype = torch.float64, seed: int =
     net = module.Model(dtype=dtype)
     randomise(net, seed)
     generator = torch.Generator().manual_seed(seed)
-    for buffer in net.buffers():
+    for buffer in filter(Tensor.is_floating_point, net.buffers()):
         buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return net
 

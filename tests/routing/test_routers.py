@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from archc.drawers.router.hash import Hash
 from archc.drawers.router.sigmoid import Sigmoid
 from archc.drawers.router.softmax import Softmax
+from archc.drawers.router.sqrtsoftplus import SqrtSoftplus
 from archc.graph import Builder
 from archc.graph.interpreter import Interpreter
 from archc.graph.verify import verify
@@ -108,6 +110,48 @@ def test_sigmoid(routing: tuple[int, dict[str, Any]], *, renormalise: bool, smal
     check(got, [oracle.biased(row, bias.numpy()) for row in (x @ weight.T).numpy()])
 
 
+@laws
+@given(routing=routings(), renormalise=st.booleans(), small=st.booleans(), seed=seeds)
+def test_sqrtsoftplus(routing: tuple[int, dict[str, Any]], *, renormalise: bool, small: bool, seed: int) -> None:
+    experts, fields = routing
+    x, weight, bias = weights_of(experts, seed, small=small)
+    oracle = Routing(renormalise=renormalise, **fields)
+    got = route(SqrtSoftplus(renormalise=renormalise, **fields), x, {"weight": weight, "e_score_correction_bias": bias})
+    logits = (x @ weight.T).numpy()
+    check(got, [oracle.biased(row, bias.numpy(), lambda z: np.sqrt(np.log1p(np.exp(z)))) for row in logits])
+
+
+@laws
+@given(experts=st.integers(1, 9), active=st.integers(1, 5), renormalise=st.booleans(), seed=seeds)
+def test_hash(*, experts: int, active: int, renormalise: bool, seed: int) -> None:
+    """Any table, one that names an expert twice included."""
+    x, weight, _ = weights_of(experts, seed, small=False)
+    table = torch.randint(experts, (TOKENS, active), generator=torch.Generator().manual_seed(seed))
+    router = Hash(vocab=TOKENS, active=active, scale=1.5, renormalise=renormalise)
+    oracle = Routing(active=active, scale=1.5, renormalise=renormalise)
+    scores = np.sqrt(np.log1p(np.exp((x @ weight.T).numpy())))
+    want = [(ids, oracle.weighed([row[e] for e in ids])) for ids, row in zip(table.tolist(), scores, strict=True)]
+    check(route(router, x, {"weight": weight, "tid2eid": table}), want)
+
+
+@pytest.mark.parametrize("router", ["sqrtsoftplus", "hash"])
+def test_affinities_of_any_size_have_finite_gradients(router: str) -> None:
+    """Logits of 100 either way in float32, experts that no logit favours among them."""
+    x = torch.eye(DIM)[torch.arange(TOKENS) % DIM].requires_grad_()
+    weight = (torch.tensor([-200.0, -100.0, -30.0, 0.0, 30.0, 100.0])[:, None].expand(6, DIM)).clone().requires_grad_()
+    table = torch.tensor([[0, 1, 2]]).expand(TOKENS, 3)
+    if router == "hash":
+        _, weights = route(Hash(vocab=TOKENS, active=3), x, {"weight": weight, "tid2eid": table})
+    else:
+        bias = torch.tensor([50.0, 50.0, 50.0, 0.0, 0.0, 0.0])
+        ids, weights = route(SqrtSoftplus(active=3), x, {"weight": weight, "e_score_correction_bias": bias})
+        assert set(ids.unique().tolist()) == {0, 1, 2}
+    assert weights.isfinite().all()
+    assert weights.detach().sum(-1).tolist() == pytest.approx([1] * TOKENS)
+    for slope in torch.autograd.grad((weights * torch.arange(3)).sum(), (x, weight)):
+        assert slope.isfinite().all()
+
+
 def test_ties_go_to_the_lowest_expert() -> None:
     x, weight = torch.randn(TOKENS, DIM), torch.zeros(8, DIM)
     for router in (Softmax(active=3), Softmax(active=3, topk_first=True), Softmax(active=3, groups=4, keep_groups=2)):
@@ -164,6 +208,7 @@ REFERENCES: dict[str, tuple[str, str, dict[str, Any], Softmax | Sigmoid]] = {
         {"norm_topk_prob": False, "n_group": 2, "topk_group": 1},
         Sigmoid(active=3, groups=2, keep_groups=1, renormalise=False, scale=1.7),
     ),
+    "deepseek_v4": ("deepseek_v4", "DeepseekV4", {"scoring_func": "sqrtsoftplus"}, SqrtSoftplus(active=3, scale=1.7)),
 }
 
 
@@ -219,6 +264,37 @@ def test_routes_as_transformers(case: str) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_routes_by_the_table_as_transformers(repeated: bool) -> None:
+    """A loaded table may name an expert twice: it counts twice, and so do its weights."""
+    v4 = import_module("transformers.models.deepseek_v4.modeling_deepseek_v4")
+    config = import_module("transformers.models.deepseek_v4").DeepseekV4Config(
+        vocab_size=TOKENS, hidden_size=DIM, num_local_experts=EXPERTS, num_experts_per_tok=3, routed_scaling_factor=1.7
+    )
+    module = v4.DeepseekV4HashRouter(config)
+    r = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        module.weight.copy_(torch.randn(EXPERTS, DIM, generator=r))
+        module.tid2eid.copy_(torch.rand(TOKENS, EXPERTS, generator=r).argsort(-1)[:, :3])
+        if repeated:
+            module.tid2eid[:, 2] = module.tid2eid[:, 0]
+    x = torch.randn(TOKENS, DIM, generator=r, requires_grad=True)
+    _, scores, indices = module(x, torch.arange(TOKENS))
+    ids, weights = route(
+        Hash(vocab=TOKENS, active=3, scale=1.7), x, {"weight": module.weight, "tid2eid": module.tid2eid}
+    )
+    assert torch.equal(ids, indices)
+    torch.testing.assert_close(weights, scores)
+    pull = torch.randn(scores.shape, generator=r)
+    learned = (x, module.weight)
+    for mine, theirs in zip(
+        torch.autograd.grad((weights * pull).sum(), learned),
+        torch.autograd.grad((scores * pull).sum(), learned),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 # --- fields --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("router", "experts", "message"),
@@ -231,6 +307,8 @@ def test_routes_as_transformers(case: str) -> None:
         ),
         (Softmax(active=9), 8, "active = 9 is more than the 8 experts"),
         (Softmax(active=8), 8, None),
+        (Hash(vocab=9, active=3), 2, "active = 3 is more than the 2 experts"),
+        (Hash(vocab=9, active=3), 3, None),
     ],
 )
 def test_a_router_knows_what_does_not_fit(router: Router, experts: int, message: str | None) -> None:

@@ -12,6 +12,21 @@ def _model(rest: str, *, context: str = "1Ki") -> str:
     return f"arch 1\nmodel tiny {{\n{fields}{drawers}{rest}}}\n"
 
 
+def _windowed(compress: str) -> str:
+    """A small spec with a compressor."""
+    return f"""\
+arch 1
+model tiny {{
+  vocab = 1000, dim = 64, layers = 2, context = 1Ki
+  attention = windowed {{
+    heads = 4, head_dim = 16, rope_dim = 8, q_rank = 32, out_groups = 2, out_rank = 16, window = 32, rope = rope
+    compress = {compress}
+  }}
+  ffn = swiglu {{ hidden = 256 }}
+}}
+"""
+
+
 CODES: tuple[Code, ...] = (
     Code(
         id="W0001",
@@ -44,5 +59,23 @@ Nothing reads the param, so setting it with `-P` or sweeping it changes nothing.
 `K` and `M` are decimal: `4K` is 4000. Context lengths are nearly always powers of two: `4Ki` is 4096.""",
         failing=_model("", context="4K"),
         fixed=_model("", context="4Ki"),
+    ),
+    Code(
+        id="W0005",
+        title="indexer that picks everything",
+        explanation="""\
+An indexer scores entries to pick the few that a token attends to. Where its `topk` is no smaller than the entries
+there are at the model's `context`, it picks all of them: its parameters and its work change nothing.""",
+        failing=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 256 } }"),
+        fixed=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 32 } }"),
+    ),
+    Code(
+        id="W0006",
+        title="context that compression does not divide",
+        explanation="""\
+A compressor makes one entry of every `ratio` tokens. The tokens at the end of a full `context` that are too few for a
+group are seen through the window alone.""",
+        failing=_windowed("hca { ratio = 100 }"),
+        fixed=_windowed("hca { ratio = 128 }"),
     ),
 )

@@ -20,8 +20,9 @@ INDEX_LOSS = (
 
 
 class Windowed(Attention):
-    """One key-value head, keys being their own values, over a window, a sink, and compressed entries of what lies
-    before (DeepSeek-V4, arXiv:2606.19348).
+    """A window, compressed entries of what lies before, and a sink, in one softmax (DeepSeek-V4, arXiv:2606.19348).
+
+    One key-value head serves all query heads, and its keys are its values (section 2.3).
     """
 
     dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
@@ -37,12 +38,47 @@ class Windowed(Attention):
     eps: float = field("of the norms of latents, keys, entries and query heads", default=1e-6, ge=0)
     rope: Rope = field("rotary positions of queries, keys and entries, turned back on the output")
     compress: Compress | None = field("what lies before the window, as entries", default=None)
-    scale: float = field("factor on the attention logits", default_factory=lambda f: f["head_dim"] ** -0.5, gt=0)
+    scale: float = field(
+        "factor on the attention logits; 1 / sqrt(head_dim) when left out, however far the rope is stretched",
+        default_factory=lambda f: f["head_dim"] ** -0.5,
+        gt=0,
+    )
 
     def problems(self) -> Iterator[Problem]:
         if self.heads * self.head_dim % self.out_groups:
             wide = f"heads x head_dim = {self.heads} x {self.head_dim}"
             yield Problem(fields=("out_groups",), message=f"out_groups = {self.out_groups} does not divide {wide}")
+        if self.rope_dim > self.head_dim:
+            yield Problem(
+                fields=("rope_dim", "head_dim"),
+                message=f"rope_dim = {self.rope_dim} channels of a head of head_dim = {self.head_dim}",
+            )
+        turned = getattr(self.rope, "dim", None)
+        if turned not in (None, self.rope_dim):
+            yield Problem(
+                fields=("rope", "rope_dim"),
+                message=f"the rope rotates {turned} channels, but rope_dim is {self.rope_dim}",
+                help="leave out `dim` of the rope: `rope_dim` says how many channels are rotated",
+            )
+        if self.compress is not None:
+            for misfit in self.compress.misfits(self.rope_dim):
+                fields = (*(f"compress.{name}" for name in misfit.fields), "rope_dim")
+                yield Problem(fields=fields, message=misfit.message, help=misfit.help)
+
+    def about(self) -> str:
+        """With what a query attends to, and how queries and outputs are projected."""
+        seen = [f"the last {self.window} tokens" if self.window > 1 else "its own token"]
+        seen += ["entries of all groups before it"] * (self.compress is not None) + ["a sink"] * self.sinks
+        listed = " and ".join(filter(None, (", ".join(seen[:-1]), seen[-1])))
+        normed = " and normed head by head" if self.q_norm else ""
+        grouped = f"{self.out_groups} groups of heads are" if self.out_groups > 1 else "all heads together are"
+        each = " each" if self.out_groups > 1 else ""
+        return (
+            f"A query attends to {listed} in one softmax; the one key-value head's keys are their own values"
+            " (DeepSeek-V4, arXiv:2606.19348, section 2.3).\n\n"
+            f"Queries are made of {self.q_rank} channels{normed}. Outputs are turned back by the query's position, for"
+            f" values carry theirs; {grouped} projected out through {self.out_rank} channels{each}."
+        )
 
     def build(self, g: Builder, x: Value) -> Value:
         q_latent = g.rms_norm("q_a_norm", g.linear("q_a_proj", x, out=self.q_rank), eps=self.eps)

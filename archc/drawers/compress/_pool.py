@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ClassVar
 
 from archc.ops import Ring, Table
-from archc.schema import Compress, Far, Indexer, Scores, field
+from archc.schema import Compress, Doubt, Far, Indexer, Problem, Scores, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 class Pool(Compress):
     """Base of the compressors that pool a group of tokens channel by channel with a learned softmax."""
+
+    source: ClassVar[str]
+    """Where it is described."""
 
     ratio: int = field("tokens of a group", unit="tokens", gt=1)
     eps: float = field("of the norm of an entry", inherit="eps", ge=0)
@@ -29,6 +32,38 @@ class Pool(Compress):
 
     def stride(self) -> int:
         return self.ratio
+
+    def misfits(self, rope_dim: int) -> Iterator[Problem]:
+        picker = self.picker()
+        for misfit in picker.misfits(rope_dim) if picker is not None else ():
+            fields = tuple(f"indexer.{name}" for name in misfit.fields)
+            yield Problem(fields=fields, message=misfit.message, help=misfit.help)
+
+    def doubts(self, context: int) -> Iterator[Doubt]:
+        if rest := context % self.ratio:
+            yield Doubt(
+                code="W0006",
+                fields=("ratio",),
+                message=f"ratio = {self.ratio} does not divide context = {context}",
+                help=f"the last {rest} tokens of a full context never become an entry",
+            )
+        picker, entries = self.picker(), context // self.ratio
+        if picker is not None and picker.most() >= entries:
+            yield Doubt(
+                code="W0005",
+                fields=("indexer.topk", "indexer"),
+                message=f"the indexer may pick {picker.most()} entries, but at context = {context} there are {entries}",
+                help="it picks all of them: leave the indexer out, or let it pick fewer",
+            )
+
+    def about(self) -> str:
+        """With how many tokens an entry is made of, and which entries a token attends to."""
+        over = " over them and those before" if self.overlaps() else ""
+        chosen = "an indexer picks those that a token attends to" if self.picker() else "a token attends to all it sees"
+        return (
+            f"Every {self.ratio} tokens make one entry, pooled channel by channel with a learned softmax{over};"
+            f" {chosen} (DeepSeek-V4, arXiv:2606.19348, {self.source})."
+        )
 
     def build(
         self,
@@ -48,8 +83,9 @@ class Pool(Compress):
             picks, scores = indexer.build(g, x, q_latent, self, rotate)
             return entries, picks, *scores
 
+        cls = f"{type(self).__name__}Compressor"
         with g.component("compressor"):
-            entries, *index = g.call("compressor", "Compressor", compress, x, q_latent, doc=self.about())
+            entries, *index = g.call("compressor", cls, compress, x, q_latent, doc=self.about())
         if indexer is None:
             return Far(entries)
         picks, *scores = index

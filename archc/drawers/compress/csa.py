@@ -9,9 +9,9 @@ from archc.schema import Indexer, field
 
 
 class Csa(Pool):
-    """One entry for every few tokens, pooled by a learned softmax with the tokens of the group before; an indexer
-    picks those that a token attends to (DeepSeek-V4, arXiv:2606.19348, section 2.3.1).
-    """
+    """One entry for every few tokens, and an indexer to pick among them (DeepSeek-V4, arXiv:2606.19348)."""
+
+    source = "section 2.3.1"
 
     overlap: bool = field("a group also pools the tokens of the group before", default=True)
     indexer: Indexer | None = field("picks the entries that a token attends to; all when left out", default=None)

@@ -48,6 +48,9 @@ class Moe(FeedForward):
     shared_gate: bool = field("weigh what the shared experts give by a sigmoid of the token", default=False)
     bias: bool = field("biases in the projections of the routed experts", default=False)
     activation: Activation = field("how the gate meets the other branch", kind="silu")
+    shared_activation: Activation | None = field(
+        "of the shared experts; that of the routed ones when left out", default=None
+    )
     router: Router = field("chooses the experts of a token")
     names: Literal["deepseek", "qwen", "gpt_oss"] = field(
         "the family whose parameter names and weight layout it has", default="deepseek"
@@ -57,9 +60,11 @@ class Moe(FeedForward):
         for misfit in self.router.misfits(self.experts):
             fields = (*(f"router.{name}" for name in misfit.fields), "experts")
             yield Problem(fields=fields, message=misfit.message, help=misfit.help)
-        if not self.shared and (self.shared_hidden or self.shared_gate):
+        if not self.shared and (self.shared_hidden or self.shared_gate or self.shared_activation):
             yield Problem(
-                fields=("shared_hidden", "shared_gate"), message="there is no shared expert", help="write `shared = 1`"
+                fields=("shared_hidden", "shared_gate", "shared_activation"),
+                message="there is no shared expert",
+                help="write `shared = 1`",
             )
         if self.shared and not self.shared_hidden:
             yield Problem(fields=("shared_hidden",), message="shared experts of width 0")
@@ -86,7 +91,8 @@ class Moe(FeedForward):
         if not self.shared:
             return routed
         with g.component("shared_experts"):
-            every = Swiglu(dim=self.dim, hidden=self.shared_hidden, activation=self.activation)
+            activation = self.shared_activation or self.activation
+            every = Swiglu(dim=self.dim, hidden=self.shared_hidden, activation=activation)
             shared = g.call(names.shared, "SharedExperts", every.build, x)
             if self.shared_gate:
                 shared = g.sigmoid(g.linear(names.shared_gate, x, out=1)) * shared

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from archc.ops import Fp4Keys
-from archc.schema import Compress, Indexer, Scores, field
+from archc.schema import Compress, Indexer, Problem, Scores, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
 
+SCORER = "What each index head counts for (DeepSeek-V4, arXiv:2606.19348, section 2.3.1)."
+"""What the module that weighs index heads is."""
+
 
 class Lightning(Indexer):
-    """Small heads score entries of a compressor of their own; the best are attended to (DeepSeek-V4,
-    arXiv:2606.19348, section 2.3.1).
-    """
+    """Small heads score entries of a compressor of their own, and pick the best (DeepSeek-V4, arXiv:2606.19348)."""
 
     heads: int = field("index heads", gt=0)
     head_dim: int = field("width of an index head", unit="channels", gt=0)
     topk: int = field("entries that a token attends to", gt=0)
+
+    def misfits(self, rope_dim: int) -> Iterator[Problem]:
+        if self.head_dim < rope_dim:
+            yield Problem(
+                fields=("head_dim",),
+                message=f"rope_dim = {rope_dim} channels of an index head of head_dim = {self.head_dim}",
+            )
+
+    def most(self) -> int:
+        return self.topk
+
+    def about(self) -> str:
+        """With how many heads score, and how many entries are taken."""
+        heads = "One small head scores" if self.heads == 1 else f"{self.heads} small heads score"
+        best = "best one is" if self.topk == 1 else f"{self.topk} best are"
+        return (
+            f"{heads} entries of a compressor of their own; the {best} attended to"
+            " (DeepSeek-V4, arXiv:2606.19348, section 2.3.1)."
+        )
 
     def build(
         self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]
@@ -28,7 +48,7 @@ class Lightning(Indexer):
             keys = compress.entries(g, x, self.head_dim, rotate, Fp4Keys())
             q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
             q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
-            weights = g.call("scorer", "Scorer", self.scores, x, doc="What each index head counts for.")
+            weights = g.call("scorer", "Scorer", self.scores, x, doc=SCORER)
             picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.stride())
             return picks, q, keys, weights
 

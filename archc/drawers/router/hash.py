@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 
 class Hash(Router):
-    """A table says which experts a token id goes to, sqrt(softplus(logits)) how much each counts (DeepSeek-V4,
-    arXiv:2606.19348).
+    """A table says which experts a token id goes to, sqrt(softplus(logit)) its weight (DeepSeek-V4, arXiv:2606.19348).
+
+    The table is a buffer of the checkpoint. How DeepSeek made theirs is not public; here a fresh one is drawn with the
+    weights, a new one for each layer: distinct experts for every token id, and as many ids for one expert as for
+    another. No loss could level the loads further, for no gradient moves the choice.
     """
 
     vocab: int = field("rows of the table", unit="tokens", inherit="vocab", gt=0)
@@ -28,7 +31,7 @@ class Hash(Router):
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         weight = g.param("weight", (experts, x.type.last))
         scores = g.sqrt_softplus(g.project(g.cast(x, to="fp32"), g.cast(weight, to="fp32")))
-        table = g.param("tid2eid", (self.vocab, self.active), dtype="int", init="zeros", buffer=True)
+        table = g.param("tid2eid", (self.vocab, self.active), dtype="int", init="choices", below=experts, buffer=True)
         ids = g.lookup(table, g.tokens)
         weights = g.gather(scores, ids)
         if self.renormalise:

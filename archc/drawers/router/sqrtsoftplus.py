@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class SqrtSoftplus(Sigmoid):
-    """As `sigmoid`, with scores sqrt(softplus(logits)) (DeepSeek-V4, arXiv:2606.19348)."""
+    """Experts chosen by sqrt(softplus(logit)) plus a bias, weighed by it without (DeepSeek-V4, arXiv:2606.19348).
+
+    The bias levels loads, as that of `sigmoid` does; otherwise, too, the two differ in their scores alone.
+    """
 
     def scores(self, g: Builder, logits: Value) -> Value:
         return g.sqrt_softplus(logits)

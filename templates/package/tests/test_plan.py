@@ -22,10 +22,13 @@ MODELS = pytest.mark.parametrize(("make", "plan"), [(Model, TINY), (FullModel, F
 
 
 def test_initial_weights_follow_the_plan() -> None:
-    """Ones, zeros, one number, or normal with the plan's standard deviation, within six standard errors."""
+    """Ones, zeros, one number, level choices, or normal with the plan's standard deviation, within six standard errors."""
     state = fresh(seed=3).state_dict()
     for spec in TINY["parameters"]:
         values, init = state[spec["name"]], spec["init"]
+        if isinstance(init, dict) and "choices" in init:
+            assert_choices(values, init["choices"])
+            continue
         if spec["buffer"]:
             continue
         if isinstance(init, str):
@@ -39,8 +42,17 @@ def test_initial_weights_follow_the_plan() -> None:
         assert abs(float(values.std(correction=0)) - std) <= 6 * std / math.sqrt(2 * n) + std / n, spec["name"]
 
 
+def assert_choices(table: Tensor, below: int) -> None:
+    """Fails unless each row of a table has distinct ids under `below`, and all ids are about equally frequent."""
+    columns = table.shape[1]
+    assert all(len(set(row)) == columns for row in table.tolist())
+    counts = table.flatten().bincount(minlength=below)
+    assert counts.numel() == below
+    assert int(counts.max() - counts.min()) <= columns, "only the last rows may be uneven"
+
+
 def test_weights_depend_on_the_seed_alone() -> None:
-    first, again, other = (dict(fresh(seed=seed).named_parameters()) for seed in (5, 5, 6))
+    first, again, other = (fresh(seed=seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
