@@ -99,8 +99,8 @@ class Windowed(Attention):
         sinks = None
         if self.sinks:
             sinks = g.param("sinks", (self.heads,), role="scale", init="zeros", dtype="fp32")
-        out = self.attend(g, q, recent, sinks, far)
-        return self.project_out(g, rotate(g, out, inverse=True))
+        out = rotate(g, self.attend(g, q, recent, sinks, far), inverse=True)
+        return self.project_out(g, out)
 
     def attend(self, g: Builder, q: Value, recent: Value, sinks: Value | None, far: Far | None) -> Value:
         """One softmax over the window, the sink and what lies before: [B, S, heads, head_dim]. What picked of that
@@ -111,13 +111,15 @@ class Windowed(Attention):
             return g.sparse_attention(q, recent, g.time, sinks, **fields)
         fields["every"] = every = self.compress.stride()
         entries, picks, scores, weight = far
-        if scores is None or not weight:
+        if picks is None or scores is None or not weight:
             return g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields)
-        out, mass = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)
+        both: Any = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)
+        out, mass = both
 
         def teach(g: Builder, q: Value, entries: Value, mass: Value, *index: Value) -> Value:
             picks, *scores = index
-            g.index_divergence(*scores, q, entries, mass, g.time, picks, weight=weight, scale=self.scale, every=every)
+            given: Any = (*scores, q, entries, mass, g.time, picks)
+            g.index_divergence(*given, weight=weight, scale=self.scale, every=every)
             return mass
 
         with g.component("indexer"):

@@ -70,7 +70,7 @@ class Mhc(Residual):
         if self.form == "paper":
             x = g.sum(streams, dim=-2)
         else:
-            x = g.call("hc_head", "HyperHead", self.head, streams, doc="The streams collapsed at the end of the model.")
+            x = g.call("hc_head", "HyperHead", self.head, streams)
         return x
 
     def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:

@@ -22,7 +22,7 @@ MODELS = pytest.mark.parametrize(("make", "plan"), [(Model, TINY), (FullModel, F
 
 
 def test_initial_weights_follow_the_plan() -> None:
-    """Ones, zeros, one number, level choices, or normal with the plan's standard deviation, within six standard errors."""
+    """Ones, zeros, one number, level choices, or normal with the plan's deviation, within six standard errors."""
     state = fresh(seed=3).state_dict()
     for spec in TINY["parameters"]:
         values, init = state[spec["name"]], spec["init"]
