@@ -119,7 +119,7 @@ def test_cache_of_compressed_attention(name: str, csa: int, hca: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "experts", "routed"), [("deepseek_v4_flash", 256, 40), ("deepseek_v4_pro", 384, 58)])
-def test_what_v4_has_beside_its_parameters(name: str, experts: int, routed: int) -> None:
+def test_tables_and_biases_of_v4_are_buffers(name: str, experts: int, routed: int) -> None:
     """A table of experts for every token in three layers, a bias for every expert in the others."""
     assert archc.cost(archc.load(name)).params.buffers == 3 * 129_280 * 6 + routed * experts
 

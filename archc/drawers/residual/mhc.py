@@ -67,10 +67,8 @@ class Mhc(Residual):
 
     def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
         (streams,) = state
-        if self.form == "paper":
-            x = g.sum(streams, dim=-2)
-        else:
-            x = g.call("hc_head", "HyperHead", self.head, streams)
+        paper = self.form == "paper"
+        x = g.sum(streams, dim=-2) if paper else g.call("hc_head", "HyperHead", self.head, streams)
         return x
 
     def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
