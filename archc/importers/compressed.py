@@ -28,8 +28,8 @@ class Types(NamedTuple):
     behind: str
 
 
-def attention(c: Reader, context: int) -> tuple[Layers, str | Drawer]:
-    """The attention of every layer, and that of modules for multi-token prediction."""
+def attention(c: Reader, context: int) -> tuple[Layers, str]:
+    """The attention of every layer, and the name of that of modules for multi-token prediction."""
     types = _types(c, c.whole("num_hidden_layers"))
     forms = _forms(c, context, types.layers)
     drawers: dict[str, Drawer] = {}
@@ -37,11 +37,9 @@ def attention(c: Reader, context: int) -> tuple[Layers, str | Drawer]:
     for kind in (kind for kind in NAMES if kind in types.layers):
         drawers[NAMES[kind]] = _amended(*base, forms[kind])
         base = (NAMES[kind], forms[kind])
-    behind, name = forms[types.behind], NAMES[types.behind]
-    if len(drawers) == 1:
-        return Layers.all(next(iter(drawers.values()))), Drawer("windowed", behind)
-    layers = Layers(drawers, tuple(NAMES[kind] for kind in types.layers))
-    return layers, name if name in drawers else _amended(*base, behind)
+    behind = NAMES[types.behind]
+    ahead = {} if behind in drawers else {behind: _amended(*base, forms[types.behind])}
+    return Layers(drawers, tuple(NAMES[kind] for kind in types.layers), ahead), behind
 
 
 def _amended(name: str, known: dict[str, Value], wanted: dict[str, Value]) -> Drawer:

@@ -56,10 +56,14 @@ class Drawer:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What fills a slot: drawers by name, and the name that every layer uses. One drawer needs no schedule."""
+    """What fills a slot: drawers by name, and the name that every layer uses. One drawer needs neither.
+
+    ``ahead`` are drawers that only modules for further tokens use.
+    """
 
     drawers: dict[str, Drawer]
     schedule: tuple[str, ...] = ()
+    ahead: dict[str, Drawer] = field(default_factory=dict)
 
     @classmethod
     def all(cls, drawer: Drawer) -> Layers:
@@ -93,11 +97,13 @@ def write(spec: Spec, name: str, origin: Sequence[str], notes: Sequence[str] = (
     if spec.mtp is not None:
         body += _assign("mtp", spec.mtp)
     body.append("")
-    slots = {"attention": spec.attention, "ffn": spec.ffn}
-    for slot, found in slots.items():
-        for label, drawer in found.drawers.items():
-            body += _assign(f"{slot} {label}".rstrip(), drawer)
-    scheduled = [f"{slot} = [{layers(found.schedule)}]" for slot, found in slots.items() if len(found.drawers) > 1]
+    scheduled: list[str] = []
+    for slot, found in (("attention", spec.attention), ("ffn", spec.ffn)):
+        drawers = found.drawers | (found.ahead if spec.mtp is not None else {})
+        for label, drawer in drawers.items():
+            body += _assign(f"{slot} {label}".rstrip() if len(drawers) > 1 else slot, drawer)
+        if len(drawers) > 1:
+            scheduled.append(f"{slot} = [{layers(found.schedule)}]")
     if len(scheduled) == 1:
         body += ["", f"schedule {{ {scheduled[0]} }}"]
     elif scheduled:

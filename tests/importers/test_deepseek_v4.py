@@ -196,21 +196,29 @@ def test_a_person_reads_it() -> None:
     assert convert(DEEPSEEK_V4_FLASH, "deepseek_v4_flash", mtp=True) == (FLASH, ())
 
 
-PRO_MTP = """\
-  mtp = mtp_streams {
-    depth     = 1
-    attention = hca { rope = rope { theta = 10_000, pairs = interleaved }, compress = none }
-    ffn       = moe
-  }
-"""
-
-
-def test_a_model_without_plain_windows_has_them_in_its_modules_for_further_tokens() -> None:
+def test_drawers_of_modules_for_further_tokens_alone_stand_behind_the_others() -> None:
     text, _ = convert(DEEPSEEK_V4_PRO, "model_x", mtp=True)
+    assert "mtp      = mtp_streams { depth = 1, attention = swa, ffn = moe }\n" in text
+    assert "attention swa = hca { rope = rope { theta = 10_000, pairs = interleaved }, compress = none }\n" in text
     assert "attention = [hca * 2, (csa, hca) * 29, csa]" in text
-    assert PRO_MTP in text
-    plain, _ = convert(DEEPSEEK_V4_PRO, "model_x")
-    assert "swa" not in plain
+    assert "swa" not in convert(DEEPSEEK_V4_PRO, "model_x")[0]
+
+
+@pytest.mark.parametrize("ratios", [[0, 0, 0], [4, 4, 0], [128, 128, 4], [0, 4, 0], [0, 4, 128]])
+@pytest.mark.parametrize("hashed", [0, 1, 2])
+def test_modules_for_further_tokens_have_the_layer_behind_the_last(ratios: list[int], hashed: int) -> None:
+    config = small("deepseek_v4", num_hidden_layers=2, compress_ratios=ratios, num_hash_layers=hashed)
+    text, diagnostics = convert(config, "model_x", mtp=True)
+    assert diagnostics == ()
+    model: Any = load_text(text)[0]
+    last = model.schedule[-1]
+    attention, ffn = model.mtp.attention or last.attention, model.mtp.ffn or last.ffn
+    compress = attention.compress
+    assert (compress and compress.kind) == {0: None, 4: "csa", 128: "hca"}[ratios[-1]]
+    assert attention.rope.theta == (160_000 if ratios[-1] else 10_000)
+    assert ffn.router.kind == "sqrtsoftplus"
+    plain: Any = load_text(convert(config, "model_x")[0])[0]
+    assert repr(plain.schedule) == repr(model.schedule)  # but for names
 
 
 def test_a_config_that_leaves_its_layers_open_says_so_in_the_spec() -> None:

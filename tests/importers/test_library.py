@@ -24,7 +24,7 @@ UNSAID: dict[str, dict[str, Any]] = {
 
 def imported(name: str) -> Any:
     """The model of a published config, with multi-token prediction where it has some."""
-    text, diagnostics = converted(PUBLISHED[name], mtp=name == "deepseek_v3")
+    text, diagnostics = converted(PUBLISHED[name], mtp=name.startswith(("deepseek_v3", "deepseek_v4")))
     # The published configs of DeepSeek and Kimi name a loss and code that transformers does not have.
     said = {d.message.split("`")[1].split(" ")[0] for d in diagnostics}
     assert said <= ({"aux_loss_alpha", "auto_map"} if name.startswith(("deepseek", "kimi")) else set())

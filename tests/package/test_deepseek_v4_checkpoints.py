@@ -57,24 +57,40 @@ def published(config: dict[str, Any]) -> tuple[list[str], list[str]]:
     return scaled, plain
 
 
+def module_ahead(config: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The same of its module for further tokens."""
+    scaled, plain = block("mtp.0", 0, config["n_routed_experts"], hashed=False)
+    scaled += [f"mtp.0.{matrix}.weight" for matrix in ("e_proj", "h_proj")]
+    plain += [f"mtp.0.{norm}.weight" for norm in ("enorm", "hnorm", "norm")]
+    return scaled, plain + [f"mtp.0.hc_head_{what}" for what in ("fn", "base", "scale")]
+
+
 @pytest.mark.parametrize(
-    ("name", "config", "tensors"),
-    [("deepseek_v4_flash", DEEPSEEK_V4_FLASH, 67_612), ("deepseek_v4_pro", DEEPSEEK_V4_PRO, 142_773)],
+    ("name", "config", "tensors", "ahead"),
+    [
+        ("deepseek_v4_flash", DEEPSEEK_V4_FLASH, 67_612, 6_610_048_635),
+        ("deepseek_v4_pro", DEEPSEEK_V4_PRO, 142_773, 25_840_145_595),
+    ],
     ids=["flash", "pro"],
 )
-def test_all_names_find_their_places(name: str, config: dict[str, Any], tensors: int) -> None:
+def test_all_names_find_their_places(name: str, config: dict[str, Any], tensors: int, ahead: int) -> None:
     """Every parameter of transformers' model is one of ours and filled once by a published checkpoint, and back.
 
     67,612 tensors are those of the published base model of Flash; Pro's are what is left of the 149,782 of its
-    release of August without the 7,009 of three drafting modules.
+    release of August without the 7,009 of three drafting modules. ``ahead`` are the parameters of the module.
     """
     scaled, plain = published(config)
     assert 2 * len(scaled) + len(plain) == tensors
     with torch.device("meta"):
         theirs = class_of("deepseek_v4", "ForCausalLM")(class_of("deepseek_v4")(**config))
     wanted = theirs.state_dict()
-    ours = [p for p in plan(archc.load(name)).parameters() if not p.name.startswith("mtp.")]
-    assert {p.name: p.spec.shape for p in ours} == {n: tuple(t.shape) for n, t in wanted.items()}
+    ours = {p.name: p.spec for p in plan(archc.load(name)).parameters()}
+    module = {n: torch.empty(spec.shape, device="meta") for n, spec in ours.items() if n.startswith("mtp.")}
+    assert sum(t.numel() for n, t in module.items() if not ours[n].buffer) == ahead
+    assert {n: s.shape for n, s in ours.items() if n not in module} == {n: tuple(t.shape) for n, t in wanted.items()}
+    wanted = {**wanted, **module}
+    more = module_ahead(config)
+    scaled, plain = scaled + more[0], plain + more[1]
     filled: dict[str, int] = dict.fromkeys(wanted, 0)
     names = Names(wanted, {})
     for key, place, repeats in names.read([*scaled, *plain]):
@@ -152,9 +168,9 @@ def write_shards(tensors: dict[str, torch.Tensor], folder: Path, count: int) -> 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ModuleType]:
-    """A tiny V4 of transformers whose matrices have uneven blocks everywhere, and its package."""
+    """A tiny V4 of transformers whose matrices have uneven blocks everywhere, and its package with an MTP module."""
     theirs = reference("deepseek_v4", hidden_size=38, intermediate_size=42, num_attention_heads=3)
-    return theirs, package(theirs, tmp_path_factory.mktemp("v4"))
+    return theirs, package(theirs, tmp_path_factory.mktemp("v4"), mtp=True)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -166,16 +182,17 @@ def test_a_published_checkpoint_says_what_it_says_dequantised(
     saved = random(module)
     saved.save_weights(tmp_path / "plain.safetensors", names="deepseek_v4")
     packed, meaning = quantise(load_file(tmp_path / "plain.safetensors"))
+    assert {n for n in packed if n.startswith("mtp.")} >= {"mtp.0.e_proj.scale", "mtp.0.ffn.experts.5.w2.scale"}
     kinds = {str(t.dtype).removeprefix("torch.") for t in packed.values()}
     assert kinds == {"int8", "float8_e8m0fnu", "float8_e4m3fn", "bfloat16", "float32", "int64"}
     packed = {name: t.to(integers) if t.dtype == torch.int64 else t for name, t in packed.items()}
-    # A module for multi-token prediction that this model is built without, in formats of its own.
-    packed |= {"mtp.0.e_proj.weight": torch.ones(3, 3).to(torch.float8_e5m2), "mtp.0.attn.attn_sink": torch.ones(3)}
     write_shards(packed, tmp_path / "published", count=5)
 
-    model = module.Model(device=device).eval()
+    model = module.Model(device=device, mtp=False).eval()
     loaded = module.load_weights(model, tmp_path / "published")
     assert (loaded.missing, loaded.unexpected) == ((), ())
+    whole = module.Model(device=device).eval()
+    module.load_weights(whole, tmp_path / "published")
     (tmp_path / "meaning").mkdir()
     save_file(meaning, tmp_path / "meaning" / "model.safetensors", metadata={"format": "pt"})
     with torch.no_grad():
@@ -185,4 +202,6 @@ def test_a_published_checkpoint_says_what_it_says_dequantised(
         assert not torch.allclose(found, saved(IDS).logits, rtol=1e-2, atol=1e-2)
     again = module.Model()
     module.load_weights(again, tmp_path / "meaning")
-    assert_same(state(model), state(again))
+    assert_same(state(whole), state(again))
+    assert_same(state(model), {n: t for n, t in state(again).items() if not n.startswith("mtp.")})
+    assert torch.isfinite(whole(IDS, labels=IDS).losses["mtp"])

@@ -87,14 +87,13 @@ def spec(c: Reader) -> Spec:
     """The model that a config of this type means."""
     fields = model_fields(c)
     init = fields.pop("init")
-    layers, ahead = attention(c, c.whole("max_position_embeddings"))
-    ffn = _ffn(c)
+    layers, behind = attention(c, c.whole("max_position_embeddings"))
     return Spec(
         title="DeepSeek-V4: window attention over compressed entries, residual streams, mixture of experts.",
         fields=fields | {"residual": _streams(c), "init": init},
         attention=layers,
-        ffn=ffn,
-        mtp=_mtp(c, ahead, ffn),
+        ffn=_ffn(c),
+        mtp=_mtp(c, layers, behind),
     )
 
 
@@ -109,15 +108,15 @@ def _streams(c: Reader) -> Drawer:
     return Drawer("mhc", fields if eps == 1e-6 else fields | {"norm_eps": eps})
 
 
-def _mtp(c: Reader, attention: str | Drawer, ffn: Layers) -> Drawer | None:
-    """The modules for multi-token prediction; those that draft blocks are others."""
+def _mtp(c: Reader, layers: Layers, behind: str) -> Drawer | None:
+    """The modules for multi-token prediction, which choose experts by score; those that draft blocks are others."""
     depth = c.count("num_nextn_predict_layers")
     if not depth or any(key.startswith("dspark_") for key in c.values):
         return None
-    routed: str | Drawer = "moe"
-    if "moe" not in ffn.drawers:
-        routed = _mixture(c, _router(c))
-    return Drawer("mtp_streams", {"depth": depth, "attention": attention, "ffn": routed})
+    named: dict[str, Value] = {"attention": behind} if len(layers.drawers | layers.ahead) > 1 else {}
+    if "hash_moe" in _types(c, c.whole("num_hidden_layers")):
+        named["ffn"] = "moe"
+    return Drawer("mtp_streams", {"depth": depth, **named})
 
 
 # --- experts -------------------------------------------------------------------------------------
@@ -129,10 +128,10 @@ def _ffn(c: Reader) -> Layers:
         return Layers.all(_mixture(c, _router(c)))
     if c.values.get("scoring_func", "sqrtsoftplus") != "sqrtsoftplus":
         c.unsupported("scoring_func", "layers that choose experts by hash weigh them by `sqrtsoftplus` only")
-    table = _router(c, "hash")
+    scored, table = _router(c), _router(c, "hash")
     if "moe" not in types:
-        return Layers.all(_mixture(c, table))
-    return Layers({"moe": _mixture(c, _router(c)), "hash_moe": Drawer("moe", {"router": table})}, types)
+        return Layers({"hash_moe": _mixture(c, table)}, types, {"moe": _mixture(c, scored)})
+    return Layers({"moe": _mixture(c, scored), "hash_moe": Drawer("moe", {"router": table})}, types)
 
 
 def _types(c: Reader, layers: int) -> tuple[str, ...]:
