@@ -80,7 +80,9 @@ def test_every_spec_has_a_name() -> None:
     assert not nameless
 
 
-@pytest.mark.parametrize("written", ["docs/language.md", "docs/drawers.md", "README.md"], indirect=True)
+@pytest.mark.parametrize(
+    "written", ["docs/language.md", "docs/drawers.md", "docs/residual.md", "README.md"], indirect=True
+)
 def test_specs_check_and_are_in_canonical_form(written: Path) -> None:
     specs = sorted(path.name for path in written.glob("*.arch"))
     assert specs

@@ -71,6 +71,11 @@ SPECS = {
     "further_token": "dim = 18, layers = 2, norm_placement = both, head = tied\n"
     "attention = gqa { heads = 3, kv_heads = 1, rope = rope, qk_norm = head }\nffn = swiglu { hidden = 20 }\n"
     "mtp = concat { norm = layer { bias = true } }",
+    "streams_of_the_paper": "dim = 18, layers = 3, residual = mhc { streams = 3, form = paper, sinkhorn_iters = 4 }\n"
+    "attention = gqa { heads = 3, kv_heads = 1, head_dim = 6, window = 9, rope = rope }\n"
+    "ffn = swiglu { hidden = 20 }\nmtp = concat { depth = 1 }",
+    "one_stream": "dim = 15, layers = 2, residual = mhc { streams = 1, hc_eps = 1e-3, norm_eps = 1e-4 }\n"
+    "attention = gqa { heads = 3, kv_heads = 1, head_dim = 6 }\nffn = swiglu { hidden = 20 }",
     "further_tokens": "dim = 20, layers = 2\nattention far = gqa { heads = 4, kv_heads = 2, head_dim = 6 }\n"
     "attention local = far { window = 6, sinks = true, rope = rope }\nffn = swiglu { hidden = 30 }\n"
     "schedule { attention = [far, local] }\nmtp = concat { depth = 3, ffn = swiglu { hidden = 12, bias = true } }",
