@@ -7,6 +7,7 @@ import pytest
 import archc
 from archc.cost.report import COMPONENTS
 from archc.plan import plan
+from archc.resolve import load_text
 
 
 # Totals of the public implementations on the meta device (transformers with the published configurations).
@@ -180,3 +181,39 @@ def test_decoding_several_tokens_at_once() -> None:
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="mode is train, prefill, decode, not 'serve'"):
         archc.cost(archc.load("llama_3_1_8b"), mode="serve")
+
+
+def test_what_an_indexer_learns_is_counted_in_training_alone() -> None:
+    """A spec that gives the loss no weight has the same forward, and neither the loss nor gradients of its indexers."""
+    from archc.cost.explain import explain
+
+    csa = "compress = csa { ratio = 4, indexer = lightning { heads = 3, head_dim = 8, topk = 2, loss_weight = %s } }"
+    attention = (
+        "heads = 2, head_dim = 8, rope_dim = 4, q_rank = 6, out_groups = 1, out_rank = 4, window = 4, rope = rope"
+    )
+    specs = [
+        f"arch 1\nmodel m {{ vocab = 50, dim = 16, layers = 2, context = 64\n"
+        f"attention = windowed {{ {attention}, {csa % weight} }}\nffn = swiglu {{ hidden = 24 }} }}\n"
+        for weight in ("1", "0")
+    ]
+    (with_loss,), (without,) = map(load_text, specs)
+    graph = plan(with_loss)
+    for mode in ("prefill", "decode"):
+        kept, left = (archc.cost(m, mode=mode, seq=24, context=24).flops for m in (with_loss, without))
+        assert kept.ideal.workload_total == left.ideal.workload_total
+        assert kept.executed.workload_total == left.executed.workload_total
+    learns, idle = (archc.cost(m, mode="train", batch=2, seq=24) for m in (with_loss, without))
+    assert any("index loss" in text for text in learns.assumptions)
+    assert not any("index loss" in text for text in idle.assumptions)
+    assert learns.flops.ideal.forward_per_token == idle.flops.ideal.forward_per_token
+    more = {c: n - idle.flops.ideal.by_component[c] for c, n in learns.flops.ideal.by_component.items()}
+    assert {c for c, n in more.items() if n} == {"indexer"}
+    # What reads constants has the gradient of its weight alone, once its forward: q_b_proj, weights_proj, and the
+    # matrices of values and gates, of twice the width for the overlap; the scores have two products for each pick.
+    picked = sum(min((t + 1) // 4, 2) for t in range(24))
+    weights = 6 * 24 + 16 * 3 + 2 * 16 * 16
+    assert more["indexer"] == 2 * 2 * (24 * 2 * weights + 4 * 3 * 8 * picked)
+    for key in ("ideal", "executed"):
+        for part in ("workload_total", "by_component.indexer", "train_per_token", "forward_per_token"):
+            found = explain(with_loss, graph, learns, f"flops.{key}.{part}")
+            assert sum(t.total for t in found.terms) / found.over == pytest.approx(found.value), (key, part)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from archc.ops import OPS, B, S, ShapeError, T, Type, Workload
 from archc.ops.base import numel
 from archc.ops.expert import Combine, Dispatch, GroupedLinear
-from archc.ops.sparse import IndexTopk, SparseAttention, visible_entries
+from archc.ops.sparse import IndexDivergence, IndexTopk, SparseAttention, visible_entries
 from archc.ops.time import closing, kept
 
 W = st.builds(Workload, batch=st.integers(1, 3), new=st.integers(1, 40), past=st.integers(0, 60), cached=st.just(True))
@@ -59,6 +59,27 @@ def test_prefill_of_a_million_tokens_is_counted_in_no_time() -> None:
     ins = (Type((B, S, 64, 128)), Type((B, T // 4, 128)), Type((B, S, 64)), Type((), "none"))
     assert index.cost(w, ins, (index.infer(*ins),)).executed == pytest.approx(64 * 128 * (1 << 40) / 4, rel=1e-4)
     assert time.perf_counter() - start < 0.05
+
+
+@given(batch=st.integers(1, 3), new=st.integers(1, 40), every=st.integers(1, 9), picks=st.one_of(st.none(), st.just(4)))
+def test_the_index_loss_needs_two_products_for_every_entry_attended_to(
+    batch: int, new: int, every: int, picks: int | None
+) -> None:
+    """The gradients of index queries and keys; it runs the scores and the logits of attention again, for all picks."""
+    heads, dim, index_heads, index_dim = 3, 8, 2, 5
+    op = IndexDivergence(weight=1.0, scale=1.0, every=every)
+    ins = [(B, S, index_heads, index_dim), (B, T // every, index_dim), (B, S, index_heads), (B, S, heads, dim)]
+    types = [Type(s) for s in (*ins, (B, T // every, dim), (B, S, heads), ())]
+    if picks is not None:
+        types.append(Type((B, S, picks), "int"))
+    cost = op.cost(Workload(batch=batch, new=new), tuple(types), ())
+    attended = batch * sum(min((t + 1) // every, picks or new) for t in range(new))
+    one = 2 * index_heads * index_dim
+    assert (cost.useful, cost.useful_backward) == (0, 2 * one * attended)
+    pairs = batch * new * (picks or new // every)  # rows this short are one block
+    assert (cost.executed, cost.backward) == ((one + 2 * heads * dim) * pairs, 2 * one * pairs)
+    cached = op.cost(Workload(batch=batch, new=new, cached=True), tuple(types), ())
+    assert not (cached.executed or cached.backward or cached.useful_backward or cached.read)
 
 
 @pytest.mark.parametrize("inputs_first", [False, True])

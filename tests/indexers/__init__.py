@@ -1,0 +1,1 @@
+"""Models whose attention picks what it looks at: how the scores learn."""
