@@ -94,7 +94,14 @@ def causality(model: Any, vocab: int, data: st.DataObject) -> None:
     assert not torch.allclose(after[:, at], before[:, at])
 
 
-LAWS = (chunking, padding, packing, rewinding, rows_apart, causality)
+def truncation(model: Any, vocab: int, data: st.DataObject) -> None:
+    """The beginning of a row is the row of its beginning."""
+    ids = _ids(vocab, data)
+    length = data.draw(st.integers(1, ids.shape[1]))
+    _same(_logits(model, ids[:, :length]), _logits(model, ids)[:, :length], f"the first {length} tokens")
+
+
+LAWS = (truncation, chunking, padding, packing, rewinding, rows_apart, causality)
 
 
 @torch.no_grad()
