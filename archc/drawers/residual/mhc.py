@@ -82,8 +82,8 @@ class Mhc(Residual):
         without weight, which is a factor after the matrix as well as before.
         """
         flat = g.flatten(streams)
-        mixes = g.project(flat, g.param(f"{prefix}fn", (out, flat.type.last), dtype="fp32"))
-        return mixes * g.inverse_rms(flat, eps=self.norm_eps)
+        weight = g.param(f"{prefix}fn", (out, flat.type.last), dtype="fp32")
+        return g.project(flat, weight) * g.inverse_rms(flat, eps=self.norm_eps)
 
     def scales(self, g: Builder, name: str, count: int) -> Value:
         """Factors of what depends on the token, against what does not (the base): [count]."""
@@ -100,7 +100,8 @@ class Mhc(Residual):
         """
         n = self.streams
         wide = g.cast(streams, to="fp32")
-        pre, post, comb = g.split(self.mixes(g, wide, "", n * (n + 2)), sizes=(n, n, n * n))
+        mixes = self.mixes(g, wide, "", n * (n + 2))
+        pre, post, comb = g.split(mixes, sizes=(n, n, n * n))
         base = g.param("base", (n * (n + 2),), role="bias", init="zeros", dtype="fp32")
         pre_base, post_base, comb_base = g.split(base, sizes=(n, n, n * n))
         pre_scale, post_scale, comb_scale = g.unbind(self.scales(g, "scale", 3))
