@@ -80,7 +80,7 @@ class Reader:
         """Whichever of a key and its other name decides: transformers takes the other name where both are given."""
         if alias not in self.values:
             return key
-        if self.values.get(key, self.values[alias]) != self.values[alias]:
+        if key in self.values and self.values[key] != self.values[alias]:
             self.ignored(key, f"`{alias}` is the same setting, and goes before it")
         self.read.add(key)
         return alias

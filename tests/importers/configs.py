@@ -475,7 +475,7 @@ _SMALL: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "num_hash_layers": 1,
         "compress_ratios": [0, 4, 128, 0],
-        "compress_rate_hca": 6,
+        "compress_rate_hca": 8,
     },
 }
 

@@ -254,7 +254,7 @@ def test_a_tied_head_is_repeated_by_the_mtp_layer(tmp_path: Path) -> None:
     depth=st.integers(0, 2),
     experts=st.integers(1, 12),
     biased=st.booleans(),
-    names=st.sampled_from(["transformers", "hub", "mixtral"]),
+    names=st.sampled_from(["transformers", "hub", "mixtral", "deepseek_v4"]),
     shard_bytes=st.sampled_from([1, 700, 10**9]),
     device=st.sampled_from(["cpu", "meta"]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
