@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .groups import visible
-from .sparse_blocks import LIMIT, index_blocks
+from .sparse_blocks import LIMIT, divergence_blocks
 from .state import Clock
 
 
@@ -45,22 +45,22 @@ def index_divergence(
     (batch, new, heads, dim), count = q.shape, entries.shape[1]
     wide = torch.promote_types(index_q.dtype, torch.float32)
     low, high = visible(time, every)
-    widest = max(heads, index_q.shape[2])
-    if picks is None:
-        counts = high > (0 if low is None else low)
-        blocks = index_blocks(
-            batch=batch, heads=widest, past=time.past, new=new, every=every, entries=count, limit=limit
-        )
-    else:
-        counts = (picks >= 0).any(-1)
-        widest = max(widest, dim, index_q.shape[3])
-        rows = max(1, min(new, limit // max(1, batch * widest * picks.shape[-1])))
-        columns = picks.shape[-1] if count else 0
-        blocks = [(start, min(start + rows, new), columns) for start in range(0, new, rows)]
+    gathered, blocks = divergence_blocks(
+        batch=batch,
+        heads=max(heads, index_q.shape[2]),
+        width=max(dim, index_q.shape[3]),
+        past=time.past,
+        new=new,
+        every=every,
+        entries=count,
+        picks=None if picks is None else picks.shape[-1],
+        limit=limit,
+    )
+    counts = high > (0 if low is None else low) if picks is None else (picks >= 0).any(-1)
     counts = (counts & (torch.arange(new, device=q.device) < time.count[:, None])).to(wide)
     index = (index_q, index_keys, index_weights)
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in index)
-    constants = _Attention(q.detach(), entries.detach(), mass, picks, low, high, counts, scale)
+    constants = _Attention(q.detach(), entries.detach(), mass, picks, gathered, low, high, counts, scale)
     return _IndexDivergence.apply(*index, constants, blocks, learns)  # type: ignore[return-value]
 
 
@@ -71,6 +71,7 @@ class _Attention(NamedTuple):
     entries: Tensor
     mass: Tensor
     picks: Tensor | None
+    gathered: bool  # picked entries, for each query; else they are looked up among all
     low: Tensor | None
     high: Tensor
     counts: Tensor  # [B, S] one for queries that count
@@ -80,17 +81,21 @@ class _Attention(NamedTuple):
         """Of a block's queries: log p [B, n, M] but for a constant, which of the M entries each sees [B, n, M], and
         the index keys of those [B, M, C] or, picked, [B, n, M, C].
         """
-        if self.picks is None:
-            ids = torch.arange(columns, device=self.q.device)
-            seen = ids < self.high[:, start:stop, None]
-            if self.low is not None:
-                seen = seen & (ids >= self.low[:, start:stop, None])
-            entries, keys = self.entries[:, :columns], keys[:, :columns]
-        else:
-            chosen = self.picks[:, start:stop]
+        chosen = None if self.picks is None else self.picks[:, start:stop]
+        if chosen is not None and self.gathered:
             seen, ids = chosen >= 0, chosen.clamp(min=0)
             batch = torch.arange(len(chosen), device=chosen.device)[:, None, None]
             entries, keys = self.entries[batch, ids], keys[batch, ids]
+        else:
+            if chosen is not None:
+                seen = chosen.new_zeros((*chosen.shape[:2], columns + 1), dtype=torch.bool)
+                seen = seen.scatter_(-1, chosen.where(chosen >= 0, columns), True)[..., :columns]
+            else:
+                ids = torch.arange(columns, device=self.q.device)
+                seen = ids < self.high[:, start:stop, None]
+                if self.low is not None:
+                    seen = seen & (ids >= self.low[:, start:stop, None])
+            entries, keys = self.entries[:, :columns], keys[:, :columns]
         wide = self.mass.dtype
         logits = _products(self.q[:, start:stop].to(wide), entries.to(wide).mT).mul_(self.scale)
         return (logits - self.mass[:, start:stop, :, None]).logsumexp(2), seen, keys
@@ -143,7 +148,7 @@ class _IndexDivergence(torch.autograd.Function):
             dweights[:, start:stop] = (met * dscores).sum(-1)
             dproducts = (dscores * mix).masked_fill(products <= 0, 0)
             dq[:, start:stop] = _products(dproducts, keys)
-            if attention.picks is None:
+            if attention.picks is None or not attention.gathered:
                 dkeys[:, :columns] += dproducts.flatten(1, 2).mT @ rows.flatten(1, 2)
             else:
                 batch = torch.arange(len(seen), device=seen.device)[:, None, None]

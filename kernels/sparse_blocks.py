@@ -107,6 +107,50 @@ def index_pairs(*, batch: int, heads: int, past: int, new: int, every: int, entr
     return _seen_pairs(past, new, _index_rows(batch, heads, new, entries, limit), every, entries)
 
 
+def divergence_blocks(
+    *,
+    batch: int,
+    heads: int,
+    width: int,
+    past: int,
+    new: int,
+    every: int,
+    entries: int,
+    picks: int | None = None,
+    limit: int = LIMIT,
+) -> tuple[bool, list[tuple[int, int, int]]]:
+    """The blocks of `index_divergence`: whether picked entries are gathered for each query, and queries ``start`` to
+    ``stop`` that meet as many, or else the first ``entries``.
+
+    ``heads`` of attention or of the index and ``width`` of an entry or of an index key, whichever is more.
+    """
+    columns, gathered = _far(entries, picks)
+    if not gathered:
+        return False, index_blocks(
+            batch=batch, heads=heads, past=past, new=new, every=every, entries=entries, limit=limit
+        )
+    rows = max(1, min(new, limit // (batch * max(heads, width) * columns))) if columns else new
+    return True, [(n, min(n + rows, new), columns) for n in range(0, new, rows)]
+
+
+def divergence_pairs(
+    *,
+    batch: int,
+    heads: int,
+    past: int,
+    new: int,
+    every: int,
+    entries: int,
+    picks: int | None = None,
+    limit: int = LIMIT,
+) -> int:
+    """Query-entry pairs, per row and head, of the blocks of `divergence_blocks`; quick however many there are."""
+    columns, gathered = _far(entries, picks)
+    if gathered:
+        return new * columns
+    return index_pairs(batch=batch, heads=heads, past=past, new=new, every=every, entries=entries, limit=limit)
+
+
 def _far(entries: int, picks: int | None) -> tuple[int, bool]:
     """Entries that a query may read, and whether they are gathered for each."""
     return (entries, False) if picks is None or entries <= DENSE * picks else (picks, True)

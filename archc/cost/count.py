@@ -60,7 +60,7 @@ AHEAD = (
 INDEX = (
     "index loss: train counts its sparse stage, with labels; indexers read constants, so what they read gets no"
     " gradient from it. ideal: the scores of the choice and the logits of attention are computed once, the loss needs"
-    " the gradient of the scores of picked entries. executed: it computes both again for those."
+    " the gradient of the scores of picked entries. executed: it computes both again, among few entries for all."
 )
 """The assumption of models whose indexers learn."""
 

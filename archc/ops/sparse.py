@@ -213,17 +213,15 @@ class IndexDivergence(Loss):
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         index_q, index_keys, _, q = ins[:4]
         of_index, of_attention = (2 * int(t.shape[2]) * t.last for t in (index_q, q))  # type: ignore[arg-type]
-        if len(ins) > 7:
-            pairs = w.new * size(ins[7].shape[2], w)
-        else:
-            pairs = schedule("sparse_blocks").index_pairs(
-                batch=w.batch,
-                heads=max(int(index_q.shape[2]), int(q.shape[2])),  # type: ignore[arg-type]
-                past=w.past,
-                new=w.new,
-                every=self.every,
-                entries=size(index_keys.shape[1], w),
-            )
+        pairs = schedule("sparse_blocks").divergence_pairs(
+            batch=w.batch,
+            heads=max(int(index_q.shape[2]), int(q.shape[2])),  # type: ignore[arg-type]
+            past=w.past,
+            new=w.new,
+            every=self.every,
+            entries=size(index_keys.shape[1], w),
+            picks=size(ins[7].shape[2], w) if len(ins) > 7 else None,
+        )
         # Scores and logits were computed before, for the choice and for attention.
         return w.batch * pairs * (of_index + of_attention), 0, w.batch * pairs * 2 * of_index
 

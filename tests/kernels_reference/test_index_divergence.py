@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.index_divergence import index_divergence
 from kernels.sparse_attention import sparse_attention_mass
-from kernels.sparse_blocks import index_pairs
+from kernels.sparse_blocks import divergence_blocks, divergence_pairs
 from tests.kernels_reference.clock import Rows
 from tests.kernels_reference.test_groups import group_starts
 from tests.kernels_reference.test_sparse_attention import DIM, HEADS, SCALE
@@ -151,15 +151,19 @@ def plain(every: int, new: int, *, picks: int | None, seed: int = 0, dtype: torc
     return case
 
 
-@pytest.mark.parametrize("picks", [None, 3])
+@pytest.mark.parametrize("picks", [None, 1, 2, 3])
 @pytest.mark.parametrize("limit", [300, 1 << 24])
 def test_it_runs_the_products_that_the_plan_counts(picks: int | None, limit: int) -> None:
     """Attention's logits again and the scores; where it learns, the two products of their gradient too: in the
-    forward.
+    forward. Few picks are gathered, else they are looked up among all entries.
     """
     case = plain(4, 23, picks=picks)
     sizes = {"batch": 2, "heads": max(HEADS, INDEX_HEADS), "past": 0, "new": 23, "every": 4, "entries": 5}
-    pairs = 2 * (23 * picks if picks else index_pairs(**sizes, limit=limit))
+    pairs = 2 * divergence_pairs(**sizes, picks=picks, limit=limit)
+    gathered, blocks = divergence_blocks(**sizes, width=DIM, picks=picks, limit=limit)
+    assert gathered == (picks in {1, 2})
+    assert pairs == 2 * sum((stop - start) * columns for start, stop, columns in blocks)
+    assert gathered or len(blocks) == (1 if limit > 300 else 3)
     mass = case.mass()
     case.mass = lambda: mass
     forward = 2 * pairs * (HEADS * DIM + INDEX_HEADS * INDEX_DIM)
