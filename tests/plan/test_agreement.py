@@ -81,8 +81,9 @@ SPECS = {
     "schedule { attention = [far, local] }\nmtp = concat { depth = 3, ffn = swiglu { hidden = 12, bias = true } }",
     "further_streams": "dim = 20, layers = 2, residual = mhc { streams = 3 }\n"
     "attention swa = windowed { heads = 4, head_dim = 10, rope_dim = 4, q_rank = 9, out_groups = 2, out_rank = 6,\n"
-    "  window = 5, rope = rope { pairs = interleaved } }\nattention local = swa { window = 3 }\n"
-    "ffn = swiglu { hidden = 12 }\nschedule { attention = [swa, local] }\nmtp = mtp_streams { depth = 2 }",
+    "  window = 5, rope = rope { pairs = interleaved } }\nattention csa = swa { compress = csa { ratio = 4,\n"
+    "  indexer = lightning { heads = 3, head_dim = 8, topk = 3 } } }\nffn = swiglu { hidden = 12 }\n"
+    "schedule { attention = [swa, csa] }\nmtp = mtp_streams { depth = 2 }",
     "further_stream": "dim = 18, layers = 1, head = tied\nattention = gqa { heads = 3, rope = rope }\n"
     "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams",
 }
