@@ -62,8 +62,8 @@ def test_the_mtp_loss_is_the_same_however_rows_are_padded_and_packed(data: st.Da
 
 
 def test_the_mtp_loss_alone_teaches_the_modules_and_the_trunk() -> None:
-    """Every parameter that learns at all learns from it, but those between what the modules read of the main model and
-    its own head; in the total it has its weight.
+    """Every parameter that predicting tokens teaches learns from it, but those between what the modules read of the
+    main model and its own head; in the total it has its weight.
     """
     model, ids = twin(), tokens(4, COLUMNS, seed=21)
     named = dict(model.named_parameters())
@@ -78,7 +78,8 @@ def test_the_mtp_loss_alone_teaches_the_modules_and_the_trunk() -> None:
     x.square().sum().backward()
     dead -= still()
     model.zero_grad()
-    model(ids, labels=ids).loss.backward()
+    out = model(ids, labels=ids)
+    (out.lm_loss + out.losses["mtp"]).backward()
     dead |= still()
     model.zero_grad()
     out = model(ids, labels=ids)
