@@ -18,6 +18,7 @@ from archc.emit.training import losses, router_biases
 from archc.graph import Graph
 from archc.graph.gradient import learned
 from archc.ops import ParamSpec
+from archc.ops.sparse import IndexTopk
 from archc.schema import Model
 from archc.version import VERSION
 
@@ -29,6 +30,9 @@ MTP_TESTS = "tests/test_mtp.py"
 
 IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (.*)$", re.MULTILINE)
 """A relative import; parsing the files would take half the time of a build."""
+
+INDEX_TESTS = "tests/test_indexers.py"
+"""The laws of models whose indexers learn, likewise."""
 
 RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 """Runtime modules that every package exports from."""
@@ -54,10 +58,14 @@ def files(
     tiny_facts = plan_facts(tiny, tiny_graph, tiny_cost, carried)
     out["tests/tiny_plan.json"] = json.dumps(tiny_facts, indent=1) + "\n"
     shown = {"model": model, "plan": facts, "tiny": model is tiny, "readme": figures(model, facts, tiny_facts)}
+    left_out = {
+        MTP_TESTS: model.mtp is None,
+        INDEX_TESTS: not any(isinstance(node.op, IndexTopk) for node, _ in graph.walk()),
+    }
     for path in sorted((resources.templates() / "package").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:
             name = str(path.relative_to(resources.templates() / "package"))
-            if name == MTP_TESTS and model.mtp is None:
+            if left_out.get(name, False):
                 continue
             if name.endswith(".j2"):
                 out[name.removesuffix(".j2")] = _render(path, **shown)
