@@ -219,3 +219,16 @@ def test_without_picks_all_is_read() -> None:
     got, picks = read_picked(entries, None)
     assert picks is None
     assert torch.equal(got, entries.decode())
+
+
+@pytest.mark.parametrize("packing", [Fp8Keys(plain=6), Fp4Keys()])
+def test_it_compiles_as_one_graph(packing: Fp8Keys | Fp4Keys) -> None:
+    x = torch.randn(3, 33, generator=torch.Generator().manual_seed(0))
+
+    def there_and_back(x: Tensor) -> Tensor:
+        return packing.decode(packing.encode(x), x.shape[-1], torch.float32)
+
+    torch._dynamo.reset()
+    got = torch.compile(there_and_back, fullgraph=True, backend="aot_eager")(x)
+    assert torch.equal(got, there_and_back(x))
+    assert packing.encode(x.to("meta")).shape == (3, packing.bytes(33))

@@ -61,9 +61,9 @@ def pieces(draw: st.DrawFn, total: int, largest: int = COLUMNS) -> list[int]:
     return sizes
 
 
-def in_chunks(model: Model, ids: Tensor, sizes: list[int]) -> Tensor:
+def in_chunks(model: Model, ids: Tensor, sizes: list[int], layout: str | None = None) -> Tensor:
     """Logits of the same tokens, fed to a cache in chunks: [B, S, vocab]."""
-    cache = model.new_cache(len(ids), ids.shape[1])
+    cache = model.new_cache(len(ids), ids.shape[1], layout=layout)
     out = torch.cat([logits(model, chunk, cache=cache) for chunk in ids.split(sizes, 1)], 1)
     assert cache.lengths.tolist() == [ids.shape[1]] * len(ids)
     return out
@@ -97,6 +97,17 @@ def test_decoding_one_by_one_is_one_forward(dtype: torch.dtype) -> None:
     model, ids = twin(dtype), tokens(2, COLUMNS, seed=3)
     assert_same(in_chunks(model, ids, [1] * COLUMNS), logits(model, ids))
     assert_same(in_chunks(model, ids, [COLUMNS // 2] + [1] * (COLUMNS - COLUMNS // 2)), logits(model, ids))
+
+
+@law
+@given(data=st.data())
+def test_narrow_caches_read_the_same_in_chunks(data: st.DataObject) -> None:
+    """What is kept in fewer bits is rounded before it is read for the first time."""
+    model, ids = twin(), data.draw(batches())
+    sizes = data.draw(pieces(ids.shape[1]))
+    stores = [store for module in model.modules() for store in getattr(module, "keeps", {}).values()]
+    for layout in {"bf16", *(store.packing.layout for store in stores if store.packing is not None)}:
+        assert_same(in_chunks(model, ids, sizes, layout), in_chunks(model, ids, [ids.shape[1]], layout))
 
 
 @dtypes
