@@ -24,6 +24,7 @@ def index_topk(
     """
     (batch, new, heads, _), entries = q.shape, keys.shape[1]
     wide = torch.promote_types(q.dtype, torch.float32)
+    alone = new == 1 and time.aligned and time.starts is None
     low, high = visible(time, every)
     keys_t = (keys.decode() if isinstance(keys, Packed) else keys).to(wide).mT
     picks = torch.full((batch, new, min(k, entries)), -1, dtype=torch.int64, device=q.device)
@@ -32,19 +33,24 @@ def index_topk(
     ):
         if seen == 0:
             continue
-        mix = weights[:, start:stop].to(wide)[..., None]
+        mix = weights[:, start:stop].to(wide).flatten(0, 1).unsqueeze(1)
         rows = q[:, start:stop].to(wide).flatten(1, 2)
-        scores = rows.new_empty(batch, stop - start, seen)
         step = max(1, limit // (batch * (stop - start) * heads))
+        parts = []
         for left in range(0, seen, step):
-            right = min(left + step, seen)
-            products = (rows @ keys_t[:, :, left:right]).view(batch, stop - start, heads, -1)
-            scores[..., left:right] = products.relu_().mul_(mix).sum(2)
-        ids = torch.arange(seen, device=q.device)
-        hidden = ids >= high[:, start:stop, None]
-        if low is not None:
-            hidden = hidden | (ids < low[:, start:stop, None])
-        scores = scores.masked_fill_(hidden, float("-inf"))
+            products = torch.bmm(rows, keys_t[:, :, left : min(left + step, seen)]).relu_()
+            parts.append(torch.bmm(mix, products.view(mix.shape[0], heads, -1)))
+        scores = (torch.cat(parts, -1) if len(parts) > 1 else parts[0]).view(batch, stop - start, seen)
+        if alone:  # the one token sees all that its block has
+            picks[:, start:stop, : min(k, seen)] = topk_lowest(scores, min(k, seen))
+            continue
+        first, end = None if low is None else low[:, start:stop, None], high[:, start:stop, None]
+        scores.masked_fill_(_outside(torch.arange(seen, device=q.device), first, end), float("-inf"))
         best = topk_lowest(scores, min(k, seen))
-        picks[:, start:stop, : best.shape[-1]] = best.masked_fill(hidden.expand_as(scores).gather(-1, best), -1)
+        picks[:, start:stop, : best.shape[-1]] = best.masked_fill_(_outside(best, first, end), -1)
     return picks
+
+
+def _outside(ids: Tensor, first: Tensor | None, end: Tensor) -> Tensor:
+    """Whether ids are not among first <= id < end."""
+    return ids >= end if first is None else (ids >= end) | (ids < first)

@@ -43,7 +43,9 @@ def inverse_rms(x: Tensor, *, eps: float) -> Tensor:
     wide = upcast(x)
     if torch.compiler.is_compiling():
         return torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return _InverseRms.apply(wide, eps)  # pyright: ignore[reportReturnType]
+    if torch.is_grad_enabled():
+        return _InverseRms.apply(wide, eps)  # pyright: ignore[reportReturnType]
+    return _mean_square(wide).add_(eps).rsqrt_()
 
 
 class _InverseRms(torch.autograd.Function):

@@ -36,9 +36,9 @@ def sinkhorn(logits: Tensor, *, iters: int, eps: float) -> Tensor:
             m = m / (m.sum(-1, keepdim=True) + eps)
             m = m / (m.sum(-2, keepdim=True) + eps)
     else:
-        flat = m.flatten(-2)
-        out: Tensor = _Passes.apply(flat.flatten(0, -2), iters, eps)  # pyright: ignore[reportAssignmentType]
-        m = out.view(flat.shape).unflatten(-1, m.shape[-2:])
+        run = _Passes.apply if torch.is_grad_enabled() else _passes
+        out: Tensor = run(m.view(-1, m.shape[-1] ** 2), iters, eps)  # pyright: ignore[reportAssignmentType]
+        m = out.view(m.shape)
     return m.to(logits.dtype)
 
 
@@ -54,6 +54,21 @@ def sums(m: int, eps: float, dtype: torch.dtype, device: torch.device) -> tuple[
     return by_column, by_row
 
 
+def _passes(x: Tensor, iters: int, eps: float) -> Tensor:
+    """Matrices [T, M M] divided by the sums of their columns and rows in turn."""
+    by_column, by_row = sums(isqrt(x.shape[-1]), eps, x.dtype, x.device)
+    parts = []
+    for rows in x.split(BLOCK) if len(x) > BLOCK else (x,):
+        m = F.pad(rows, (0, 1), value=1.0)
+        total = torch.empty_like(m)
+        m.div_(torch.mm(m, by_column, out=total))
+        for _ in range(iters - 1):
+            m.div_(torch.mm(m, by_row, out=total))
+            m.div_(torch.mm(m, by_column, out=total))
+        parts.append(m[:, :-1])
+    return torch.cat(parts)
+
+
 class _Passes(torch.autograd.Function):
     """Division by the sums of columns and rows in turn, of matrices [T, M M]; the gradient runs the passes again."""
 
@@ -61,17 +76,7 @@ class _Passes(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, iters: int, eps: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.iters, ctx.eps = iters, eps
-        by_column, by_row = sums(isqrt(x.shape[-1]), eps, x.dtype, x.device)
-        out = torch.empty_like(x)
-        for rows, result in zip(x.split(BLOCK), out.split(BLOCK), strict=True):
-            m = F.pad(rows, (0, 1), value=1.0)
-            total = torch.empty_like(m)
-            m.div_(torch.mm(m, by_column, out=total))
-            for _ in range(iters - 1):
-                m.div_(torch.mm(m, by_row, out=total))
-                m.div_(torch.mm(m, by_column, out=total))
-            result.copy_(m[:, :-1])
-        return out
+        return _passes(x, iters, eps)
 
     @staticmethod
     @once_differentiable

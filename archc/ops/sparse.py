@@ -51,7 +51,7 @@ class IndexTopk(Op):
         pairs = schedule("sparse_blocks").index_pairs(
             batch=w.batch, heads=heads, past=w.past, new=w.new, every=self.every, entries=size(keys.shape[1], w)
         )
-        executed = 2 * heads * q.last * w.batch * pairs
+        executed = 2 * heads * (q.last + 1) * w.batch * pairs  # the sum over heads is a product too
         return executed, 2 * heads * q.last * visible_entries(w, self.every), 0
 
     def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:

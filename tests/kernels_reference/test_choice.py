@@ -102,6 +102,6 @@ def test_index_blocks_count_what_runs(past: int, new: int, every: int, limit: in
         index_topk(q, keys, weights, time, k=2, every=every, limit=limit)
     sizes = {"batch": 2, "heads": heads, "past": past, "new": new, "every": every, "entries": entries, "limit": limit}
     blocks = index_blocks(**sizes)
-    assert counter.get_total_flops() == 2 * 2 * heads * dim * index_pairs(**sizes)
+    assert counter.get_total_flops() == 2 * 2 * heads * (dim + 1) * index_pairs(**sizes)
     assert [b[0] for b in blocks[1:]] == [b[1] for b in blocks[:-1]] and blocks[-1][1] == new
     assert all((stop - start) * heads * seen * 2 <= limit for start, stop, seen in blocks if stop - start > 1)
