@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from archc.emit.body import Body
 from archc.emit.flow import Flow
-from archc.emit.layout import WIDTH, Line, aligned, docstring, plain, source
+from archc.emit.layout import WIDTH, Line, aligned, docstring, fill, plain, source
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec
 from archc.ops.base import TORCH_DTYPES, expr
@@ -207,8 +207,7 @@ def _signature(arguments: list[str], result: str) -> list[str]:
     whole = f"    def forward({listed}) -> {result}:"
     if len(whole) <= WIDTH:
         return [whole]
-    inner = [f"        {listed}"] if len(listed) <= WIDTH - 8 else [f"        {a}," for a in arguments]
-    return ["    def forward(", *inner, f"    ) -> {result}:"]
+    return ["    def forward(", *fill(arguments, 8), f"    ) -> {result}:"]
 
 
 def returned(values: Sequence[Value]) -> str:

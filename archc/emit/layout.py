@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 WIDTH = 110
@@ -101,13 +101,26 @@ def _broken(prefix: str, value: ast.expr, indent: int, suffix: str = "", first: 
             head, end = f"{pad}{prefix}[", f"{pad}]{suffix}"
         case _:
             return [whole]
-    inner = f"{pad}    " + ", ".join(p + source(v) for p, v in parts)
-    if len(inner) <= WIDTH:
-        return [head, inner, end]
+    texts = [p + source(v) for p, v in parts]
+    if all(indent + 4 + len(text) < WIDTH for text in texts):
+        filled = fill(texts, indent + 4)
+        return [head, *filled, end]
     lines = [head]
     for p, v in parts:
         lines += _broken(p, v, indent + 4, ",")
     return [*lines, end]
+
+
+def fill(items: Sequence[str], indent: int) -> list[str]:
+    """Items with commas between them, as many on a line as fit."""
+    lines = [" " * indent + items[0]]
+    for item in items[1:]:
+        if len(lines[-1]) + len(item) + 3 <= WIDTH:
+            lines[-1] += f", {item}"
+        else:
+            lines[-1] += ","
+            lines.append(" " * indent + item)
+    return lines
 
 
 def docstring(text: str, indent: int) -> list[str]:

@@ -12,13 +12,6 @@ from archc.schema import Attention, Compress, Far, Problem, Rope, field
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
 
-INDEX_LOSS = (
-    "Teaches the indexer where attention looks: its scores are held against the attention that all heads together pay"
-    " the entries (DeepSeek-V4, arXiv:2606.19348, section 2.3.1)."
-)
-"""What the module that adds the loss of an indexer is."""
-
-
 class Windowed(Attention):
     """A window, compressed entries of what lies before, and a sink, in one softmax (DeepSeek-V4, arXiv:2606.19348).
 
@@ -113,17 +106,9 @@ class Windowed(Attention):
         entries, picks, scores, weight = far
         if picks is None or scores is None or not weight:
             return g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields)
-        both: Any = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)
-        out, mass = both
-
-        def teach(g: Builder, q: Value, entries: Value, mass: Value, *index: Value) -> Value:
-            picks, *scores = index
-            given: Any = (*scores, q, entries, mass, g.time, picks)
-            g.index_divergence(*given, weight=weight, scale=self.scale, every=every)
-            return mass
-
+        out, mass = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)
         with g.component("indexer"):
-            g.call("index_loss", "IndexLoss", teach, q, entries, mass, picks, *scores, doc=INDEX_LOSS)
+            g.index_divergence(*scores, q, entries, mass, g.time, picks, weight=weight, scale=self.scale, every=every)
         return out
 
     def project_out(self, g: Builder, out: Value) -> Value:

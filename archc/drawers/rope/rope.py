@@ -32,7 +32,7 @@ class Rope(RopeSlot):
     def angles(self, g: Builder, width: int, every: int = 1) -> Value:
         """cos and sin for a head of ``width`` channels, at every token or at the first token of every closing group."""
         end = f"_per_{every}_tokens" if every > 1 else ""
-        names = (f"rope{end}", f"rope_{self.kind}{end}")
+        names = (f"rope{end}", f"rope_{'plain' if self.kind == 'rope' else self.kind}{end}")
         return g.step(
             names, "rope_angles", g.time, dim=self.dim or width, theta=self.theta, every=every, **self.scaling()
         )

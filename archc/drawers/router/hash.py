@@ -36,7 +36,9 @@ class Hash(Router):
         weights = g.gather(scores, ids)
         if self.renormalise:
             weights = g.normalize(weights, eps=1e-20)
-        return ids, weights * self.scale if self.scale != 1 else weights
+        if self.scale != 1:
+            weights = weights * self.scale
+        return ids, weights
 
     def tiny(self) -> dict[str, Any]:
         return {"vocab": min(self.vocab, 512), "active": min(self.active, 2)}
