@@ -8,7 +8,7 @@ import re
 from archc.emit.body import Body
 from archc.emit.classes import Classes, returned
 from archc.emit.flow import Flow
-from archc.emit.layout import aligned, docstring, plain, statement
+from archc.emit.layout import aligned, docstring, fill, plain, statement
 from archc.graph import Graph, Node, Scope
 from archc.ops import OPS
 from archc.ops.sparse import IndexTopk
@@ -118,14 +118,13 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
         lines.append("    has_indexers = True")
     if model.mtp is not None:
         lines.append(f"    mtp_weight = {model.mtp.weight}")
-    arguments = ["device: torch.device | str | None = None", "dtype: torch.dtype = torch.float32"]
-    written = [f"self, *, {', '.join(arguments)}"]
-    if model.mtp is not None:  # too wide for one line
-        written = [f"{argument}," for argument in ("self", "*", *arguments, "mtp: bool = True")]
+    arguments = ["self", "*", "device: torch.device | str | None = None", "dtype: torch.dtype = torch.float32"]
+    if model.mtp is not None:
+        arguments.append("mtp: bool = True")
     lines += [
         "",
         "    def __init__(",
-        *("        " + line for line in written),
+        *fill(arguments, 8),
         "    ) -> None:",
         "        super().__init__()",
         "        with building(device, dtype):",

@@ -12,6 +12,7 @@ from archc.schema import Attention, Compress, Far, Problem, Rope, field
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
 
+
 class Windowed(Attention):
     """A window, compressed entries of what lies before, and a sink, in one softmax (DeepSeek-V4, arXiv:2606.19348).
 
@@ -75,13 +76,15 @@ class Windowed(Attention):
 
     def build(self, g: Builder, x: Value) -> Value:
         q_latent = g.rms_norm("q_a_norm", g.linear("q_a_proj", x, out=self.q_rank), eps=self.eps)
-        q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
-        q = g.unflatten(q, sizes=(self.heads, self.head_dim))
+        q = g.unflatten(
+            g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim), sizes=(self.heads, self.head_dim)
+        )
         if self.q_norm:
             q = g.rms_norm(None, q, eps=self.eps)
         rotate = partial(self.rope.build, last=self.rope_dim)
         q = rotate(g, q)
-        kv = rotate(g, g.rms_norm("kv_norm", g.linear("kv_proj", x, out=self.head_dim), eps=self.eps))
+        kv = g.rms_norm("kv_norm", g.linear("kv_proj", x, out=self.head_dim), eps=self.eps)
+        kv = rotate(g, kv)
         keep = self.window - 1
         packing = Fp8Keys(plain=self.rope_dim)
         window = g.state("window", Ring(keep=keep, shape=(self.head_dim,), packing=packing))
@@ -106,7 +109,8 @@ class Windowed(Attention):
         entries, picks, scores, weight = far
         if picks is None or scores is None or not weight:
             return g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields)
-        out, mass = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)
+        # The op gives two values with `mass`, which its signature does not say.
+        out, mass = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)  # pyright: ignore[reportGeneralTypeIssues]
         with g.component("indexer"):
             g.index_divergence(*scores, q, entries, mass, g.time, picks, weight=weight, scale=self.scale, every=every)
         return out

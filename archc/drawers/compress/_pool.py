@@ -103,6 +103,7 @@ class Pool(Compress):
         kv, score = g.split(tokens, sizes=(wide, wide))
         bias = g.param("position_bias", (self.ratio, wide), role="bias", init="zeros", dtype="fp32")
         entry = g.group_pool(kv, score, exists, bias, overlap=overlap)
-        entry = rotate(g, g.rms_norm("kv_norm", entry, eps=self.eps), every=self.ratio)
+        entry = g.rms_norm("kv_norm", entry, eps=self.eps)
+        entry = rotate(g, entry, every=self.ratio)
         store = g.state("entries", Table(every=self.ratio, shape=(width,), packing=packing))
         return g.append(entry, store, g.time, every=self.ratio)

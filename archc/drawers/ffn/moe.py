@@ -85,7 +85,9 @@ class Moe(FeedForward):
     def build(self, g: Builder, x: Value) -> Value:
         names = NAMES[self.names]
         with g.component("router"):
-            ids, weights = g.call(names.router, f"{type(self.router).__name__}Router", self.route, x, doc=self.router.about())
+            ids, weights = g.call(
+                names.router, f"{type(self.router).__name__}Router", self.route, x, doc=self.router.about()
+            )
         with g.component("experts"):
             routed = g.call("experts", "Experts", self.routed, x, ids, weights)
         if not self.shared:

@@ -11,9 +11,6 @@ from archc.schema import Compress, Indexer, Problem, Scores, field
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
 
-SCORER = "What each index head counts for (DeepSeek-V4, arXiv:2606.19348, section 2.3.1)."
-"""What the module that weighs index heads is."""
-
 
 class Lightning(Indexer):
     """Small heads score entries of a compressor of their own, and pick the best (DeepSeek-V4, arXiv:2606.19348)."""
@@ -48,7 +45,7 @@ class Lightning(Indexer):
             keys = compress.entries(g, x, self.head_dim, rotate, Fp4Keys())
             q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
             q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
-            weights = g.call("scorer", "Scorer", self.scores, x, doc=SCORER)
+            weights = g.linear("scorer.weights_proj", x, out=self.heads) * (self.heads * self.head_dim) ** -0.5
             picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.stride())
             return picks, q, keys, weights
 
@@ -58,10 +55,6 @@ class Lightning(Indexer):
                 "indexer", "Indexer", index, x, q_latent, doc=self.about()
             )
         return picks, Scores(index_q, index_keys, index_weights)
-
-    def scores(self, g: Builder, x: Value) -> Value:
-        """What each index head counts for: [B, S, heads]."""
-        return g.linear("weights_proj", x, out=self.heads) * (self.heads * self.head_dim) ** -0.5
 
     def tiny(self) -> dict[str, Any]:
         return {"heads": min(self.heads, 4), "head_dim": min(self.head_dim, 24), "topk": min(self.topk, 6)}

@@ -61,8 +61,7 @@ class Mhc(Residual):
 
     def leave(self, g: Builder, state: tuple[Value, ...], y: Value) -> tuple[Value, ...]:
         streams, post, comb = state
-        mixed = g.mix(g.cast(streams, to="fp32"), comb, g.cast(y, to="fp32"), post)
-        streams = g.cast(mixed, streams, to="act")
+        streams = g.cast(g.mix(g.cast(streams, to="fp32"), comb, g.cast(y, to="fp32"), post), streams, to="act")
         return (streams,)
 
     def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
