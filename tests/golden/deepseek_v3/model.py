@@ -92,7 +92,7 @@ class Dense(nn.Module):
         return self.down_proj(hidden)  # [B, S, 7168]
 
 
-class Router(nn.Module):
+class SigmoidRouter(nn.Module):
     """Experts chosen by score plus a bias that levels loads, weighed by the score (DeepSeek-V3,
     arXiv:2412.19437).
 
@@ -156,7 +156,7 @@ class Moe(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = Router()
+        self.gate = SigmoidRouter()
         self.experts = Experts()
         self.shared_experts = SharedExperts()
 
@@ -256,11 +256,8 @@ class Model(MtpLanguageModel):
     mtp_weight = 0.3
 
     def __init__(
-        self,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-        mtp: bool = True,
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
+        mtp: bool = True
     ) -> None:
         super().__init__()
         with building(device, dtype):
@@ -274,14 +271,8 @@ class Model(MtpLanguageModel):
             time=time,
             cache=cache,
             rope=rope_angles(
-                time.positions,
-                dim=64,
-                theta=10000.0,
-                scaling="yarn",
-                factor=40.0,
-                original=4096,
-                beta_fast=32.0,
-                beta_slow=1.0,
+                time.positions, dim=64, theta=10000.0, scaling="yarn", factor=40.0, original=4096,
+                beta_fast=32.0, beta_slow=1.0
             ),
         )
 

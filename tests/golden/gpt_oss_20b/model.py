@@ -67,7 +67,7 @@ class SlidingAttention(nn.Module):
         return self.o_proj(out.flatten(-2))          # [B, S, 2880]
 
 
-class Router(nn.Module):
+class SoftmaxRouter(nn.Module):
     """The experts of largest logits, weighed by a softmax over these (gpt-oss, arXiv:2508.10925)."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Moe(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.router = Router()
+        self.router = SoftmaxRouter()
         self.experts = Experts()
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
@@ -217,16 +217,8 @@ class Model(LanguageModel):
             time=time,
             cache=cache,
             rope=rope_angles(
-                time.positions,
-                dim=64,
-                theta=150000.0,
-                scaling="yarn",
-                factor=32.0,
-                original=4096,
-                beta_fast=32.0,
-                beta_slow=1.0,
-                truncate=False,
-                magnitude=1.3465735902799727,
+                time.positions, dim=64, theta=150000.0, scaling="yarn", factor=32.0, original=4096,
+                beta_fast=32.0, beta_slow=1.0, truncate=False, magnitude=1.3465735902799727
             ),
         )
 

@@ -142,14 +142,8 @@ class Model(LanguageModel):
             time=time,
             cache=cache,
             rope=rope_angles(
-                time.positions,
-                dim=32,
-                theta=500000.0,
-                scaling="llama3",
-                factor=8.0,
-                original=32,
-                low=1.0,
-                high=4.0,
+                time.positions, dim=32, theta=500000.0, scaling="llama3", factor=8.0, original=32, low=1.0,
+                high=4.0
             ),
         )
 
