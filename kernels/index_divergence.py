@@ -21,7 +21,7 @@ def index_divergence(
     index_weights: Tensor,
     q: Tensor,
     entries: Tensor,
-    mass: Tensor,
+    lse: Tensor,
     time: Clock,
     *,
     scale: float,
@@ -33,8 +33,8 @@ def index_divergence(
     number in at least float32.
 
     p is the weight that attention gives an entry, summed over its heads and divided by that sum over all entries:
-    what the window and the sink get is left out. A head's weight is exp(scale * q . entry - mass), of q [B, S, H, D],
-    entries [B, E, D], one per ``every`` tokens, and the ``mass`` [B, S, H] of `sparse_attention_mass`. I is the score
+    what the window and the sink get is left out. A head's weight is exp(scale * q . entry - lse), of q [B, S, H, D],
+    entries [B, E, D], one per ``every`` tokens, and the ``lse`` [B, S, H] of `sparse_attention_lse`. I is the score
     of `index_topk`, of index_q [B, S, I, C], index_keys [B, E, C] and index_weights [B, S, I]. A query attends to its
     ``picks`` [B, S, K] (ids, -1 for none), or without them to all that it sees; padding never counts.
 
@@ -60,7 +60,7 @@ def index_divergence(
     counts = (counts & (torch.arange(new, device=q.device) < time.count[:, None])).to(wide)
     index = (index_q, index_keys, index_weights)
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in index)
-    constants = _Attention(q.detach(), entries.detach(), mass, picks, gathered, low, high, counts, scale)
+    constants = _Attention(q.detach(), entries.detach(), lse, picks, gathered, low, high, counts, scale)
     return _IndexDivergence.apply(*index, constants, blocks, learns)  # type: ignore[return-value]
 
 
@@ -69,7 +69,7 @@ class _Attention(NamedTuple):
 
     q: Tensor
     entries: Tensor
-    mass: Tensor
+    lse: Tensor
     picks: Tensor | None
     gathered: bool  # picked entries, for each query; else they are looked up among all
     low: Tensor | None
@@ -96,9 +96,9 @@ class _Attention(NamedTuple):
                 if self.low is not None:
                     seen = seen & (ids >= self.low[:, start:stop, None])
             entries, keys = self.entries[:, :columns], keys[:, :columns]
-        wide = self.mass.dtype
+        wide = self.lse.dtype
         logits = _products(self.q[:, start:stop].to(wide), entries.to(wide).mT).mul_(self.scale)
-        return (logits - self.mass[:, start:stop, :, None]).logsumexp(2), seen, keys
+        return (logits - self.lse[:, start:stop, :, None]).logsumexp(2), seen, keys
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def sparse_attention(
     intermediate exceeds ``limit`` elements, and the gradient computes the weights of a block again instead of keeping
     them. In at least float32.
     """
-    out, _ = sparse_attention_mass(
+    out, _ = sparse_attention_lse(
         q,
         recent,
         sinks,
@@ -59,7 +59,7 @@ def sparse_attention(
     return out
 
 
-def sparse_attention_mass(
+def sparse_attention_lse(
     q: Tensor,
     recent: Tensor,
     sinks: Tensor | None,
@@ -73,10 +73,10 @@ def sparse_attention_mass(
     wanted: bool = True,
     limit: int = LIMIT,
 ) -> tuple[Tensor, Tensor | None]:
-    """`sparse_attention`, and where it is ``wanted`` the logarithm of what each softmax divides by: [B, S, H].
+    """`sparse_attention`, and where it is ``wanted`` the log-sum-exp of each softmax: [B, S, H].
 
-    That is the log-sum-exp of the logits of window, entries and sink together, so that exp(logit - it) is the weight
-    of a key. In at least float32, without a gradient.
+    It is of the logits of window, entries and sink together, so that exp(logit - lse) is the weight of a key. In at
+    least float32, without a gradient.
     """
     (batch, new, heads, dim), kept = q.shape, recent.shape[1] - time.new
     if sinks is None:  # no mass
@@ -164,7 +164,7 @@ class _Weights:
     near: Tensor  # [N, n, m]
     far: Tensor | None  # [B, S * H, E] or, gathered, [B * S, H, K]
     sink: Tensor  # [B, S, H]
-    mass: Tensor | None  # [B, S, H] log-sum-exp of all logits, where it is wanted
+    lse: Tensor | None  # [B, S, H] log-sum-exp of all logits, where it is wanted
 
 
 def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
@@ -242,7 +242,7 @@ def _weights(
         near=weights[..., :many].reshape(len(keys), -1, many),
         far=far,
         sink=weights[..., -1],
-        mass=whole.logsumexp(-1) if wanted else None,
+        lse=whole.logsumexp(-1) if wanted else None,
     )
 
 
@@ -257,20 +257,20 @@ def _attend(
     scale: float,
     wanted: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """What the queries read, and the mass of each softmax if it is wanted."""
+    """What the queries read, and the log-sum-exp of each softmax if it is wanted."""
     bands = _padded(recent, hidden.kept, schedule.look)
-    parts, masses = [], []
+    parts, lses = [], []
     for block in schedule.blocks:
         w = _weights(q, bands, sinks, entries, picks, hidden, schedule, block, scale, wanted=wanted)
         y = torch.bmm(w.near, w.keys.mT)
         if w.far is not None and w.others is not None:
             y = torch.baddbmm(y.view(len(w.far), -1, y.shape[-1]), w.far, w.others)
         parts.append(y.view(len(q), -1, *q.shape[2:]).to(q.dtype))
-        if w.mass is not None:
-            masses.append(w.mass)
-    out, mass = (torch.cat(p, 1) if len(p) > 1 else p[0] if p else None for p in (parts, masses))
+        if w.lse is not None:
+            lses.append(w.lse)
+    out, lse = (torch.cat(p, 1) if len(p) > 1 else p[0] if p else None for p in (parts, lses))
     assert out is not None
-    return out, mass
+    return out, lse
 
 
 class _SparseAttention(torch.autograd.Function):
@@ -278,13 +278,13 @@ class _SparseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *operands: Any) -> Tensor | tuple[Tensor, Tensor]:
-        out, mass = _attend(*operands)
+        out, lse = _attend(*operands)
         ctx.save_for_backward(*operands[:5], out)
         ctx.hidden, ctx.schedule, ctx.scale, _ = operands[5:]
-        if mass is None:
+        if lse is None:
             return out
-        ctx.mark_non_differentiable(mass)
-        return out, mass
+        ctx.mark_non_differentiable(lse)
+        return out, lse
 
     @staticmethod
     @once_differentiable

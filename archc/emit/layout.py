@@ -60,13 +60,21 @@ class _Quotes(ast.NodeTransformer):
 def statement(prefix: str, value: ast.expr, comment: str, indent: int) -> list[Line]:
     """``prefix`` and an expression as lines no wider than `WIDTH`, the comment on the shortest end.
 
-    A line that would push the comments beyond `COMMENT` is broken too, if it can be.
+    A line that would push the comments beyond `COMMENT` is broken too, if it can be and that makes room for its own.
     """
     codes = _broken(prefix, value, indent, first=COMMENT - 2 if comment else WIDTH)
+    place = _shorter_end(codes)
+    if len(codes) > 1 and len(codes[place]) + len(f"  # {comment}") > WIDTH:
+        codes = _broken(prefix, value, indent)
+        place = _shorter_end(codes)
     lines = [Line(code) for code in codes]
-    place = 0 if len(codes[0]) <= len(codes[-1]) or codes[-1].strip() in (")", "]") else -1
     lines[place] = Line(codes[place], comment)
     return lines
+
+
+def _shorter_end(codes: Sequence[str]) -> int:
+    """Which of some lines a comment stands on: the first, or the last where that is shorter and no bracket alone."""
+    return 0 if len(codes[0]) <= len(codes[-1]) or codes[-1].strip() in (")", "]") else -1
 
 
 def plain(prefix: str, value: ast.expr, indent: int) -> list[str]:

@@ -114,13 +114,13 @@ class Vocabulary:
     def swiglu(self, gate: Value, up: Value, *, limit: float | None = ..., alpha: float = ..., shift: float = ...) -> Value:
         """(up + shift) * gate * sigmoid(alpha * gate); with a limit, gate is first clamped above and up on both sides."""
 
-    def index_divergence(self, index_q: Value, index_keys: Value, index_weights: Value, q: Value, entries: Value, mass: Value, time: Value, picks: Value | None = ..., *, weight: float, scale: float, every: int = ...) -> None:
+    def index_divergence(self, index_q: Value, index_keys: Value, index_weights: Value, q: Value, entries: Value, lse: Value, time: Value, picks: Value | None = ..., *, weight: float, scale: float, every: int = ...) -> None:
         """What trains an indexer: KL(p || softmax(I)) over the entries that a query attends to, p being the weight that attention gives each, summed over heads and normalised over those entries; the mean over the queries that attend to one, summed over layers (DeepSeek-V3.2; DeepSeek-V4, arXiv:2606.19348, section 2.3)."""
 
     def index_topk(self, q: Value, keys: Value, weights: Value, time: Value, *, k: int, every: int = ...) -> Value:
         """Ids of the k entries with the best index scores that a token sees, -1 where there are fewer [B, S, min(k, E)]."""
 
-    def sparse_attention(self, q: Value, recent: Value, time: Value, sinks: Value | None = ..., entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ..., sink: bool = ..., mass: bool = ...) -> Value:
+    def sparse_attention(self, q: Value, recent: Value, time: Value, sinks: Value | None = ..., entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ..., sink: bool = ..., lse: bool = ...) -> Value:
         """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B, S, H, D]."""
 
     def collapse(self, streams: Value, weights: Value) -> Value:

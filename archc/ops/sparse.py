@@ -72,19 +72,19 @@ class SparseAttention(Op):
 
     q [B, S, H, D]; a `Recall` [B, R, D] that reaches back over window - 1 tokens; time; then, where there are any,
     sinks [H] (``sink`` says whether), entries [B, E, D], one per ``every`` tokens, and picks [B, S, K] of them. With
-    ``mass`` it also gives the logarithm of what every softmax divides by [B, S, H], a constant made where an index
-    loss wants it.
+    ``lse`` it also gives the log-sum-exp of the logits of every softmax [B, S, H], a constant made where an index loss
+    wants it.
     """
 
     needs = {
         "sparse_attention": "kernels.sparse_attention",
-        "sparse_attention_mass": "kernels.sparse_attention",
+        "sparse_attention_lse": "kernels.sparse_attention",
     }
     scale: float
     window: int
     every: int = 1
     sink: bool = True
-    mass: bool = False
+    lse: bool = False
 
     def _optional(self, operands: tuple[Any, ...]) -> tuple[Any, Any, Any]:
         """Sinks, entries and picks, None where they are left out, of the operands after time."""
@@ -105,7 +105,7 @@ class SparseAttention(Op):
         need(len(recent.shape) == 3, f"window keys are shared by all heads, got {recent}")
         need(sinks is None or sinks.shape == q.shape[2:3], f"{sinks} sinks for queries {q}")
         need(entries is None or entries.last == q.last, f"queries have {q.last} channels, entries {entries}")
-        return (q, Type(q.shape[:3], "fp32")) if self.mass else q
+        return (q, Type(q.shape[:3], "fp32")) if self.lse else q
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, recent = ins[:2]
@@ -157,7 +157,7 @@ class SparseAttention(Op):
         picks: ast.expr | None = None,
     ) -> ast.expr:
         sinks, entries, picks = self._optional((sinks, entries, picks))
-        name = "sparse_attention_mass" if self.mass else "sparse_attention"
+        name = "sparse_attention_lse" if self.lse else "sparse_attention"
         return expr(
             f"{name}(q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks,"
             " every=every, wanted=wanted)",
@@ -170,7 +170,7 @@ class SparseAttention(Op):
             entries=entries,
             picks=picks,
             every=self.every if entries is not None and self.every != 1 else None,
-            wanted=expr("step.wants(name)", name=IndexDivergence.name) if self.mass else None,
+            wanted=expr("step.wants(name)", name=IndexDivergence.name) if self.lse else None,
         )
 
 
@@ -180,8 +180,8 @@ class IndexDivergence(Loss):
     to one, summed over layers (DeepSeek-V3.2; DeepSeek-V4, arXiv:2606.19348, section 2.3).
 
     index_q [B, S, I, C], index_keys [B, E, C] and weights [B, S, I] of the scores, as `IndexTopk` takes them; q,
-    entries and picks of the attention, as `SparseAttention` takes them, and its mass. Attention is a constant: only
-    the scores learn.
+    entries and picks of the attention, as `SparseAttention` takes them, and the ``lse`` that it gives. Attention is a
+    constant: only the scores learn.
     """
 
     name = "index"
@@ -196,7 +196,7 @@ class IndexDivergence(Loss):
         index_weights: Type,
         q: Type,
         entries: Type,
-        mass: Type,
+        lse: Type,
         time: Type,
         picks: Type | None = None,
     ) -> tuple[Type, ...]:
@@ -204,7 +204,7 @@ class IndexDivergence(Loss):
         need(index_weights.shape == index_q.shape[:3], f"{index_weights} weights for index queries {index_q}")
         need(q.last == entries.last, f"queries have {q.last} channels, entries {entries}")
         need(index_keys.shape[1] == entries.shape[1], f"index keys {index_keys} are not of the entries {entries}")
-        need(mass.shape == q.shape[:3], f"mass {mass} of queries {q}")
+        need(lse.shape == q.shape[:3], f"log-sum-exp {lse} of queries {q}")
         return ()
 
     def learns(self, ins: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -238,12 +238,12 @@ class IndexDivergence(Loss):
         index_weights: ast.expr,
         q: ast.expr,
         entries: ast.expr,
-        mass: ast.expr,
+        lse: ast.expr,
         time: ast.expr,
         picks: ast.expr | None = None,
     ) -> ast.expr:
         return expr(
-            "step.add_loss(name, index_divergence, index_q, index_keys, index_weights, q, entries, mass, time,"
+            "step.add_loss(name, index_divergence, index_q, index_keys, index_weights, q, entries, lse, time,"
             " weight=w, scale=scale, picks=picks, every=every)",
             name=self.name,
             index_q=index_q,
@@ -251,7 +251,7 @@ class IndexDivergence(Loss):
             index_weights=index_weights,
             q=q,
             entries=entries,
-            mass=mass,
+            lse=lse,
             time=time,
             w=self.weight,
             scale=self.scale,

@@ -173,7 +173,7 @@ class Scores(NamedTuple):
     queries: Value
     """[B, S, I, C]"""
     keys: Value
-    """[B, T // stride, C]"""
+    """[B, T // every, C]"""
     weights: Value
     """[B, S, I]"""
 
@@ -182,7 +182,7 @@ class Far(NamedTuple):
     """What a compressor gives an attention."""
 
     entries: Value
-    """Every entry so far [B, T // stride, width]."""
+    """Every entry so far [B, T // every, width]."""
     picks: Value | None = None
     """Ids of the entries that each token attends to [B, S, K], -1 for none; None: all it sees."""
     scores: Scores | None = None
@@ -202,7 +202,7 @@ class Compress(Drawer):
         """Why it cannot work where so many channels have positions: problems of its fields, none where it can."""
         yield from ()
 
-    def stride(self) -> int:
+    def every(self) -> int:
         """Tokens for each entry."""
         raise NotImplementedError
 
@@ -221,7 +221,7 @@ class Compress(Drawer):
     def entries(
         self, g: Builder, x: Value, width: int, rotate: Callable[..., Value], packing: Packing | None = None
     ) -> Value:
-        """Every entry so far [B, T // stride, width], with weights and state of the current scope."""
+        """Every entry so far [B, T // every, width], with weights and state of the current scope."""
         raise NotImplementedError
 
 

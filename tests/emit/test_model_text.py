@@ -62,6 +62,16 @@ def test_lines_fit(text: str) -> None:
     assert max(map(len, text.split("\n"))) <= 110
 
 
+def test_lines_break_only_where_that_makes_room(text: str) -> None:
+    """A comment above its line leaves the line whole where that fits."""
+    lines = text.split("\n")
+    for i, line in enumerate(lines):
+        if line.strip().startswith("# [") and lines[i + 1].endswith("("):
+            end = next(j for j in range(i + 2, len(lines)) if lines[j].strip() == ")")
+            whole = lines[i + 1] + " ".join(part.strip() for part in lines[i + 2 : end]) + ")"
+            assert len(whole) > 110, whole
+
+
 def test_no_machine_made_names(text: str) -> None:
     names = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     names |= {a.arg for n in ast.walk(ast.parse(text)) if isinstance(n, ast.arguments) for a in n.args}

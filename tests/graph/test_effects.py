@@ -77,8 +77,8 @@ def index(g: Builder, x: Value) -> Value:
     entries = g.linear("entries", x, out=3)
     picks = g.index_topk(queries, keys, weights, g.time, k=2)
     recent = g.recall(entries, g.state("window", Ring(keep=0, shape=(3,))), g.time, keep=0)
-    _, mass = g.sparse_attention(q, recent, g.time, entries, picks, scale=1.0, window=1, sink=False, mass=True)
-    g.index_divergence(queries, keys, weights, q, entries, mass, g.time, picks, weight=2.0, scale=1.0)
+    _, lse = g.sparse_attention(q, recent, g.time, entries, picks, scale=1.0, window=1, sink=False, lse=True)
+    g.index_divergence(queries, keys, weights, q, entries, lse, g.time, picks, weight=2.0, scale=1.0)
     return picks
 
 
@@ -202,7 +202,7 @@ def index_operands(g: Builder, x: Value, *, keys: int = 2, heads: int = 3, entry
         (lambda g, x: g.index_divergence(*index_operands(g, x, keys=3), weight=1.0, scale=1.0), "have 2 channels"),
         (lambda g, x: g.index_divergence(*index_operands(g, x, heads=2), weight=1.0, scale=1.0), "weights for"),
         (lambda g, x: g.index_divergence(*index_operands(g, x, entry=4), weight=1.0, scale=1.0), "have 3 channels"),
-        (lambda g, x: g.index_divergence(*index_operands(g, x, of=1), weight=1.0, scale=1.0), "mass"),
+        (lambda g, x: g.index_divergence(*index_operands(g, x, of=1), weight=1.0, scale=1.0), "log-sum-exp"),
         (lambda g, x: g.count_loads(g.param("b", (2, 3)), g.topk(x, k=2), rate=1.0), "counts choices"),
         (lambda g, x: g.count_loads(g.param("b", (1,)), g.topk(x, k=2), rate=1.0), "counts choices"),
     ],

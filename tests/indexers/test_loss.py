@@ -239,13 +239,13 @@ def test_nothing_is_evaluated_unless_it_is_wanted(
 
     watch("index_divergence", lambda **_: "loss")
     watch("index_topk", lambda **_: "choice")
-    watch("sparse_attention_mass", lambda **k: "mass" if k["wanted"] else "attention")
+    watch("sparse_attention_lse", lambda **k: "lse" if k["wanted"] else "attention")
     net(ids)
     net(ids, labels=ids, cache=net.new_cache(2, 9))
     assert calls == ["choice", "attention"] * 4
     calls.clear()
     net(ids, labels=ids)
-    assert calls == {"off": ["choice", "attention"], "sparse": ["choice", "mass", "loss"], "dense": ["mass", "loss"]}[
+    assert calls == {"off": ["choice", "attention"], "sparse": ["choice", "lse", "loss"], "dense": ["lse", "loss"]}[
         stage
     ] * len(FAR)
 
@@ -307,21 +307,21 @@ def recall(net: Any, ids: Tensor) -> float:
         index_weights: Tensor,
         q: Tensor,
         entries: Tensor,
-        mass: Tensor,
+        lse: Tensor,
         time: Any,
         *,
         scale: float,
         picks: Any,
         every: int,
     ) -> Tensor:
-        p = (torch.einsum("bshd,bed->bshe", q, entries) * scale - mass[..., None]).exp().sum(2)
+        p = (torch.einsum("bshd,bed->bshe", q, entries) * scale - lse[..., None]).exp().sum(2)
         seen = (torch.arange(ids.shape[1]) + 1) // every
         p = p.masked_fill(torch.arange(p.shape[-1]) >= seen[:, None], 0)
         chosen = source.index_topk(index_q, index_keys, index_weights, time, k=ORACLE.topk, every=every)
         got = p.gather(-1, chosen.clamp(min=0)).masked_fill(chosen < 0, 0).sum(-1)
         best = p.topk(ORACLE.topk, -1).values.sum(-1)
         shares.append(float((got / best)[:, seen > ORACLE.topk].mean()))
-        return inner(index_q, index_keys, index_weights, q, entries, mass, time, scale=scale, picks=picks, every=every)
+        return inner(index_q, index_keys, index_weights, q, entries, lse, time, scale=scale, picks=picks, every=every)
 
     source.index_divergence = look
     stage, net.index_stage = net.index_stage, "dense"

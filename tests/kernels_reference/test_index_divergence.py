@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.index_divergence import index_divergence
-from kernels.sparse_attention import sparse_attention_mass
+from kernels.sparse_attention import sparse_attention_lse
 from kernels.sparse_blocks import divergence_blocks, divergence_pairs
 from tests.kernels_reference.clock import Rows
 from tests.kernels_reference.test_groups import group_starts
@@ -43,20 +43,20 @@ class Case:
             normal(batch, new, INDEX_HEADS),
         )
 
-    def mass(self) -> Tensor:
+    def lse(self) -> Tensor:
         sizes = {"scale": SCALE, "window": self.window, "every": self.every}
-        _, mass = sparse_attention_mass(
+        _, lse = sparse_attention_lse(
             self.q, self.recent, self.sinks, self.time, entries=self.entries, picks=self.picks, **sizes
         )
-        assert mass is not None
-        return mass
+        assert lse is not None
+        return lse
 
     def loss(self, *index: Tensor, limit: int = 1 << 24) -> Tensor:
         return index_divergence(
             *(index or self.index),
             self.q,
             self.entries,
-            self.mass(),
+            self.lse(),
             self.time,
             scale=SCALE,
             picks=self.picks,
@@ -164,8 +164,8 @@ def test_it_runs_the_products_that_the_plan_counts(picks: int | None, limit: int
     assert gathered == (picks in {1, 2})
     assert pairs == 2 * sum((stop - start) * columns for start, stop, columns in blocks)
     assert gathered or len(blocks) == (1 if limit > 300 else 3)
-    mass = case.mass()
-    case.mass = lambda: mass
+    lse = case.lse()
+    case.lse = lambda: lse
     forward = 2 * pairs * (HEADS * DIM + INDEX_HEADS * INDEX_DIM)
     with FlopCounterMode(display=False) as counter:
         case.loss(limit=limit)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels.sparse_attention import sparse_attention, sparse_attention_mass
+from kernels.sparse_attention import sparse_attention, sparse_attention_lse
 from kernels.sparse_blocks import LIMIT, Schedule, attention_blocks, attention_pairs, index_blocks, index_pairs
 from tests.kernels_reference.clock import Rows, recalled, rows
 from tests.kernels_reference.test_groups import group_starts
@@ -125,19 +125,19 @@ def test_the_mass_is_what_every_softmax_divides_by(case: tuple, limit: int) -> N
     time, window, every, q, history, recent, sinks, entries, picks = case
     sizes = {"scale": SCALE, "window": window, "entries": entries, "picks": picks, "every": every, "limit": limit}
     q.requires_grad_()
-    out, mass = sparse_attention_mass(q, recent, sinks, time, **sizes)
-    assert mass is not None
-    assert mass.shape == q.shape[:3] and not mass.requires_grad
+    out, lse = sparse_attention_lse(q, recent, sinks, time, **sizes)
+    assert lse is not None
+    assert lse.shape == q.shape[:3] and not lse.requires_grad
     plain = sparse_attention(q, recent, sinks, time, **sizes)
     assert torch.equal(out, plain)
     assert torch.equal(*(torch.autograd.grad(o.sum(), q)[0] for o in (out, plain)))
-    assert sparse_attention_mass(q, recent, sinks, time, **sizes, wanted=False)[1] is None
+    assert sparse_attention_lse(q, recent, sinks, time, **sizes, wanted=False)[1] is None
     # A value of one everywhere, unseen by the logits, sums up the weights: all but the sink's.
     queries = torch.cat([q.detach(), torch.zeros_like(q[..., :1])], -1)
     ones = [None if t is None else torch.cat([t, torch.ones_like(t[..., :1])], -1) for t in (history, entries)]
     share = brute(queries, ones[0], sinks, ones[1], picks, time, window, every)[..., -1]
     for b, j in time.valid():
-        torch.testing.assert_close((sinks - mass[b, j]).exp(), 1 - share[b, j], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close((sinks - lse[b, j]).exp(), 1 - share[b, j], rtol=1e-10, atol=1e-12)
 
 
 @given(case=cases())

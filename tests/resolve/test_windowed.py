@@ -98,8 +98,8 @@ def test_the_scale_is_that_of_a_head_however_far_the_rope_reaches() -> None:
     [
         ({}, "the last 8 tokens and a sink"),
         ({"window": "1", "sinks": "false"}, "attends to its own token in one softmax"),
-        ({"compress": CSA}, "the last 8 tokens, entries of all groups before it and a sink"),
-        ({"compress": CSA, "sinks": "false"}, "the last 8 tokens and entries of all groups before it in"),
+        ({"compress": CSA}, "the last 8 tokens, compressed entries and a sink"),
+        ({"compress": CSA, "sinks": "false"}, "the last 8 tokens and compressed entries in"),
         ({"out_groups": "1"}, "all heads together are projected out through 12 channels."),
         ({"out_groups": "4"}, "4 groups of heads are projected out through 12 channels each."),
         ({}, "made of 24 channels and normed head by head."),

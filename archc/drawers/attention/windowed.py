@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Windowed(Attention):
-    """A window, compressed entries of what lies before, and a sink, in one softmax (DeepSeek-V4, arXiv:2606.19348).
+    """A window, compressed entries and a sink in one softmax (DeepSeek-V4, arXiv:2606.19348).
 
     One key-value head serves all query heads, and its keys are its values (section 2.3).
     """
@@ -31,7 +31,7 @@ class Windowed(Attention):
     q_norm: bool = field("norm every head of the queries, without weights", default=True)
     eps: float = field("of the norms of latents, keys, entries and query heads", default=1e-6, ge=0)
     rope: Rope = field("rotary positions of queries, keys and entries, turned back on the output")
-    compress: Compress | None = field("what lies before the window, as entries", default=None)
+    compress: Compress | None = field("makes entries of groups of tokens, attended to beside the window", default=None)
     scale: float = field(
         "factor on the attention logits; 1 / sqrt(head_dim) when left out, however far the rope is stretched",
         default_factory=lambda f: f["head_dim"] ** -0.5,
@@ -62,7 +62,7 @@ class Windowed(Attention):
     def about(self) -> str:
         """With what a query attends to, and how queries and outputs are projected."""
         seen = [f"the last {self.window} tokens" if self.window > 1 else "its own token"]
-        seen += ["entries of all groups before it"] * (self.compress is not None) + ["a sink"] * self.sinks
+        seen += ["compressed entries"] * (self.compress is not None) + ["a sink"] * self.sinks
         listed = " and ".join(filter(None, (", ".join(seen[:-1]), seen[-1])))
         normed = " and normed head by head" if self.q_norm else ""
         grouped = f"{self.out_groups} groups of heads are" if self.out_groups > 1 else "all heads together are"
@@ -99,21 +99,21 @@ class Windowed(Attention):
         return self.project_out(g, out)
 
     def attend(self, g: Builder, q: Value, recent: Value, sinks: Value | None, far: Far | None) -> Value:
-        """One softmax over the window, the sink and what lies before: [B, S, heads, head_dim]. What picked of that
+        """One softmax over the window, entries and the sink: [B, S, heads, head_dim]. An indexer that picked entries
         learns from it.
         """
         fields = {"scale": self.scale, "window": self.window, "sink": self.sinks}
         if self.compress is None or far is None:
             return g.sparse_attention(q, recent, g.time, sinks, **fields)
-        fields["every"] = every = self.compress.stride()
+        fields["every"] = every = self.compress.every()
         entries, picks, scores, weight = far
         if picks is None or scores is None or not weight:
             return g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields)
-        # The op gives two values with `mass`, which its signature does not say.
-        out, mass = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, mass=True)  # pyright: ignore[reportGeneralTypeIssues]
+        # The op gives two values with `lse`, which its signature does not say.
+        y, lse = g.sparse_attention(q, recent, g.time, sinks, entries, picks, **fields, lse=True)  # pyright: ignore[reportGeneralTypeIssues]
         with g.component("indexer"):
-            g.index_divergence(*scores, q, entries, mass, g.time, picks, weight=weight, scale=self.scale, every=every)
-        return out
+            g.index_divergence(*scores, q, entries, lse, g.time, picks, weight=weight, scale=self.scale, every=every)
+        return y
 
     def project_out(self, g: Builder, out: Value) -> Value:
         """Each group of heads through a low-rank matrix of its own, then all through one: [B, S, dim]."""

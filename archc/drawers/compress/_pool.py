@@ -30,7 +30,7 @@ class Pool(Compress):
         """What picks the entries that a token attends to; None: all it sees."""
         return None
 
-    def stride(self) -> int:
+    def every(self) -> int:
         return self.ratio
 
     def misfits(self, rope_dim: int) -> Iterator[Problem]:

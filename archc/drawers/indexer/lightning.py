@@ -46,7 +46,7 @@ class Lightning(Indexer):
             q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
             q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
             weights = g.linear("scorer.weights_proj", x, out=self.heads) * (self.heads * self.head_dim) ** -0.5
-            picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.stride())
+            picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.every())
             return picks, q, keys, weights
 
         with g.component("indexer"):

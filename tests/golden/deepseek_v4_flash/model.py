@@ -26,7 +26,7 @@ from .kernels.rms_norm import inverse_rms, rms_norm
 from .kernels.rope_angles import rope_angles
 from .kernels.rotate import rotate
 from .kernels.sinkhorn import sinkhorn
-from .kernels.sparse_attention import sparse_attention, sparse_attention_mass
+from .kernels.sparse_attention import sparse_attention, sparse_attention_lse
 from .kernels.sqrt_softplus import sqrt_softplus
 from .kernels.state import Ring, Table, append, recall
 from .kernels.streams import collapse, mix
@@ -256,15 +256,13 @@ class CsaCompressor(nn.Module):
         entry = rotate(entry, step.rope_per_4_tokens, pairs="interleaved", end="last")  # [B, S//4, 512]
         entries = append(entry, state.compressor_entries, step.time, every=4)           # [B, T//4, 512]
         # [B, S, min(512, T//4)], [B, S, 64, 128], [B, T//4, 128], [B, S, 64]
-        picks, index_q, index_keys, index_weights = self.indexer(
-            x.detach(), q_latent.detach(), step
-        )
+        picks, index_q, index_keys, index_weights = self.indexer(x.detach(), q_latent.detach(), step)
         return entries, picks, index_q, index_keys, index_weights
 
 
 class CsaAttention(nn.Module):
-    """A query attends to the last 128 tokens, entries of all groups before it and a sink in one softmax; the
-    one key-value head's keys are their own values (DeepSeek-V4, arXiv:2606.19348, section 2.3).
+    """A query attends to the last 128 tokens, compressed entries and a sink in one softmax; the one key-value
+    head's keys are their own values (DeepSeek-V4, arXiv:2606.19348, section 2.3).
 
     Queries are made of 1024 channels and normed head by head. Outputs are turned back by the query's
     position, for values carry theirs; 8 groups of heads are projected out through 1024 channels each.
@@ -287,32 +285,28 @@ class CsaAttention(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         state = step.state(self.layer)
-        q_latent = self.q_a_norm(self.q_a_proj(x))                             # [B, S, 1024]
-        q = self.q_b_proj(q_latent).unflatten(-1, (64, 512))                   # [B, S, 64, 512]
-        q = rms_norm(q, None, eps=1e-06)                                       # [B, S, 64, 512]
-        q = rotate(q, step.rope_yarn, pairs="interleaved", end="last")         # [B, S, 64, 512]
-        kv = self.kv_norm(self.kv_proj(x))                                     # [B, S, 512]
-        kv = rotate(kv, step.rope_yarn, pairs="interleaved", end="last")       # [B, S, 512]
-        recent = recall(kv, state.window, step.time)                           # [B, 127+S, 512]
+        q_latent = self.q_a_norm(self.q_a_proj(x))                                      # [B, S, 1024]
+        q = self.q_b_proj(q_latent).unflatten(-1, (64, 512))                            # [B, S, 64, 512]
+        q = rms_norm(q, None, eps=1e-06)                                                # [B, S, 64, 512]
+        q = rotate(q, step.rope_yarn, pairs="interleaved", end="last")                  # [B, S, 64, 512]
+        kv = self.kv_norm(self.kv_proj(x))                                              # [B, S, 512]
+        kv = rotate(kv, step.rope_yarn, pairs="interleaved", end="last")                # [B, S, 512]
+        recent = recall(kv, state.window, step.time)                                    # [B, 127+S, 512]
         # [B, T//4, 512], [B, S, min(512, T//4)], [B, S, 64, 128], [B, T//4, 128], [B, S, 64]
-        entries, picks, index_q, index_keys, index_weights = self.compressor(
-            x, q_latent, step
-        )
-        out, mass = sparse_attention_mass(                                     # [B, S, 64, 512], [B, S, 64]
+        entries, picks, index_q, index_keys, index_weights = self.compressor(x, q_latent, step)
+        y, lse = sparse_attention_lse(                                           # [B, S, 64, 512], [B, S, 64]
             q, recent, self.sinks, step.time, scale=0.04419417382415922, window=128, entries=entries,
             picks=picks, every=4, wanted=step.wants("index")
         )
         step.add_loss(
-            "index", index_divergence, index_q, index_keys, index_weights, q, entries, mass, step.time,
+            "index", index_divergence, index_q, index_keys, index_weights, q, entries, lse, step.time,
             weight=1.0, scale=0.04419417382415922, picks=picks, every=4
         )
-        out = rotate(                                                          # [B, S, 64, 512]
-            out, step.rope_yarn, pairs="interleaved", end="last", inverse=True
-        )
-        out = out.flatten(-2).unflatten(-1, (8, 4096))                         # [B, S, 8, 4096]
-        weight = self.o_a_proj.weight.unflatten(0, (8, -1))                    # [8, 1024, 4096]
-        out = torch.einsum("bsgi,goi->bsgo", out, weight)                      # [B, S, 8, 1024]
-        return self.o_b_proj(out.flatten(-2))                                  # [B, S, 4096]
+        out = rotate(y, step.rope_yarn, pairs="interleaved", end="last", inverse=True)  # [B, S, 64, 512]
+        out = out.flatten(-2).unflatten(-1, (8, 4096))                                  # [B, S, 8, 4096]
+        weight = self.o_a_proj.weight.unflatten(0, (8, -1))                             # [8, 1024, 4096]
+        out = torch.einsum("bsgi,goi->bsgo", out, weight)                               # [B, S, 8, 1024]
+        return self.o_b_proj(out.flatten(-2))                                           # [B, S, 4096]
 
 
 class HcaCompressor(nn.Module):
@@ -348,8 +342,8 @@ class HcaCompressor(nn.Module):
 
 
 class HcaAttention(nn.Module):
-    """A query attends to the last 128 tokens, entries of all groups before it and a sink in one softmax; the
-    one key-value head's keys are their own values (DeepSeek-V4, arXiv:2606.19348, section 2.3).
+    """A query attends to the last 128 tokens, compressed entries and a sink in one softmax; the one key-value
+    head's keys are their own values (DeepSeek-V4, arXiv:2606.19348, section 2.3).
 
     Queries are made of 1024 channels and normed head by head. Outputs are turned back by the query's
     position, for values carry theirs; 8 groups of heads are projected out through 1024 channels each.
