@@ -12,6 +12,8 @@ from archc.cli._console import print_all
 from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from archc.graph import Graph, Scope
     from archc.ops import Op
     from archc.schema import Model
@@ -133,6 +135,36 @@ def _kernels(graph: Graph) -> list[dict[str, Any]]:
     return rows
 
 
+def _spans(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """(layers, drawers) of the rows of a schedule: ``0..1``, ``2``, and where runs of one layer each take turns,
+    ``3, 5 .. 41`` for all of one kind.
+    """
+    i = 0
+    while i < len(runs):
+        first, last = runs[i]["first"], runs[i]["last"]
+        period, count = _turns([(run["drawers"], run["first"] == run["last"]) for run in runs[i:]])
+        for k in range(period):
+            run = runs[i + k]
+            if count > 1:
+                yield f"{first + k}, {first + k + period} .. {first + k + (count - 1) * period}", run["drawers"]
+            else:
+                yield str(first) if first == last else f"{first}..{last}", run["drawers"]
+        i += period * count
+
+
+def _turns(runs: list[tuple[dict[str, str], bool]]) -> tuple[int, int]:
+    """(period, count) of the shortest sequence of single layers that the runs, (drawers, whether single), begin with at
+    least three times in a row; (1, 1) where there is none.
+    """
+    for period in range(2, len(runs) // 3 + 1):
+        count = 1
+        while runs[count * period : (count + 1) * period] == runs[:period]:
+            count += 1
+        if count > 2 and all(single for _, single in runs[:period]):
+            return period, count
+    return 1, 1
+
+
 def _show(facts: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
@@ -145,9 +177,8 @@ def _show(facts: dict[str, Any]) -> None:
 
     parts: list[Any] = [f"[bold]{facts['model']}[/bold]", ""]
     schedule = table("layers", "drawers")
-    for run in facts["schedule"]:
-        span = str(run["first"]) if run["first"] == run["last"] else f"{run['first']}..{run['last']}"
-        schedule.add_row(span, ", ".join(f"{slot} {label}" for slot, label in run["drawers"].items()))
+    for span, drawers in _spans(facts["schedule"]):
+        schedule.add_row(span, ", ".join(f"{slot} {label}" for slot, label in drawers.items()))
     if facts["mtp"] is not None:
         drawers = ", ".join(f"{slot} {label}" for slot, label in facts["mtp"]["drawers"].items())
         modules = "1 module" if facts["mtp"]["modules"] == 1 else f"{facts['mtp']['modules']} modules"

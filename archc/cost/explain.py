@@ -15,7 +15,7 @@ from archc.graph import Graph, Node, Scope
 from archc.ops import ParamSpec, Store, Table, Type, Workload, numel, size
 from archc.ops.loss import Loss
 from archc.ops.time import BYTES, row_parts
-from archc.schema import Cache, Drawer, Model, Router
+from archc.schema import Cache, Compress, Drawer, Indexer, Model, Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,8 +244,13 @@ def _matters(section: str, component: str | None) -> set[str]:
 
 
 def _counting(drawer: Drawer) -> Iterator[Drawer]:
-    """The drawers in the fields of one that decide how much there is of what it builds: routers, not norms or ropes."""
-    return (value for _, value in drawer if isinstance(value, Router))
+    """The drawers within one that decide how much there is of what it builds: routers, compressors and indexers, not
+    norms or ropes.
+    """
+    for _, value in drawer:
+        if isinstance(value, Router | Compress | Indexer):
+            yield value
+            yield from _counting(value)
 
 
 def _sources(model: Model, scopes: Iterable[Scope]) -> Iterable[Source]:

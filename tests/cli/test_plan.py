@@ -44,6 +44,32 @@ def test_modules_that_predict_further_tokens_are_shown(spec: str) -> None:
     assert "linear lm_head role head [B, S, 50] act mtp" in lines
 
 
+@pytest.mark.parametrize(
+    ("attention", "rows"),
+    [
+        (
+            "[near * 2, (far, near) * 3, far]",
+            ["0..1 near", "2, 4 .. 6 far", "3, 5 .. 7 near", "8 far"],
+        ),
+        ("[(near, far, mid) * 3]", ["0, 3 .. 6 near", "1, 4 .. 7 far", "2, 5 .. 8 mid"]),
+        ("[(near, far) * 2, mid * 5]", ["0 near", "1 far", "2 near", "3 far", "4..8 mid"]),
+        ("[(near * 2, far) * 3]", ["0..1 near", "2 far", "3..4 near", "5 far", "6..7 near", "8 far"]),
+    ],
+)
+def test_layers_that_take_turns_are_a_row_for_each_kind(tmp_path: Path, attention: str, rows: list[str]) -> None:
+    path = tmp_path / "turns.arch"
+    path.write_text(
+        SPEC.replace("layers = 3", "layers = 9")
+        .replace("attention near", "attention mid = far { window = 16 }\n  attention near")
+        .replace("[near, near, far]", attention)
+    )
+    lines = plan(str(path)).splitlines()
+    shown = lines[lines.index("") + 2 : lines.index("", lines.index("") + 1) - 1]
+    assert [" ".join(line.split()) for line in shown] == [
+        " attention ".join(row.rsplit(" ", 1)) + ", ffn swiglu" for row in rows
+    ]
+
+
 def test_ops_are_shown_with_what_decides_them() -> None:
     lines = [" ".join(line.split()) for line in plan("deepseek_v3").splitlines()]
     assert "group_mask groups 8, keep 4 [B, S, 256] fp32 router" in lines

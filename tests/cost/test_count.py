@@ -138,6 +138,19 @@ def test_shares_of_experts_name_the_router_that_decides_them() -> None:
     assert not {"scale", "bias_rate", "balance_weight"} & {s.field for s in found}, "fractions count nothing"
 
 
+def test_indexers_and_compressors_are_named_where_their_numbers_count() -> None:
+    from archc.cost.explain import explain
+
+    model = archc.load("deepseek_v4_flash")
+    graph = plan(model)
+    report = archc.cost(model, graph=graph)
+    for key in ("params.by_component.indexer", "flops.ideal.by_component.indexer", "kv_cache.bytes_per_token"):
+        found = {(s.drawer, s.field): s.value for s in explain(model, graph, report, key).sources}
+        assert found["compress csa", "ratio"] == "4", key
+        lightning = {field: value for (drawer, field), value in found.items() if drawer == "indexer lightning"}
+        assert lightning == {"heads": "64", "head_dim": "128", "topk": "512"}, key
+
+
 def test_unknown_figures_name_the_known_ones() -> None:
     with pytest.raises(KeyError) as error:
         archc.cost(archc.load("llama_3_1_8b")).value("params.totl")
