@@ -140,12 +140,37 @@ def test_the_readme_shows_what_commands_print(tmp_path: Path) -> None:
     assert printed.startswith(table)
     (spec,) = [block for block in readme if block.language == "arch"]
     assert spec.text == (ROOT / "specs" / spec.name).read_text(encoding="utf-8")
-    archc(tmp_path, "build", "deepseek_v3")
+    archc(tmp_path, "build", "deepseek_v4_flash")
     (code,) = [block.text for block in readme if block.text.startswith("class ")]
-    model = (tmp_path / "build/deepseek_v3/model.py").read_text()
+    model = (tmp_path / "build/deepseek_v4_flash/model.py").read_text()
     assert code in model
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"`model.py` has (\d+) lines", text) == [str(model.count("\n"))]
+
+
+def test_the_readme_says_what_deepseek_v4_costs() -> None:
+    import archc
+    from archc.api import package
+
+    columns: list[list[str]] = []
+    for name in ("deepseek_v4_flash", "deepseek_v4_pro"):
+        model = archc.load(name)
+        report, prefill = archc.cost(model), archc.cost(model, mode="prefill", seq=4096, context=4096)
+        narrow = archc.cost(archc.load(name, set={"cache": "v4_fp8"}))
+        columns.append(
+            [
+                f"{report.params.total:,}",
+                f"{report.params.mtp:,}",
+                f"{prefill.flops.ideal.forward_per_token / 1e9:.2f} G",
+                f"{report.flops.ideal.forward_per_token / 1e9:.2f} G",
+                f"{report.kv_cache.bytes_per_token:,} bytes",
+                f"{narrow.kv_cache.bytes_per_token:,} bytes",
+                str(package(model)["model.py"].count("\n")),
+            ]
+        )
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| | [V4-Flash]") :].split("\n\n")[0].splitlines()[2:]
+    assert [tuple(row.strip("| ").split(" | ")[1:]) for row in table] == list(zip(*columns, strict=True))
 
 
 def test_the_readme_lists_the_library() -> None:
@@ -166,10 +191,10 @@ def test_the_readme_lists_the_library() -> None:
 SLOTS = ("attention", "ffn")
 
 
-@pytest.mark.parametrize("document", ["docs/package.md", "README.md"])
-def test_python_runs(document: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("document", "spec"), [("docs/package.md", "deepseek_v3"), ("README.md", "deepseek_v4_flash")])
+def test_python_runs(document: str, spec: str, tmp_path: Path) -> None:
     """The Python of a document, block after block, on the tiny twin of the spec it speaks of."""
-    archc(tmp_path, "build", "deepseek_v3", "--tiny")
+    archc(tmp_path, "build", spec, "--tiny")
     parts = [block.text for block in blocks(ROOT / document) if block.language == "python" and "import" in block.text]
     rest = [
         block.text
