@@ -43,7 +43,7 @@ def sinkhorn(logits: Tensor, *, iters: int, eps: float) -> Tensor:
 
 
 @cache
-def sums(m: int, eps: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _sums(m: int, eps: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Matrices [M M + 1, M M + 1] that make of a flattened M x M matrix, and a one after it, the sum of the column, or
     of the row, of every place plus eps, and a one again: a pass is one product and one division.
     """
@@ -56,7 +56,7 @@ def sums(m: int, eps: float, dtype: torch.dtype, device: torch.device) -> tuple[
 
 def _passes(x: Tensor, iters: int, eps: float) -> Tensor:
     """Matrices [T, M M] divided by the sums of their columns and rows in turn."""
-    by_column, by_row = sums(isqrt(x.shape[-1]), eps, x.dtype, x.device)
+    by_column, by_row = _sums(isqrt(x.shape[-1]), eps, x.dtype, x.device)
     parts = []
     for rows in x.split(BLOCK) if len(x) > BLOCK else (x,):
         m = F.pad(rows, (0, 1), value=1.0)
@@ -82,7 +82,7 @@ class _Passes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
-        by_column, by_row = sums(isqrt(x.shape[-1]), ctx.eps, x.dtype, x.device)
+        by_column, by_row = _sums(isqrt(x.shape[-1]), ctx.eps, x.dtype, x.device)
         passes = [by_column, *[by_row, by_column] * (ctx.iters - 1)]
         dx = torch.empty_like(x)
         for rows, upstream, result in zip(x.split(BLOCK), grad.split(BLOCK), dx.split(BLOCK), strict=True):

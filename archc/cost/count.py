@@ -58,9 +58,9 @@ AHEAD = (
 
 
 INDEX = (
-    "index loss: train counts its sparse stage, with labels; indexers read constants, so what they read gets no"
-    " gradient from it. ideal: the scores of the choice and the logits of attention are computed once, the loss needs"
-    " the gradient of the scores of picked entries. executed: it computes both again, among few entries for all."
+    "index loss: train counts its sparse stage; what indexers read gets no gradient from it. ideal: it takes the scores"
+    " of the choice and the logits of attention as they are, and adds the gradient of the scores of picked entries."
+    " executed: it computes both again, of all entries where these are few."
 )
 """The assumption of models whose indexers learn."""
 

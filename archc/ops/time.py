@@ -198,11 +198,6 @@ def row_parts(store: Store, *, element: int, layout: str | None = None) -> dict[
     return {"": prod(store.shape) * (element if store.dtype == "act" else BYTES[store.dtype])}
 
 
-def cache_bytes(store: Store, *, max_tokens: int, max_rewind: int, element: int, layout: str | None = None) -> int:
-    """Bytes a cache allocates for one row; ``element`` and ``layout`` as of `row_parts`."""
-    return store.rows(max_tokens, max_rewind) * sum(row_parts(store, element=element, layout=layout).values())
-
-
 __all__ = [
     "Append",
     "Recall",
@@ -213,7 +208,6 @@ __all__ = [
     "TimeOf",
     "TokenIds",
     "Workload",
-    "cache_bytes",
     "closing",
     "kept",
     "row_parts",

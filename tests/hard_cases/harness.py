@@ -18,7 +18,7 @@ from archc.graph.interpreter import Interpreter
 from archc.graph.torch_package import torch_package
 from archc.graph.verify import verify
 from archc.ops import Workload
-from archc.ops.time import cache_bytes
+from archc.ops.time import row_parts
 from archc.plan.passes import PASSES
 from tests.flops import counted
 from tests.oracles.rows import Array, Weights
@@ -143,7 +143,7 @@ class Case:
     def state_bytes(self, batch: int) -> int:
         """Bytes that the plan says a float64 cache has."""
         rows = (
-            cache_bytes(store, max_tokens=MOST, max_rewind=REWIND, element=8) for _, _, store in self.graph.states()
+            store.rows(MOST, REWIND) * sum(row_parts(store, element=8).values()) for _, _, store in self.graph.states()
         )
         return batch * (sum(rows) + 8)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from archc.ops import OPS, B, Op, S, T, Workload, expr, size
 from archc.ops.attention import visible_pairs
 from archc.ops.base import literal
-from archc.ops.time import Ring, Table, cache_bytes, closing
+from archc.ops.time import Ring, Table, closing, row_parts
 
 workloads = st.builds(
     lambda batch, new, past: Workload(batch=batch, new=new, past=past, cached=True),
@@ -58,11 +58,13 @@ def test_closing_groups_cover_every_alignment(every, past, new):
     assert size(closing(every), alone) == new // every
 
 
-def test_cache_bytes():
-    assert cache_bytes(Table(every=4, shape=(3, 5)), max_tokens=17, max_rewind=8, element=2) == 4 * 15 * 2
-    assert cache_bytes(Ring(keep=6, shape=(5,)), max_tokens=100, max_rewind=8, element=4) == 14 * 5 * 4
-    assert cache_bytes(Ring(keep=6, shape=(5,)), max_tokens=9, max_rewind=8, element=4) == 9 * 5 * 4
-    assert cache_bytes(Table(every=1, shape=(2,), dtype="fp32"), max_tokens=3, max_rewind=0, element=2) == 24
+def test_rows_of_stores_and_their_bytes():
+    assert Table(every=4, shape=(3, 5)).rows(17, 8) == 4
+    assert Ring(keep=6, shape=(5,)).rows(100, 8) == 14
+    assert Ring(keep=6, shape=(5,)).rows(9, 8) == 9
+    assert row_parts(Table(every=4, shape=(3, 5)), element=2) == {"": 30}
+    assert row_parts(Ring(keep=6, shape=(5,)), element=4) == {"": 20}
+    assert row_parts(Table(every=1, shape=(2,), dtype="fp32"), element=2) == {"": 8}
 
 
 @pytest.mark.parametrize(

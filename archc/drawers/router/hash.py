@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Hash(Router):
-    """A table says which experts a token id goes to, sqrt(softplus(logit)) its weight (DeepSeek-V4, arXiv:2606.19348).
+    """A table names the experts of every token id, sqrt(softplus(logit)) weighs them (DeepSeek-V4, arXiv:2606.19348).
 
     The table is a buffer of the checkpoint. How DeepSeek made theirs is not public; here a fresh one is drawn with the
     weights, a new one for each layer: distinct experts for every token id, and as many ids for one expert as for

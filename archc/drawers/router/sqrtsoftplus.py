@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class SqrtSoftplus(Sigmoid):
-    """Experts chosen by sqrt(softplus(logit)) plus a bias, weighed by it without (DeepSeek-V4, arXiv:2606.19348).
+    """Experts chosen by sqrt(softplus(logit)) plus a bias, weighed without the bias (DeepSeek-V4, arXiv:2606.19348).
 
-    The bias levels loads, as that of `sigmoid` does; otherwise, too, the two differ in their scores alone.
+    Like `sigmoid` in all but the score.
     """
 
     def scores(self, g: Builder, logits: Value) -> Value:

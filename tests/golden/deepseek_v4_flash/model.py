@@ -118,7 +118,7 @@ class SwaAttention(nn.Module):
 
 
 class HashRouter(nn.Module):
-    """A table says which experts a token id goes to, sqrt(softplus(logit)) its weight (DeepSeek-V4,
+    """A table names the experts of every token id, sqrt(softplus(logit)) weighs them (DeepSeek-V4,
     arXiv:2606.19348).
     """
 
@@ -386,7 +386,7 @@ class HcaAttention(nn.Module):
 
 
 class SqrtSoftplusRouter(nn.Module):
-    """Experts chosen by sqrt(softplus(logit)) plus a bias, weighed by it without (DeepSeek-V4,
+    """Experts chosen by sqrt(softplus(logit)) plus a bias, weighed without the bias (DeepSeek-V4,
     arXiv:2606.19348).
     """
 
