@@ -57,7 +57,7 @@ def files(
     out["tests/tiny_model.py"] = tiny_text
     tiny_facts = plan_facts(tiny, tiny_graph, tiny_cost, carried)
     out["tests/tiny_plan.json"] = json.dumps(tiny_facts, indent=1) + "\n"
-    shown = {"model": model, "plan": facts, "tiny": model is tiny, "readme": figures(model, facts, tiny_facts)}
+    shown = {"model": model, "plan": facts, "tiny": model is tiny, "readme": figures(model, graph, facts, tiny_facts)}
     left_out = {
         MTP_TESTS: model.mtp is None,
         INDEX_TESTS: not any(isinstance(node.op, IndexTopk) for node, _ in graph.walk()),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from archc.graph import Graph
+from archc.ops import Table
+from archc.ops.time import row_parts
 from archc.schema import Model
 
 COMPONENTS = {
@@ -42,7 +45,7 @@ LOSSES = {
 """What the losses of `plan.json` are for."""
 
 
-def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> dict[str, Any]:
+def figures(model: Model, graph: Graph, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> dict[str, Any]:
     """Rows and sentences of the README. ``plan`` and ``twin``: what `plan.json` and `tests/tiny_plan.json` hold."""
     cost = plan["cost"]["decode"]
     params, cache = cost["params"], cost["kv_cache"]
@@ -54,6 +57,7 @@ def figures(model: Model, plan: Mapping[str, Any], twin: Mapping[str, Any]) -> d
         "stored": f"{stored:,}",
         "drafts": 0 if model.mtp is None else max(2, model.mtp.depth),
         "conventions": _conventions(params),
+        "layouts": list(_layouts(model, graph)),
         "training": [*map(_loss, plan["losses"]), *map(_bias, plan["router_biases"])],
         "weights": size(2 * stored),
         "flops": [_flops(plan["cost"][mode], label) for mode, label in WORKLOADS.items()],
@@ -125,6 +129,17 @@ def _cache(cache: Mapping[str, Any], context: int) -> list[tuple[str, str]]:
         ("each row, however long", size(cache["bytes_per_sequence_fixed"])),
         (f"one row of {context:,} tokens", size(cache["bytes_total"])),
     ]
+
+
+def _layouts(model: Model, graph: Graph) -> Iterator[str]:
+    """What the layouts other than the model's own are for that its stores know a packing for."""
+    stores = [store for _, _, store in graph.states()]
+    known = {store.packing.layout for store in stores if store.packing is not None}
+    for layout in sorted(known - {model.cache.kind}):
+        tables = (store for store in stores if isinstance(store, Table))
+        # What no packing takes is bfloat16 there.
+        token = sum(sum(row_parts(store, element=2, layout=layout).values()) / store.every for store in tables)
+        yield f'`new_cache(..., layout="{layout}")` holds keys in fewer bits, {size(token)} for each token.'
 
 
 def size(n: float) -> str:

@@ -144,7 +144,10 @@ class Init(Drawer):
 
 
 class Cache(Drawer):
-    """How the key-value cache is stored; its kind is the layout that stores may know a packing for."""
+    """How the key-value cache is stored.
+
+    Its kind is the layout that stores may know a packing for.
+    """
 
     slot = "cache"
     element: ClassVar[int]
@@ -192,8 +195,10 @@ class Far(NamedTuple):
 
 
 class Compress(Drawer):
-    """Makes one entry of every few tokens. ``rotate`` (g, x, every=1) turns the channels at the end of x that have
-    positions, as the attention around it does; ``packing`` is how caches of its layout hold entries.
+    """Makes one entry of every few tokens, which an attention reads in their place.
+
+    ``rotate`` (g, x, every=1) turns the channels at the end of x that have positions, as the attention around it does;
+    ``packing`` is how caches of its layout hold entries.
     """
 
     slot = "compress"

@@ -11,6 +11,7 @@ import pytest
 
 from archc import drawers, resources
 from archc.diagnostics.registry import codes
+from archc.drawers.catalog import slots
 from archc.ops import OPS, Op
 from archc.schema.describe import describe
 from archc.schema.slots import slot_names
@@ -40,6 +41,10 @@ def test_a_drawer_says_what_it_is_and_where_it_comes_from(slot: str, kind: str) 
     first = (cls.__doc__ or "").strip().partition("\n")[0]
     assert first.endswith("."), f"{cls.__name__} needs a docstring of one sentence"
     assert slot in NOTHING_TO_CITE or SOURCE.search(cls.__doc__ or ""), f"{cls.__name__} cites no source"
+
+
+def test_a_slot_says_what_it_is_for_in_one_line() -> None:
+    assert all(line.endswith(".") for line in slots().values()), slots()
 
 
 @pytest.mark.parametrize(("slot", "kind"), DRAWERS)

@@ -60,6 +60,18 @@ def test_flops_and_cache_follow_from_the_architecture(text: str) -> None:
     assert ideal == f"{trained / 1e9:.4g} G"
 
 
+@pytest.mark.parametrize(
+    ("spec", "token"),
+    [("deepseek_v4_flash", "3.4 KiB (3,514.25 bytes)"), ("deepseek_v4_pro", "4.9 KiB (5,031.4375 bytes)")],
+)
+def test_narrow_layouts_are_offered_where_stores_know_them(spec: str, token: str) -> None:
+    """Flash: 21 layers of (584 + 68) / 4 bytes and 20 of 584 / 128; Pro: 30 and 31."""
+    line = f'- `new_cache(..., layout="v4_fp8")` holds keys in fewer bits, {token} for each token.'
+    assert line in package(archc.load(spec))["README.md"].splitlines()
+    assert "layout=" not in package(archc.load(spec, set={"cache": "v4_fp8"}))["README.md"]
+    assert "layout=" not in package(archc.load("llama_3_1_8b"))["README.md"]
+
+
 def test_it_names_where_it_came_from(text: str) -> None:
     model = archc.load("llama_3_1_8b")
     assert model.spec_hash in text
