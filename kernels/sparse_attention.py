@@ -107,7 +107,7 @@ def sparse_attention_lse(
 
 
 class _Hidden:
-    """Which keys queries do not see; None where they see all."""
+    """Which keys the queries of a block do not see; None where they see all."""
 
     def __init__(self, time: Clock, kept: int, window: int, every: int) -> None:
         self.kept, self.window, self.past, self.every = kept, window, time.past, every
@@ -121,7 +121,7 @@ class _Hidden:
             self.low, self.high = visible(time, every)
 
     def near(self, block: Block, look: int, device: torch.device) -> Tensor | None:
-        """[B or 1, bands or 1, rows, 1, rows of the band]"""
+        """Of the window rows of their band: [B or 1, bands or 1, queries, 1, rows of the band]."""
         bands, band = (block.stop - block.start) // block.rows, look + block.rows
         hidden = None
         row = torch.arange(band, device=device)
@@ -141,7 +141,7 @@ class _Hidden:
         return missing if hidden is None else hidden | missing
 
     def far(self, block: Block, device: torch.device) -> Tensor | None:
-        """[B or 1, n, 1, entries of the block]"""
+        """Of the entries of their block, where none are picked: [B or 1, queries, 1, entries]."""
         ids = torch.arange(block.entries, device=device)
         if self.high is None:
             if block.stop - block.start == 1:  # a block has the entries that its last query sees

@@ -41,7 +41,7 @@ Value: TypeAlias = "int | float | str | bool | Tokens | Drawer"
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A number of tokens, written in binary units where it is a multiple of 1024."""
+    """A number of tokens, written in the largest binary unit (Ki, Mi) that it is a multiple of."""
 
     count: int
 
@@ -133,7 +133,8 @@ def written(value: Value) -> str:
         return value
     if isinstance(value, Tokens):
         n = value.count
-        return f"{_grouped(n // 1024)}Ki" if n % 1024 == 0 else _grouped(n)
+        unit, of = next(((u, k) for u, k in (("Mi", 1 << 20), ("Ki", 1 << 10)) if n % k == 0), ("", 1))
+        return f"{_grouped(n // of)}{unit}"
     return number(value)
 
 

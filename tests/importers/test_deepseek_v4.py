@@ -139,13 +139,13 @@ arch 1
 # Checkpoints store weights as FP8 in blocks of 128 x 128, experts as FP4 in blocks of 32; loading
 # dequantises them.
 
-## DeepSeek-V4: window attention over compressed entries, residual streams, mixture of experts.
+## DeepSeek-V4: attention over a window and compressed entries, residual streams, mixture of experts.
 ## Imported from config.json (transformers model type `deepseek_v4`).
 model deepseek_v4_flash {
   vocab    = 129_280
   dim      = 4096
   layers   = 43
-  context  = 1024Ki
+  context  = 1Mi
   norm     = rms { eps = 1e-6 }
   head     = untied
   residual = mhc { streams = 4, sinkhorn_iters = 20, hc_eps = 1e-6 }

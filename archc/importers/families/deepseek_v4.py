@@ -89,7 +89,7 @@ def spec(c: Reader) -> Spec:
     init = fields.pop("init")
     layers, behind = attention(c, c.whole("max_position_embeddings"))
     return Spec(
-        title="DeepSeek-V4: window attention over compressed entries, residual streams, mixture of experts.",
+        title="DeepSeek-V4: attention over a window and compressed entries, residual streams, mixture of experts.",
         fields=fields | {"residual": _streams(c), "init": init},
         attention=layers,
         ffn=_ffn(c),
