@@ -14,9 +14,10 @@ from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3
 
 from archc.resolve import load_text
 from tests.built import built, randomise
+from tests.parity.further import ROWS, batch, losses
 from tests.parity.pair import Wide
 
-DEPTH, WEIGHT, COLUMNS = 2, 0.4, 23
+DEPTH, WEIGHT = 2, 0.4
 
 SPEC = f"""arch 1
 model further {{
@@ -142,53 +143,15 @@ def reference(ours: Any) -> Iterator[Reference]:
         yield made
 
 
-def ones(rows: int) -> Tensor:
-    return torch.ones(rows, COLUMNS, dtype=torch.long)
-
-
-def padded() -> Tensor:
-    """Padding on the left, on the right and between; rows of one, two and three tokens, which have fewer targets."""
-    mask = ones(6)
-    mask[0, :5] = mask[1, 17:] = mask[2, 4:9] = 0
-    mask[3, 1:] = mask[4, 2:] = mask[5, :-3] = 0
-    return mask
-
-
-def packed() -> Tensor:
-    """Sequences of 1 to 14 tokens side by side, padding between some of them."""
-    rows = [
-        [1] * 9 + [2] * 14,
-        [3] * 2 + [1] + [2] * 3 + [4] * 10 + [0] * 7,
-        [0] * 3 + [7] * 4 + [0] + [7] * 5 + [8] * 10,
-    ]
-    return torch.tensor(rows)
-
-
-ROWS = {"whole": ones(3), "padded": padded(), "packed": packed(), "one_token": ones(2)[:, :1], "two": ones(2)[:, :2]}
-
-
-@pytest.mark.parametrize("kind", ROWS)
-def test_loss_and_gradients(kind: str, ours: Any, reference: Reference) -> None:
-    sequences = ROWS[kind]
-    generator = torch.Generator().manual_seed(5)
-    ids = torch.randint(53, sequences.shape, generator=generator)
-    labels = ids.masked_fill(torch.rand(ids.shape, generator=generator) < 0.2, -100)
-    given = {"packed": {"sequence_ids": sequences}, "padded": {"attention_mask": sequences}}.get(kind, {})
+@pytest.mark.parametrize("rows", ROWS)
+def test_loss_and_gradients(rows: str, ours: Any, reference: Reference) -> None:
+    ids, labels, given = batch(rows, 53)
     ours.zero_grad()
     out = ours(ids, labels=labels, **given)
     out.loss.backward()
 
-    totals = [(torch.zeros((), dtype=torch.float64), 0)] * (1 + DEPTH)
-    for row, sequence in enumerate(sequences):
-        for one in sequence.unique():
-            at = sequence == one
-            if one:
-                sums = reference(ids[row, at], labels[row, at])
-                totals = [(t + s, n + m) for (t, n), (s, m) in zip(totals, sums, strict=True)]
-    lm_loss, *further = (total / max(1, n) for total, n in totals)
-    mtp_loss = sum(further) / DEPTH
+    lm_loss, mtp_loss = losses(reference, rows, ids, labels)
     loss = lm_loss + WEIGHT * mtp_loss
-    assert kind in ("one_token", "two") or min(n for _, n in totals) > 10
     for got, want in ((out.lm_loss, lm_loss), (out.losses["mtp"], mtp_loss), (out.loss, loss)):
         assert got.item() == pytest.approx(want.item(), rel=1e-9, abs=1e-12)
 
