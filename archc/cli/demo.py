@@ -31,6 +31,7 @@ NEXT = (
     ("cost {spec} --explain params.by_component.experts", "one figure taken apart"),
     ("cost {spec} --set attention.kv_rank=256", "what a narrower latent would save"),
     ("drawers attention/mla", "what can be set"),
+    ("cost deepseek_v4_flash", "its successor, at a million tokens"),
     ("check kimi_k2 gpt_oss_120b qwen3_235b_a22b", "its neighbours: a few lines each"),
 )
 """Commands that a stranger may want to try, and what each does."""
