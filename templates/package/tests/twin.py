@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .tiny_model import Model
 
@@ -52,6 +53,27 @@ def randomise(model: Model, seed: int = 1) -> None:
             spread = spec["shape"][-1] ** -0.5
         drawn = torch.randn(spec["shape"], generator=generator) * spread
         named[spec["name"]].copy_(drawn + 1 if spec["init"] == "ones" else drawn)
+
+
+def structure(whole: nn.Module) -> str:
+    """All that a module is made of but the number of its layer and the values of its weights."""
+    modules = [
+        (name, type(module), [(k, v) for k, v in vars(module).items() if k[0] != "_" and k not in ("layer", "forward")])
+        for name, module in whole.named_modules()
+    ]
+    return f"{modules} {[(name, tensor.shape, tensor.dtype) for name, tensor in whole.state_dict().items()]}"
+
+
+def abridged(model: Model) -> Model:
+    """A copy that has only the layers with a part that none before them has."""
+    short, seen = deepcopy(model), set()
+    for layers in [m for m in short.modules() if isinstance(m, nn.ModuleList)]:
+        for layer in list(layers):
+            parts = {f"{type(layer)}", *map(structure, layer.children())}
+            if parts <= seen:
+                del layers[list(layers).index(layer)]
+            seen |= parts
+    return short
 
 
 @torch.no_grad()
