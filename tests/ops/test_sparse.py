@@ -50,7 +50,7 @@ def test_decode_of_v4_flash_costs_its_window_and_picks() -> None:
 
 def test_prefill_of_a_million_tokens_is_counted_in_no_time() -> None:
     w = Workload(batch=1, new=1 << 20, cached=True)
-    start = time.perf_counter()
+    start = time.process_time()
     for every, picks in ((4, 512), (128, None)):
         op, ins = attention(every, picks=picks)
         cost = op.cost(w, ins, (op.infer(*ins),))
@@ -59,7 +59,7 @@ def test_prefill_of_a_million_tokens_is_counted_in_no_time() -> None:
     ins = (Type((B, S, 64, 128)), Type((B, T // 4, 128)), Type((B, S, 64)), Type((), "none"))
     scored = 64 * (128 + 1) * (1 << 40) / 4  # a product of 128 channels each, and one of heads with their weights
     assert index.cost(w, ins, (index.infer(*ins),)).executed == pytest.approx(scored, rel=1e-4)
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 @given(batch=st.integers(1, 3), new=st.integers(1, 40), every=st.integers(1, 9), picks=st.one_of(st.none(), st.just(4)))

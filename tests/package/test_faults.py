@@ -127,6 +127,17 @@ def rewinding_does_nothing(p: Planted) -> None:
     p.module("runtime.cache").Cache.rewind = lambda self, tokens: None
 
 
+@breaks("narrow_caches_read_the_same_in_chunks")
+def new_keys_are_read_before_they_are_rounded(p: Planted) -> None:
+    recall = p.tiny.recall
+
+    def exact(x, store, time):
+        recent = recall(x, store, time)
+        return x if store is None else torch.cat([recent[:, : store.keep], x], 1)
+
+    p.tiny.recall = exact
+
+
 @breaks("positions_count_from_the_start_of_each_row")
 def given_positions_are_stretched(p: Planted) -> None:
     model = p.module("runtime.model")
