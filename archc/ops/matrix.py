@@ -119,8 +119,11 @@ class Einsum(Op):
         return Type(tuple(dims[c] for c in self.spec.split("->")[1]), wider(*ins))
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
-        n = 2 * numel(tuple(self._dims(ins).values()), w)
-        return n, n, 2 * n
+        dims = self._dims(ins)
+        n = 2 * numel(tuple(dims.values()), w)
+        # PyTorch multiplies elementwise where nothing is summed: no product of matrices runs, forward or backward
+        run = any(d != 1 for letter, d in dims.items() if letter not in self.spec.split("->")[1])
+        return n * run, n, 2 * n * run
 
     def row(self, *ins: Type) -> bool:
         fixed = [s for t in ins if (s := tuple(d for d in t.shape if isinstance(d, int))) == t.shape]

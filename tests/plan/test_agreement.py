@@ -84,6 +84,10 @@ SPECS = {
     "  window = 5, rope = rope { pairs = interleaved } }\nattention csa = swa { compress = csa { ratio = 4,\n"
     "  indexer = lightning { heads = 3, head_dim = 8, topk = 3 } } }\nffn = swiglu { hidden = 12 }\n"
     "schedule { attention = [swa, csa] }\nmtp = mtp_streams { depth = 2 }",
+    "groups_of_a_channel": "dim = 14, layers = 2\n"
+    "attention swa = windowed { heads = 2, head_dim = 6, rope_dim = 2, q_rank = 5, out_groups = 12, out_rank = 3,\n"
+    "  window = 7, rope = rope { pairs = interleaved } }\nattention hca = swa { compress = hca { ratio = 8 } }\n"
+    "ffn = swiglu { hidden = 11 }\nschedule { attention = [swa, hca] }",
     "further_stream": "dim = 18, layers = 1, head = tied\nattention = gqa { heads = 3, rope = rope }\n"
     "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams",
 }
