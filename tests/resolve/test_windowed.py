@@ -65,6 +65,12 @@ def test_rules(given: dict[str, str], code: str, place: str, message: str) -> No
             "256",
             "the indexer may pick 256 entries, but at context = 1024 there are 256",
         ),
+        (
+            CSA.replace("topk = 6", "topk = 1"),
+            "W0007",
+            "1",
+            "the index loss of a single pick is always 0: the indexer learns nothing from it",
+        ),
         (CSA.replace("ratio = 4", "ratio = 3"), "W0006", "3", "ratio = 3 does not divide context = 1024"),
         ("hca { ratio = 100 }", "W0006", "100", "ratio = 100 does not divide context = 1024"),
     ],
@@ -76,7 +82,17 @@ def test_what_is_doubtful(compress: str, code: str, place: str, message: str) ->
     assert doubt.span.text == place
 
 
-@pytest.mark.parametrize("compress", ["none", CSA, CSA.replace("6", "255"), "csa { ratio = 4 }", "hca { ratio = 128 }"])
+@pytest.mark.parametrize(
+    "compress",
+    [
+        "none",
+        CSA,
+        CSA.replace("6", "255"),
+        CSA.replace("topk = 6", "topk = 1, loss_weight = 0"),
+        "csa { ratio = 4 }",
+        "hca { ratio = 128 }",
+    ],
+)
 def test_what_is_not(compress: str) -> None:
     assert not found(windowed(compress=compress))
 

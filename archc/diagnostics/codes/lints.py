@@ -78,4 +78,14 @@ group are seen through the window alone.""",
         failing=_windowed("hca { ratio = 100 }"),
         fixed=_windowed("hca { ratio = 128 }"),
     ),
+    Code(
+        id="W0007",
+        title="indexer with a single pick",
+        explanation="""\
+The index loss compares where attention looks among the picked entries with the softmax of their scores. Over one entry
+both are 1, whatever the scores: in the sparse stage, the default, the parameters of such an indexer get no gradient.
+The dense stage compares all entries that a token sees, and teaches it.""",
+        failing=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 1 } }"),
+        fixed=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 32 } }"),
+    ),
 )

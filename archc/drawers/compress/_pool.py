@@ -55,6 +55,13 @@ class Pool(Compress):
                 message=f"the indexer may pick {picker.most()} entries, but at context = {context} there are {entries}",
                 help="it picks all of them: leave the indexer out, or let it pick fewer",
             )
+        elif picker is not None and picker.most() == 1 and picker.loss_weight > 0:
+            yield Doubt(
+                code="W0007",
+                fields=("indexer.topk", "indexer"),
+                message="the index loss of a single pick is always 0: the indexer learns nothing from it",
+                help='let it pick more, or train it in the dense stage (`m.index_stage = "dense"`)',
+            )
 
     def about(self) -> str:
         """With how many tokens an entry is made of, and which entries a token attends to."""
