@@ -17,10 +17,10 @@ SPEC = str(Path(__file__).parent / "specs" / "mixed.arch")
 SMALL = str(Path(__file__).parent / "specs" / "small.arch")
 ROUTED = str(Path(__file__).parent / "specs" / "routed.arch")
 
-BIASED = (ROUTED, "deepseek_v3")
+BIASED = (ROUTED, "deepseek_v3", "deepseek_v4_flash", "deepseek_v4_pro")
 """Specs with routers whose bias moves between steps."""
 
-LIBRARY = ("llama_3_1_8b", "qwen3_235b_a22b", "gpt_oss_20b", "deepseek_v3")
+LIBRARY = ("llama_3_1_8b", "qwen3_235b_a22b", "gpt_oss_20b", "deepseek_v3", "deepseek_v4_flash", "deepseek_v4_pro")
 """Specs of the library, one of every kind of layer."""
 
 
