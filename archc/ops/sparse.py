@@ -47,7 +47,7 @@ class IndexTopk(Op):
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, keys = ins[:2]
-        heads = int(q.shape[2])  # type: ignore[arg-type]
+        heads = q.fixed(2)
         pairs = schedule("sparse_blocks").index_pairs(
             batch=w.batch, heads=heads, past=w.past, new=w.new, every=self.every, entries=size(keys.shape[1], w)
         )
@@ -109,7 +109,7 @@ class SparseAttention(Op):
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, recent = ins[:2]
-        heads = int(q.shape[2])  # type: ignore[arg-type]
+        heads = q.fixed(2)
         _, far, picked = self._optional(ins[3:])
         entries = 0 if far is None else size(far.shape[1], w)
         picks = None if picked is None else size(picked.shape[2], w)
@@ -212,10 +212,10 @@ class IndexDivergence(Loss):
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         index_q, index_keys, _, q = ins[:4]
-        of_index, of_attention = (2 * int(t.shape[2]) * t.last for t in (index_q, q))  # type: ignore[arg-type]
+        of_index, of_attention = (2 * t.fixed(2) * t.last for t in (index_q, q))
         pairs = schedule("sparse_blocks").divergence_pairs(
             batch=w.batch,
-            heads=max(int(index_q.shape[2]), int(q.shape[2])),  # type: ignore[arg-type]
+            heads=max(index_q.fixed(2), q.fixed(2)),
             past=w.past,
             new=w.new,
             every=self.every,
@@ -228,7 +228,7 @@ class IndexDivergence(Loss):
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """As of every effect; what is needed of the gradient are two products for each entry attended to."""
         index_q, picks = ins[0], size(ins[7].shape[2], w) if len(ins) > 7 else None
-        learned = 4 * int(index_q.shape[2]) * index_q.last * visible_entries(w, self.every, picks)  # type: ignore[arg-type]
+        learned = 4 * index_q.fixed(2) * index_q.last * visible_entries(w, self.every, picks)
         return replace(super().cost(w, ins, outs), useful_backward=0 if w.cached else learned)
 
     def code(
