@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from archc.diagnostics import Diagnostic, Related, Span
+from archc.diagnostics import Diagnostic, Related, Sink, Span
 from archc.resolve.convert import shown
 from archc.resolve.scope import Recipe
 from archc.resolve.suggest import listed
-from archc.schema import Drawer
+from archc.resolve.walk import drawers
+from archc.schema import Drawer, Model
 from archc.schema.describe import FieldInfo, describe
 
 if TYPE_CHECKING:
@@ -79,6 +80,18 @@ def rules_hold(r: Resolution, recipe: Recipe, drawer: Drawer) -> bool:
             )
         )
     return not problems
+
+
+def vocabularies_agree(sink: Sink, model: Model) -> None:
+    """Reports drawers whose tables have another number of rows than the model has tokens: ids would miss them."""
+    for drawer in drawers(model):
+        for name, info in describe(type(drawer)).items() if drawer is not model else ():
+            rows = getattr(drawer, name)
+            if info.inherit == "vocab" and rows != model.vocab:
+                message = f"{name} = {rows:_} of `{drawer.kind}`, but the model has vocab = {model.vocab:_} tokens"
+                span = given_in(drawer, name) or drawer.origin.span
+                help = f"leave out `{name}`: it follows the model's"
+                sink.add(Diagnostic(code="E0210", message=message, span=span, help=help))
 
 
 def _given_at(recipe: Recipe, drawer: Drawer, name: str) -> Span | None:

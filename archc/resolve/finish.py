@@ -11,6 +11,7 @@ from typing import Any
 from archc.diagnostics import Sink
 from archc.resolve import lints
 from archc.resolve.checks import Check, check_now, in_words
+from archc.resolve.faults import vocabularies_agree
 from archc.resolve.frames import Frame
 from archc.resolve.merge import Merger, chain
 from archc.resolve.overrides import Overrides
@@ -91,6 +92,7 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
         params=tuple((n.text, in_words(r.param_value(n))) for n in _params(r)),
     )
     model.placed(r.frame.recipe.label, fields.origin)
+    vocabularies_agree(r.sink, model)
     lints.doubtful(r.sink, model)
     return model.completed(checks=checks, sweeps=found, spec_hash=spec_hash(model))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from archc.diagnostics import Diagnostic, Sink
 from archc.resolve.faults import given_in
 from archc.resolve.project import Unit
 from archc.resolve.scope import Definition, Named
-from archc.schema import LAYER_SLOTS, Drawer, Model
+from archc.resolve.walk import drawers
+from archc.schema import Model
 from archc.syntax import tree
 
 _UNUSED = {"drawer": "W0001", "let": "W0002", "param": "W0003"}
@@ -39,31 +40,11 @@ def unused(sink: Sink, names: Iterable[Named], scheduled: frozenset[str], unit: 
 
 def doubtful(sink: Sink, model: Model) -> None:
     """Reports what the drawers of a model find doubtful at its context, each drawer once."""
-    layers = {id(layer): layer for layer in model.schedule}.values()
-    seen: set[int] = set()
-    for drawer in (model, *(getattr(layer, slot) for layer in layers for slot in LAYER_SLOTS)):
-        for part in _parts(drawer):
-            if id(part) not in seen:
-                seen.add(id(part))
-                for doubt in part.doubts(model.context):
-                    spans = (given_in(part, name) for name in doubt.fields)
-                    span = next((s for s in spans if s is not None), part.origin.span)
-                    sink.add(
-                        Diagnostic(
-                            code=doubt.code, severity="warning", message=doubt.message, span=span, help=doubt.help
-                        )
-                    )
-
-
-def _parts(drawer: Drawer | None) -> Iterator[Drawer]:
-    """A drawer and the drawers in its slots, at any depth."""
-    if drawer is not None:
-        yield drawer
-        for name in type(drawer).model_fields:
-            value = getattr(drawer, name)
-            for item in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(item, Drawer):
-                    yield from _parts(item)
+    for drawer in drawers(model):
+        for doubt in drawer.doubts(model.context):
+            spans = (given_in(drawer, name) for name in doubt.fields)
+            span = next((s for s in spans if s is not None), drawer.origin.span)
+            sink.add(Diagnostic(code=doubt.code, severity="warning", message=doubt.message, span=span, help=doubt.help))
 
 
 def decimal_in(sink: Sink, fields: dict[str, Definition]) -> None:

@@ -34,6 +34,12 @@ def moe(fields: str, router: str) -> str:
         ("experts = 8, shared_hidden = 9", "softmax { active = 2 }", "9", "there is no shared expert"),
         ("experts = 8, shared_activation = silu", "softmax { active = 2 }", "silu", "there is no shared expert"),
         ("experts = 2", "hash { active = 3 }", "3", "active = 3 is more than the 2 experts"),
+        (
+            "experts = 8",
+            "hash { active = 2, vocab = 32 }",
+            "32",
+            "vocab = 32 of `hash`, but the model has vocab = 1_000 tokens",
+        ),
         ("experts = 8, shared = 1, shared_hidden = 0", "softmax { active = 2 }", "0", "shared experts of width 0"),
     ],
 )

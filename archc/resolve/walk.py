@@ -1,0 +1,29 @@
+"""Every drawer of a resolved model, nested ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archc.schema import LAYER_SLOTS, Drawer, Model
+
+
+def drawers(model: Model) -> Iterator[Drawer]:
+    """The model's own slots, those of its layers, and the drawers in their slots at any depth; each once."""
+    layers = {id(layer): layer for layer in model.schedule}.values()
+    seen: set[int] = set()
+    for drawer in (model, *(getattr(layer, slot) for layer in layers for slot in LAYER_SLOTS)):
+        for part in _parts(drawer):
+            if id(part) not in seen:
+                seen.add(id(part))
+                yield part
+
+
+def _parts(drawer: Drawer | None) -> Iterator[Drawer]:
+    """A drawer and the drawers in its slots, at any depth."""
+    if drawer is not None:
+        yield drawer
+        for name in type(drawer).model_fields:
+            value = getattr(drawer, name)
+            for item in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(item, Drawer):
+                    yield from _parts(item)
