@@ -8,6 +8,7 @@ from typing import Any
 
 from archc.cost.count import count
 from archc.cost.report import Mode, Report
+from archc.cost.setting import Setting
 from archc.graph import Graph
 from archc.importers import load
 from archc.plan import plan, shrink
@@ -24,14 +25,15 @@ def cost(
     seq: int | None = None,
     context: int | None = None,
     graph: Graph | None = None,
+    setting: Setting | None = None,
 ) -> Report:
     """The cost report of a resolved model.
 
     ``seq`` new tokens of each of ``batch`` rows, the last of ``context`` tokens (decode: one new token, ``context``
-    defaults to the model's). Raises ValueError for a workload that cannot be, `ArchError` for a model that does not
-    fit together.
+    defaults to the model's). ``setting`` says on what and how it runs (see `archc.cost.setting`). Raises ValueError for
+    a workload that cannot be, `ArchError` for a model that does not fit together.
     """
-    return count(model, graph or plan(model), mode=mode, batch=batch, seq=seq, context=context)
+    return count(model, graph or plan(model), mode=mode, batch=batch, seq=seq, context=context, setting=setting)
 
 
 def package(model: Model, *, tiny: bool = False) -> dict[str, str]:

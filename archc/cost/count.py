@@ -6,7 +6,10 @@ import math
 from collections.abc import Iterator
 from typing import get_args
 
+from archc.cost.memory import memory
 from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, WorkloadReport
+from archc.cost.setting import Setting
+from archc.cost.time import time
 from archc.graph import Graph, Node
 from archc.graph.gradient import constants, trained
 from archc.ops import Cost, Table, Workload
@@ -86,7 +89,15 @@ def workload(
     if total < new:
         raise ValueError(f"context = {total} tokens cannot hold the {new} new ones")
     shown = WorkloadReport(mode=mode, batch=batch, seq=new, context=total)
-    return Workload(batch=batch, new=new, past=total - new, cached=mode != "train"), shown
+    w = Workload(
+        batch=batch,
+        new=new,
+        past=total - new,
+        cached=mode != "train",
+        act=model.precision.activation,
+        layout=model.cache.kind,
+    )
+    return w, shown
 
 
 def count(
@@ -97,8 +108,10 @@ def count(
     batch: int = 1,
     seq: int | None = None,
     context: int | None = None,
+    setting: Setting | None = None,
 ) -> Report:
-    """The cost of a planned model under a workload. Raises ValueError for a workload that cannot be."""
+    """The cost of a planned model under a workload, in a setting. Raises ValueError for what cannot be."""
+    setting = setting or Setting(hardware=model.hardware)
     w, shown = workload(model, mode, batch, seq, context)
     return Report(
         model=model.name,
@@ -107,6 +120,8 @@ def count(
         params=params(graph),
         flops=flops(graph, w, mode),
         kv_cache=kv_cache(graph, model.cache, batch=batch, max_tokens=shown.context),
+        memory=memory(model, graph, w, mode, setting),
+        time=time(model, graph, w, mode, setting),
         assumptions=tuple(_assumptions(model, graph)),
     )
 

@@ -81,6 +81,34 @@ class KvCache:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes of all devices together, and of the fullest device. ``fits`` is None where no hardware is given."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    kv_cache: int
+    host: int
+    per_device: dict[str, int]
+    fits: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Time:
+    """Seconds of one step on the devices of the plan. ``bound`` names what takes most of it."""
+
+    compute_s: float
+    memory_s: float
+    communication_s: float
+    total_s: float
+    bound: str
+    tokens_per_s: float
+    gpu_hours: float | None
+    mfu: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """The cost of one model under one workload; `as_dict` is the JSON of the command line."""
 
@@ -90,6 +118,8 @@ class Report:
     params: Params
     flops: Flops
     kv_cache: KvCache
+    memory: Memory | None = None
+    time: Time | None = None
     assumptions: tuple[str, ...] = ()
     format_version: int = field(default=FORMAT_VERSION)
 

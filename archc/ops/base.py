@@ -23,12 +23,17 @@ DType = Literal["act", "fp32", "int", "bool", "none"]
 # --- sizes ---------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What a forward is asked to do: ``batch`` rows of ``new`` tokens, after ``past`` ones if there is a cache."""
+    """What a forward is asked to do: ``batch`` rows of ``new`` tokens, after ``past`` ones if there is a cache.
+
+    ``act`` is the size of an activation's element in bytes, ``layout`` how the cache is stored (its drawer's kind).
+    """
 
     batch: int
     new: int
     past: int = 0
     cached: bool = False
+    act: int = 2
+    layout: str = "bf16"
 
     @property
     def total(self) -> int:
@@ -89,6 +94,11 @@ def numel(shape: Shape, w: Workload) -> int:
     return math.prod(size(dim, w) for dim in shape)
 
 
+def element(dtype: DType, w: Workload) -> int:
+    """Bytes of an element: activations are as wide as the workload says, islands at least float32."""
+    return w.act if dtype == "act" else max(4, w.act) if dtype == "fp32" else BYTES[dtype]
+
+
 class ShapeError(Exception):
     """A shape rule was broken. The builder adds the scope; the plan turns it into a diagnostic at the spec span."""
 
@@ -120,6 +130,11 @@ class Type:
         if not isinstance(dim, int):
             raise ShapeError(f"needs a fixed dimension {axis}, got {self}")
         return dim
+
+
+def nbytes(t: Type, w: Workload) -> int:
+    """Bytes of a value under a workload."""
+    return numel(t.shape, w) * element(t.dtype, w)
 
 
 def wider(*types: Type) -> DType:
@@ -235,7 +250,7 @@ class Op(Record):
         executed, useful, backward = self.flops(w, ins, outs)
         if self.view:
             return Cost(executed=executed, useful=useful, backward=backward)
-        read, written = (sum(numel(t.shape, w) * BYTES[t.dtype] for t in ts) for ts in (ins, outs))
+        read, written = (sum(nbytes(t, w) for t in ts) for ts in (ins, outs))
         return Cost(executed=executed, useful=useful, backward=backward, read=read, written=written)
 
     def row(self, *ins: Type) -> bool:

@@ -6,7 +6,7 @@ import ast
 import math
 from dataclasses import replace
 
-from archc.ops.base import BYTES, Cost, Op, ParamSpec, Type, Workload, expr, need, numel, size
+from archc.ops.base import Cost, Op, ParamSpec, Type, Workload, expr, nbytes, need, numel, size
 from archc.ops.row import RowOp
 
 
@@ -80,8 +80,8 @@ class Lookup(Op):
 
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """Only the rows that are named are read."""
-        rows = numel(outs[0].shape, w) * BYTES[outs[0].dtype]
-        return Cost(read=rows + numel(ins[1].shape, w) * BYTES["int"], written=rows)
+        rows = nbytes(outs[0], w)
+        return Cost(read=rows + nbytes(ins[1], w), written=rows)
 
     def code(self, table: ast.expr, ids: ast.expr) -> ast.expr:
         return expr("table[ids]", table=table, ids=ids)
@@ -143,7 +143,7 @@ class GroupedLinear(Op):
         whole = super().cost(w, ins, outs)
         tokens = size(ins[0].shape[0], w) // self.active
         chosen = 1 - (1 - self.active / ins[1].last) ** tokens
-        idle = round((1 - chosen) * sum(numel(t.shape, w) * BYTES[t.dtype] for t in ins[2:]))
+        idle = round((1 - chosen) * sum(nbytes(t, w) for t in ins[2:]))
         return replace(whole, read=whole.read - idle)
 
     def code(self, x: ast.expr, ends: ast.expr, weight: ast.expr, *bias: ast.expr) -> ast.expr:

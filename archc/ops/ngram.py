@@ -6,7 +6,7 @@ import ast
 import itertools
 from collections.abc import Iterator
 
-from archc.ops.base import BYTES, B, Cost, Op, ParamSpec, S, Type, Workload, expr, need, numel
+from archc.ops.base import B, Cost, Op, ParamSpec, S, Type, Workload, expr, nbytes, need
 
 
 # --- constants of the hash -----------------------------------------------------------------------
@@ -100,8 +100,8 @@ class TableLookup(Op):
 
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """Only the rows that are named are read."""
-        rows = numel(outs[0].shape, w) * BYTES[outs[0].dtype]
-        return Cost(read=rows + numel(ins[0].shape, w) * BYTES["int"], written=rows)
+        rows = nbytes(outs[0], w)
+        return Cost(read=rows + nbytes(ins[0], w), written=rows)
 
     def code(self, ids: ast.expr, weight: ast.expr) -> ast.expr:
         return expr("F.embedding(ids, weight)", ids=ids, weight=weight)

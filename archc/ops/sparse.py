@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from archc.ops.attention import visible_pairs
-from archc.ops.base import BYTES, B, Cost, Dim, Op, S, Type, Workload, expr, need, numel, size
+from archc.ops.base import B, Cost, Dim, Op, S, Type, Workload, element, expr, need, numel, size
 from archc.ops.loss import Loss
 from archc.ops.schedules import schedule
 
@@ -138,7 +138,7 @@ class SparseAttention(Op):
         if picks is None:
             return whole
         unread = numel(entries.shape[:2], w) - numel(picks.shape, w)
-        saved = max(0, unread) * entries.last * BYTES[entries.dtype]
+        saved = max(0, unread) * entries.last * element(entries.dtype, w)
         return Cost(
             executed=whole.executed,
             useful=whole.useful,

@@ -25,7 +25,9 @@ def shrink(model: Model) -> Model:
         "layers": len(order),
         "context": min(model.context, CONTEXT),
         "schedule": tuple(small[slots] for slots in order),
-        "cache": drawer_class("cache", "fp32")(),  # float32 storage, in which the laws are exact
+        # float32, in which the laws are exact
+        "cache": drawer_class("cache", "fp32")(),
+        "precision": drawer_class("precision", "fp32")(),
     }
     for name in ("norm", "residual", "head", "mtp", "init"):
         fields[name] = _drawer(getattr(model, name))

@@ -13,7 +13,7 @@ from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.slots import LAYER_SLOTS, slot_names
 from archc.syntax import tree
 
-UNFILLED = ("precision", "optimizer", "hardware", "quantization")
+UNFILLED = ("quantization",)
 """Parts of the language whose registries are still empty."""
 
 

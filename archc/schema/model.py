@@ -8,7 +8,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from archc.schema.drawer import Drawer, field
-from archc.schema.slots import Attention, Cache, FeedForward, Head, Init, Memory, Mtp, Norm, Residual
+from archc.schema.slots import (
+    Attention,
+    Cache,
+    FeedForward,
+    Hardware,
+    Head,
+    Init,
+    Memory,
+    Mtp,
+    Norm,
+    Optimizer,
+    Precision,
+    Residual,
+)
 
 
 class LayerSlots(BaseModel):
@@ -49,6 +62,9 @@ class ModelFields(Drawer):
     mtp: Mtp | None = field("modules that predict further tokens", default=None)
     init: Init = field("how parameters start", kind="normal")
     cache: Cache = field("how the key-value cache is stored", kind="bf16")
+    precision: Precision = field("number formats of training and serving, for `archc cost`", kind="bf16")
+    optimizer: Optimizer = field("what moves the parameters, for `archc cost`", kind="adamw")
+    hardware: Hardware | None = field("what it runs on where `archc cost` is not told otherwise", default=None)
 
 
 class Model(ModelFields):

@@ -156,6 +156,84 @@ class Cache(Drawer):
     """What the stores that know a packing for it hold, and what the others do: an assumption of the cost report."""
 
 
+Number = Literal["fp32", "tf32", "bf16", "fp8", "fp4"]
+"""Number formats of matrix products, the widest first."""
+
+
+class Format(NamedTuple):
+    """How the numbers of a weight are stored."""
+
+    name: str
+    """``bf16``, ``fp8``: weights of equal names are added up in a report."""
+    bits: int
+    block: tuple[int, int] = (0, 0)
+    """Rows and columns that share a scale; (0, 0): there are none."""
+    scale_bytes: int = 0
+
+
+class Precision(Drawer):
+    """The number formats in which a model is trained and served: what `archc cost` prices, and no part of its code.
+
+    A package runs in the dtype that it is asked for.
+    """
+
+    slot = "precision"
+    activation: ClassVar[int] = 2
+    """Bytes of an activation's element."""
+
+    def stored(self, role: str) -> Format:
+        """How weights of a role (see `ParamSpec`) are stored where the model is served."""
+        raise NotImplementedError
+
+    def product(self, role: str) -> Number:
+        """The format that products run in: those with weights of a role, or of "attention" (queries, keys, values)
+        or "index" (index queries and keys).
+        """
+        raise NotImplementedError
+
+
+class Optimizer(Drawer):
+    """What moves the parameters in training, and keeps a state for each: for `archc cost`, and no part of the code."""
+
+    slot = "optimizer"
+
+    def state(self, role: str) -> int:
+        """Bytes of state of each element of a parameter of a role (see `ParamSpec`), a master copy left out."""
+        raise NotImplementedError
+
+
+class Hardware(Drawer):
+    """A kind of accelerator, and how many of them are joined: peaks as their makers state them, dense.
+
+    Rates are per device. A rate of 0 means: it cannot; products then run in the next wider format.
+    """
+
+    slot = "hardware"
+
+    memory: float = field("memory of a device", unit="bytes", gt=0)
+    bandwidth: float = field("what its memory reads or writes", unit="bytes/s", gt=0)
+    fp32: float = field("matrix products in float32 without tensor cores", unit="FLOP/s", gt=0)
+    tf32: float = field("matrix products in TF32", unit="FLOP/s", default=0.0, ge=0)
+    bf16: float = field("matrix products in bfloat16", unit="FLOP/s", gt=0)
+    fp8: float = field("matrix products in FP8", unit="FLOP/s", default=0.0, ge=0)
+    fp4: float = field("matrix products in FP4", unit="FLOP/s", default=0.0, ge=0)
+    launch: float = field("time from one kernel to the next that waits for it", unit="s", ge=0)
+    domain: int = field("devices joined by fast links", gt=0)
+    link: float = field("what a device sends over these links, in one direction", unit="bytes/s", default=0.0, ge=0)
+    network: float = field("what a device sends beyond them, in one direction", unit="bytes/s", default=0.0, ge=0)
+    host: float = field("from host memory to a device", unit="bytes/s", default=0.0, ge=0)
+    disk: float = field("from disk to host memory", unit="bytes/s", default=0.0, ge=0)
+    price: float | None = field("money for an hour of a device", unit="$/h", default=None)
+
+    def peak(self, number: Number) -> float:
+        """FLOP/s of products in a format, or in the next wider one that it has."""
+        order: tuple[Number, ...] = ("fp4", "fp8", "bf16", "tf32", "fp32")
+        for name in order[order.index(number) :]:
+            if rate := getattr(self, name):
+                return rate
+        return self.fp32
+
+
 class Router(Drawer):
     """Chooses the experts of a token."""
 

@@ -19,7 +19,7 @@ from archc.schema.slots import slot_names
 ROOT = Path(__file__).resolve().parents[2]
 DRAWERS = [(slot, kind) for slot in sorted(slot_names()) for kind in drawers.kinds(slot)]
 # Storage, starting values and a plain linear map have no paper
-NOTHING_TO_CITE = {"cache", "init", "head"}
+NOTHING_TO_CITE = {"cache", "init", "head", "precision"}
 SOURCE = re.compile(r"arXiv:\d{4}\.\d{4,5}|https?://")
 KERNELS = sorted(resources.kernels().glob("*.py"))
 

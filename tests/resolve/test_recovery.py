@@ -96,11 +96,7 @@ def test_statements_in_the_wrong_place() -> None:
 
 
 def test_parts_of_the_language_without_kinds_say_so() -> None:
-    for line in (
-        "precision { weights = fp8 }",
-        "optimizer = muon",
-        "hardware h = h100 { gpus = 8 }",
-    ):
+    for line in ("quantization { weights = fp8 }", "quantization = int8", "quantization q = int8 { block = 8 }"):
         problem = only(spec(GQA + FFN + line))
         assert problem.code == "E0115", line
 

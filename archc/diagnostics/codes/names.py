@@ -95,7 +95,7 @@ means itself: in `attention csa = csa { ... }` the right side names a kind. `arc
         title="slot without kinds",
         explanation="""\
 The word belongs to the language, but no drawer of this slot is installed, so a model cannot set it.""",
-        failing=_model(_PARTS + "  optimizer = muon { lr = 1e-3 }\n"),
+        failing=_model(_PARTS + "  quantization = int8\n"),
         fixed=_model(_PARTS),
     ),
     Code(

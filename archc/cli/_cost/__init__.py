@@ -1,0 +1,1 @@
+"""How `archc cost` shows its figures."""

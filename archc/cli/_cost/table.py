@@ -1,0 +1,91 @@
+"""The report as tables."""
+
+from __future__ import annotations
+
+from archc.cli._console import print_all
+from archc.cli._cost.units import bytes_text, flops_text
+from archc.cost.report import Report
+
+
+def show(report: Report) -> None:
+    """Prints a report."""
+    from rich.table import Table
+
+    w, p, f, c = report.workload, report.params, report.flops, report.kv_cache
+    token = f"token {w.context:,}" if w.seq == 1 else f"{w.seq:,} tokens up to {w.context:,}"
+    what = {
+        "train": f"training on {w.seq:,} tokens a row",
+        "prefill": f"prefill of {w.seq:,} tokens a row, {w.context:,} in the end",
+        "decode": f"decoding {token} of a row",
+    }[w.mode]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("component", "parameters", "share", "ideal", "executed", "cache"):
+        table.add_column(column, justify="left" if column == "component" else "right")
+    for name, n in p.by_component.items():
+        ideal, executed, kept = (d.by_component[name] for d in (f.ideal, f.executed, c))
+        if n or ideal or executed or kept:
+            share = "apart" if name == "mtp" else _share(n / p.total) if n else "-"
+            table.add_row(
+                name,
+                f"{n:,}" if n else "-",
+                share,
+                *(flops_text(x) if x else "-" for x in (ideal, executed)),
+                bytes_text(kept) if kept else "-",
+            )
+    table.add_section()
+    total = (
+        "total",
+        f"{p.total:,}",
+        "100 %",
+        flops_text(f.ideal.workload_total),
+        flops_text(f.executed.workload_total),
+        bytes_text(c.bytes_total),
+    )
+    table.add_row(*total, style="bold")
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(style="dim")
+    facts.add_column()
+    rows = [
+        (
+            "active a token",
+            (
+                f"{p.active:,} with embedding and head, {p.active_without_embedding:,} without the embedding,"
+                f" {p.active_core:,} without both"
+            ),
+        ),
+        (
+            "FLOPs a token",
+            (
+                f"forward {flops_text(f.ideal.forward_per_token)} ideal,"
+                f" {flops_text(f.executed.forward_per_token)} executed"
+                + (
+                    f"; with backward {flops_text(f.ideal.train_per_token)} ideal,"
+                    f" {flops_text(f.executed.train_per_token)} executed"
+                    if w.mode == "train"
+                    else ""
+                )
+            ),
+        ),
+        (
+            "cache",
+            (
+                f"{bytes_text(c.bytes_per_token)} a token and {bytes_text(c.bytes_per_sequence_fixed)} a row,"
+                f" stored as {c.layout}"
+            ),
+        ),
+    ]
+    for row in rows:
+        facts.add_row(*row)
+    notes = Table(box=None, pad_edge=False, show_header=False, style="dim")
+    notes.add_column()
+    notes.add_column()
+    for line in report.assumptions:
+        if not line.startswith("weighted_fp8_equivalent"):  # a figure that only --format json has
+            notes.add_row("-", line.replace("[", "\\["))
+    title = f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}"
+    print_all(title, "", table, "", facts, "", "[dim]conventions[/dim]", notes, width=100)
+
+
+def _share(part: float) -> str:
+    """``97.4 %``; what is there is never 0.0 %."""
+    return f"{100 * part:.1f} %" if part >= 0.0005 else "< 0.1 %"

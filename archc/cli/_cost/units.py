@@ -1,0 +1,19 @@
+"""Figures with their units."""
+
+from __future__ import annotations
+
+
+def flops_text(n: float) -> str:
+    """``28.5 GFLOP``"""
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= size:
+            return f"{n / size:,.2f} {unit}FLOP"
+    return f"{n:,.0f} FLOP"
+
+
+def bytes_text(n: float) -> str:
+    """``16.0 GiB``"""
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n >= size:
+            return f"{n / size:,.2f} {unit}"
+    return f"{n:,.0f} B"

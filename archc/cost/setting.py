@@ -1,0 +1,108 @@
+"""Under which circumstances a workload is priced: hardware, parallel plan, recomputation, and what the run is for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from archc.schema import Hardware, Model
+
+Recompute = Literal["none", "selective", "full", "mhc"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """How many ways a model is spread; every degree is 1 where it is not.
+
+    ``dp`` whole replicas; ``fsdp`` ways to shard parameters, gradients and optimizer state; ``tp`` ways to split
+    matrices; ``pp`` pipeline stages; ``cp`` ways to split sequences; ``ep`` ways to spread experts over the devices of
+    dp, fsdp, cp and tp, which it must divide.
+    """
+
+    dp: int = 1
+    fsdp: int = 1
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    cp: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Devices of the plan: ep takes none of its own."""
+        return self.dp * self.fsdp * self.tp * self.pp * self.cp
+
+    @classmethod
+    def parse(cls, text: str) -> Parallel:
+        """``dp=2,tp=8``. Raises ValueError that says what is wrong."""
+        names = [f.name for f in fields(cls)]
+        given: dict[str, int] = {}
+        for part in filter(None, text.replace(" ", "").split(",")):
+            name, _, value = part.partition("=")
+            if name not in names:
+                raise ValueError(f"`{name}` is no way to spread a model; there are {', '.join(names)}")
+            if name in given:
+                raise ValueError(f"`{name}` is given twice")
+            if not value.isdecimal() or int(value) < 1:
+                raise ValueError(f"{name}={value} is not a number of ways")
+            given[name] = int(value)
+        plan = cls(**given)
+        over = plan.devices // plan.pp
+        if over % plan.ep:
+            raise ValueError(f"ep={plan.ep} does not divide the {over} devices of a pipeline stage")
+        return plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What a workload runs on. ``batch`` of the workload are rows of all devices together.
+
+    ``micro`` rows of a replica run at a time (None: all of them; with pipeline stages 1). ``tokens`` is the budget of a
+    training run; ``price`` what a device costs an hour.
+    """
+
+    hardware: Hardware | None = None
+    parallel: Parallel = field(default_factory=Parallel)
+    recompute: Recompute = "none"
+    micro: int | None = None
+    tokens: int | None = None
+    price: float | None = None
+
+    def rows(self, batch: int) -> int:
+        """Rows of a batch that one replica gets, rounded up: those of its data-parallel rank."""
+        return math.ceil(batch / (self.parallel.dp * self.parallel.fsdp))
+
+
+def setting_of(
+    model: Model,
+    *,
+    hardware: str | None = None,
+    gpus: int | None = None,
+    parallel: Parallel | None = None,
+    recompute: Recompute = "none",
+    drawers: tuple[Path, ...] = (),
+) -> Setting:
+    """The setting that options mean: ``hardware`` is a kind of the registry, by default the spec's.
+
+    Without a plan, ``gpus`` devices share one: fsdp in training is the caller's to ask for. Raises ValueError for what
+    does not exist or does not fit together.
+    """
+    plan = parallel or Parallel(dp=gpus or 1)
+    if gpus is not None and plan.devices != gpus:
+        raise ValueError(f"the plan has {plan.devices} devices, and there are {gpus}")
+    return Setting(hardware=named(model, hardware, drawers), parallel=plan, recompute=recompute)
+
+
+def named(model: Model, name: str | None, drawers: tuple[Path, ...] = ()) -> Hardware | None:
+    """The hardware of a name. Raises ValueError with those there are."""
+    from archc.drawers import drawer_class, kinds
+
+    if name is None:
+        return model.hardware
+    known = kinds("hardware", drawers)
+    if name not in known:
+        raise ValueError(f"no hardware `{name}`; there are {', '.join(sorted(known))}")
+    found = drawer_class("hardware", name, drawers)()
+    assert isinstance(found, Hardware)
+    return found
