@@ -1,0 +1,387 @@
+"""Figures that others have published of the library's models, and how `archc cost` comes to each: data, no tests.
+
+``python -m tests.cost.published`` writes the table of docs/cost.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import archc
+from archc.cost.report import Report
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
+BEGIN = "<!-- written by tests/cost/published.py -->\n"
+END = "<!-- end of what is written -->\n"
+
+UNITS = {"": 1, "K": 1e3, "KB": 1e3, "B": 1e9, "T": 1e12, "G": 1e9, "%": 1e-2}
+"""Factors of published units: thousands as the papers have them; B is a billion parameters, T a trillion."""
+
+V2, V3, V3_README = "arXiv:2405.04434", "arXiv:2412.19437", "deepseek-ai/DeepSeek-V3 README_WEIGHTS"
+INSIGHTS, MOE, V4 = "arXiv:2505.09343", "arXiv:2401.06066", "arXiv:2606.19348"
+GPT_OSS, OLMOE, MIXTRAL = "arXiv:2508.10925, table 1", "arXiv:2409.02060", "arXiv:2401.04088"
+LLAMA, K2, QWEN3 = "arXiv:2407.21783", "MoonshotAI/Kimi-K2 README", "Qwen/Qwen3-235B-A22B model card"
+META = "transformers 5.23.0 on the meta device"
+TENSORS = "tensors of the checkpoint"
+
+TRAIN = {"mode": "train", "seq": 4096}
+MILLION = {"context": 1 << 20}
+NO_EMBEDDING = "without the input embedding"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One published figure.
+
+    ``key`` is a key of the report, or arithmetic over keys; ``options`` are those of `archc.cost`, ``sets`` what
+    amends the spec. ``rule``: our value must be equal, round to what is published, be it with the further digits cut,
+    or lie within ``within`` of it where the published figure cannot be had by a stated convention (``note`` says why).
+    """
+
+    spec: str
+    what: str
+    published: str
+    key: str
+    source: str
+    convention: str = ""
+    rule: Literal["equal", "rounds", "cut", "within"] = "rounds"
+    within: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def number(self) -> tuple[float, float, int]:
+        """The published number, the factor of its unit, and its decimals."""
+        digits, unit = re.fullmatch(r"([\d.,]+) ?(\w*|%)", self.published).groups()  # type: ignore[union-attr]
+        return float(digits.replace(",", "")), UNITS[unit], len(digits.partition(".")[2])
+
+    @property
+    def value(self) -> float:
+        """What `archc cost` has to say."""
+        return _arithmetic(self.key, report(self))
+
+    @property
+    def deviation(self) -> float:
+        """Our value relative to the published one, less one."""
+        number, factor, _ = self.number
+        return self.value / (number * factor) - 1
+
+    def allows(self, value: float) -> bool:
+        """Whether a value keeps the rule."""
+        number, factor, decimals = self.number
+        if self.rule == "equal":
+            return value == number * factor
+        if self.rule == "within":
+            return abs(value / (number * factor) - 1) <= self.within
+        scaled = value / factor * 10**decimals
+        return (math.floor(scaled) if self.rule == "cut" else round(scaled)) == round(number * 10**decimals)
+
+
+@cache
+def _report(spec: str, options: tuple[tuple[str, Any], ...], sets: tuple[tuple[str, Any], ...]) -> Report:
+    return archc.cost(archc.load(spec, set=dict(sets)), **dict(options))
+
+
+def report(figure: Figure) -> Report:
+    """The report that a figure is read from."""
+    return _report(figure.spec, tuple(figure.options.items()), tuple(figure.sets.items()))
+
+
+OPERATORS: dict[type, Any] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def _arithmetic(text: str, of: Report) -> float:
+    """The value of arithmetic over keys of a report."""
+
+    def walk(node: ast.expr) -> float:
+        if isinstance(node, ast.BinOp):
+            return OPERATORS[type(node.op)](walk(node.left), walk(node.right))
+        if isinstance(node, ast.Constant):
+            assert isinstance(node.value, int | float)
+            return node.value
+        return of.value(ast.unparse(node))
+
+    return walk(ast.parse(text, mode="eval").body)
+
+
+def _total(spec: str, published: str, source: str, **more: Any) -> Figure:
+    return Figure(spec=spec, what="parameters", published=published, key="params.total", source=source, **more)
+
+
+def _active(spec: str, published: str, key: str, convention: str, source: str, **more: Any) -> Figure:
+    return Figure(spec=spec, what="active", published=published, key=key, convention=convention, source=source, **more)
+
+
+def _cache(spec: str, published: str, source: str, **more: Any) -> Figure:
+    more = {"key": "kv_cache.bytes_per_token", "convention": "bfloat16", **more}
+    return Figure(spec=spec, what="cache of a token", published=published, source=source, **more)
+
+
+def _train(spec: str, published: str, key: str, source: str, **more: Any) -> Figure:
+    return Figure(spec=spec, what="training FLOPs", published=published, key=key, source=source, options=TRAIN, **more)
+
+
+def _parts(spec: str, *, mlp: str, attention: str, ends: str) -> tuple[Figure, ...]:
+    """What the model card of gpt-oss counts apart."""
+    of = "params.by_component"
+    parts = {
+        "experts and routers": (mlp, f"{of}.experts + {of}.router"),
+        "attention": (attention, f"{of}.attention"),
+        "embedding and head": (ends, f"{of}.embedding + {of}.head"),
+    }
+    return tuple(
+        Figure(spec=spec, what="part", published=published, key=key, source=GPT_OSS, convention=convention)
+        for convention, (published, key) in parts.items()
+    )
+
+
+WITHOUT, ALL = "params.active_without_embedding", "params.active"
+CAUSAL = "of a token at 4,096; a query meets the keys before it; no MTP"
+OF_V32 = "of DeepSeek-V3.2's 61 x (656 + 132) bytes in FP8"
+SHARE = "kv_cache.bytes_per_token / 48_068"
+
+FIGURES = (
+    _total("deepseek_moe_16b", "16.4B", f"{MOE}, 5.1.2"),
+    _total("deepseek_moe_16b", "16,375,728,128", TENSORS, rule="equal"),
+    _active("deepseek_moe_16b", "2.8B", ALL, "embedding and head included", f"{MOE}, 5.1.2"),
+    _train(
+        "deepseek_moe_16b",
+        "74.4T",
+        "3 * 4096 * flops.executed.forward_per_token",
+        f"{MOE}, table 3",
+        convention="forward and backward of 4,096 tokens, a query meets all of them",
+        rule="within",
+        within=0.025,
+        note="The paper does not say what a query meets; where it meets those before it only, ours is 70.1T.",
+    ),
+    _total("deepseek_v2_lite", "15.7B", f"{V2}, appendix B"),
+    _total("deepseek_v2_lite", "15,706,484,224", META, rule="equal"),
+    _active(
+        "deepseek_v2_lite",
+        "2.4B",
+        WITHOUT,
+        NO_EMBEDDING,
+        f"{V2}, appendix B",
+        rule="cut",
+        note="2.451B is nearer to 2.5B; no convention rounds to 2.4B (2.661, 2.451, 2.242).",
+    ),
+    _cache("deepseek_v2_lite", "15.6K", f"{V2}, table 10", key="kv_cache.bytes_per_token / 2", convention="elements"),
+    _total("deepseek_v2", "236B", V2),
+    _total("deepseek_v2", "235,741,434,880", META, rule="equal"),
+    _active("deepseek_v2", "21B", WITHOUT, NO_EMBEDDING, V2),
+    _cache("deepseek_v2", "34.6K", f"{V2}, table 9", key="kv_cache.bytes_per_token / 2", convention="elements"),
+    _cache(
+        "deepseek_v2",
+        "93.3 %",
+        f"{V2}, abstract and 3.2.3",
+        key="1 - kv_cache.bytes_per_token / 2 * 6 / 8 / 389_120",
+        convention="saved, of DeepSeek 67B's 95 x 2 x 8 x 128 x 2 bytes; ours at six bits an element, as deployed",
+    ),
+    _train("deepseek_v2", "155G", "flops.ideal.train_per_token", f"{INSIGHTS}, table 2", convention=CAUSAL),
+    _total("deepseek_v3", "671B", V3),
+    Figure(
+        spec="deepseek_v3",
+        what="parameters",
+        published="671,026,419,200",
+        key="params.total + params.buffers",
+        source=V3_README,
+        convention="with the routers' 14,848 biases",
+        rule="equal",
+    ),
+    _active("deepseek_v3", "37B", WITHOUT, NO_EMBEDDING, V3),
+    _active(
+        "deepseek_v3",
+        "36.7B",
+        WITHOUT,
+        NO_EMBEDDING,
+        V3_README,
+        rule="within",
+        within=0.003,
+        note="Said to include 0.9B of embedding and 0.9B of head, which would be 37.6B: the source contradicts itself.",
+    ),
+    Figure(
+        spec="deepseek_v3",
+        what="MTP",
+        published="11.5B",
+        key="params.mtp - 14_336 * 7168",
+        source=V3_README,
+        convention="without the shared embedding and head",
+        note="Published without the projection that joins embedding and hidden state; with it 11.610B.",
+    ),
+    Figure(
+        spec="deepseek_v3",
+        what="parameters with MTP",
+        published="685B",
+        key="params.total + params.mtp + 2 * 129_280 * 7168",
+        source="deepseek-ai/DeepSeek-V3 model card",
+        convention="the checkpoint has embedding and head twice",
+        rule="within",
+        within=1e-3,
+        note="684.490B; the card counts a scale for every 128 x 128 weights too: 684.53B.",
+    ),
+    _cache("deepseek_v3", "70.272 KB", f"{INSIGHTS}, table 1"),
+    _train("deepseek_v3", "250G", "flops.ideal.train_per_token", f"{INSIGHTS}, table 2", convention=CAUSAL),
+    _total("deepseek_v4_flash", "284B", V4),
+    _total("deepseek_v4_flash", "284,332,230,231", TENSORS, rule="equal", convention="no MTP, no tables of experts"),
+    _active("deepseek_v4_flash", "13B", WITHOUT, NO_EMBEDDING, V4),
+    _cache(
+        "deepseek_v4_flash",
+        "7 %",
+        V4,
+        key=SHARE,
+        convention=OF_V32,
+        options=MILLION,
+        sets={"cache": "v4_fp8"},
+    ),
+    _cache(
+        "deepseek_v4_flash",
+        "2 %",
+        V4,
+        key="kv_cache.bytes_per_token / (43 * 2 * 8 * 128 * 2)",
+        convention="of grouped attention, 8 heads of 128, bfloat16",
+        options=MILLION,
+        sets={"cache": "v4_fp8"},
+    ),
+    _total("deepseek_v4_pro", "1.6T", V4),
+    _total("deepseek_v4_pro", "1,572,997,179,491", META, rule="equal"),
+    Figure(
+        spec="deepseek_v4_pro",
+        what="parameters with MTP",
+        published="1,598,837,325,086",
+        key="params.total + params.mtp",
+        source=TENSORS,
+        rule="equal",
+    ),
+    _active("deepseek_v4_pro", "49B", WITHOUT, NO_EMBEDDING, V4),
+    _cache("deepseek_v4_pro", "10 %", V4, key=SHARE, convention=OF_V32, options=MILLION, sets={"cache": "v4_fp8"}),
+    _cache(
+        "deepseek_v4_pro",
+        "2 %",
+        V4,
+        key="kv_cache.bytes_per_token / (61 * 2 * 8 * 128 * 2)",
+        convention="of grouped attention, 8 heads of 128, bfloat16",
+        options=MILLION,
+        sets={"cache": "v4_fp8"},
+    ),
+    _total("kimi_k2", "1T", K2),
+    _total("kimi_k2", "1,026,408,209,408", META, rule="equal"),
+    _active("kimi_k2", "32B", WITHOUT, NO_EMBEDDING, K2),
+    _total("llama_3_1_8b", "8B", LLAMA),
+    _total("llama_3_1_8b", "8,030,261,248", META, rule="equal"),
+    _total(
+        "llama_3_1_70b",
+        "70B",
+        LLAMA,
+        rule="cut",
+    ),
+    _total("llama_3_1_70b", "70,553,706,496", META, rule="equal"),
+    _total("llama_3_1_405b", "405B", LLAMA, rule="cut"),
+    _total("llama_3_1_405b", "405,853,388,800", META, rule="equal"),
+    _cache("llama_3_1_405b", "516.096 KB", f"{INSIGHTS}, table 1"),
+    _train(
+        "llama_3_1_405b",
+        "2448G",
+        "flops.ideal.train_per_token",
+        f"{INSIGHTS}, table 2",
+        convention=CAUSAL,
+        rule="within",
+        within=0.02,
+        note="2448G has half the attention of the same table's DeepSeek rows: 6 x 403.75B, and 25.4G instead of 50.7G.",
+    ),
+    _total("mixtral_8x7b", "46.7B", "mistral.ai, Mixtral of experts"),
+    _total("mixtral_8x7b", "46,702,792,704", META, rule="equal"),
+    _active("mixtral_8x7b", "12.9B", ALL, "embedding and head included", "mistral.ai, Mixtral of experts"),
+    _active("mixtral_8x7b", "13B", ALL, "embedding and head included", MIXTRAL),
+    _total("olmoe_1b_7b", "6.9B", OLMOE),
+    _total("olmoe_1b_7b", "6,919,161,856", META, rule="equal"),
+    _active("olmoe_1b_7b", "1.3B", ALL, "embedding and head included", OLMOE),
+    _total("qwen3_235b_a22b", "235B", QWEN3),
+    _total("qwen3_235b_a22b", "235,093,634,560", META, rule="equal"),
+    Figure(
+        spec="qwen3_235b_a22b",
+        what="parameters",
+        published="234B",
+        key="params.total - params.by_component.embedding - params.by_component.head",
+        source=QWEN3,
+        convention="without embedding and head",
+    ),
+    _active("qwen3_235b_a22b", "22B", ALL, "embedding and head included", QWEN3),
+    _total("gpt_oss_20b", "20.91B", GPT_OSS),
+    *_parts("gpt_oss_20b", mlp="19.12B", attention="0.64B", ends="1.16B"),
+    _total("gpt_oss_20b", "20,914,757,184", META, rule="equal"),
+    _active("gpt_oss_20b", "3.61B", WITHOUT, NO_EMBEDDING, GPT_OSS),
+    _total("gpt_oss_120b", "116.83B", GPT_OSS),
+    *_parts("gpt_oss_120b", mlp="114.71B", attention="0.96B", ends="1.16B"),
+    _total("gpt_oss_120b", "116,829,156,672", META, rule="equal"),
+    _active("gpt_oss_120b", "5.13B", WITHOUT, NO_EMBEDDING, GPT_OSS),
+)
+
+
+HEADINGS = {
+    "parameters": ("parameters", "parameters with MTP", "MTP", "part"),
+    "active parameters": ("active",),
+    "cache of a token": ("cache of a token",),
+    "FLOPs of training": ("training FLOPs",),
+}
+
+
+def table() -> str:
+    """The rows as Markdown, a table a quantity, and notes on figures that are not what they seem."""
+    lines: list[str] = []
+    notes: list[str] = []
+    for heading, kinds in HEADINGS.items():
+        lines += [f"| {heading} | published | ours | deviation | convention | source | key |"]
+        lines += ["|---|---:|---:|---:|---|---|---|"]
+        for figure in FIGURES:
+            if figure.what in kinds:
+                if figure.note:
+                    notes.append(figure.note)
+                lines.append(_row(figure, f" ({len(notes)})" if figure.note else ""))
+        lines.append("")
+    return "\n".join([*lines, *(f"{i}. {note}" for i, note in enumerate(notes, 1)), ""])
+
+
+def _row(figure: Figure, mark: str) -> str:
+    options = [f"--{name} {value}" for name, value in figure.options.items()]
+    options += [f"--set {name}={value}" for name, value in figure.sets.items()]
+    cells = (
+        f"`{figure.spec}`",
+        figure.published + mark,
+        _shown(figure),
+        "equal" if figure.rule == "equal" else f"{100 * figure.deviation:+.2f} %",
+        figure.convention,
+        figure.source,
+        f"`{figure.key}`" + (f", `{' '.join(options)}`" if options else ""),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(figure: Figure) -> str:
+    """Our value in the published unit, with two digits more; whole where it is compared whole."""
+    _, factor, decimals = figure.number
+    unit = figure.published.lstrip("0123456789.,")
+    return f"{figure.value / factor:,.{0 if figure.rule == 'equal' else max(decimals + 2, 2)}f}{unit}"
+
+
+def main() -> None:
+    """Writes the table into the page."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(before + BEGIN + "\n" + table() + "\n" + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
