@@ -95,14 +95,22 @@ def setting_of(
 
 
 def named(model: Model, name: str | None, drawers: tuple[Path, ...] = ()) -> Hardware | None:
-    """The hardware of a name. Raises ValueError with those there are."""
+    """The hardware of a name: one that the spec declares, or a kind of the registry; without a name the model's own.
+    Raises ValueError with those there are.
+    """
+    from archc.diagnostics.suggest import closest
     from archc.drawers import drawer_class, kinds
 
     if name is None:
         return model.hardware
+    if name in model.machines:
+        return model.machines[name]
     known = kinds("hardware", drawers)
     if name not in known:
-        raise ValueError(f"no hardware `{name}`; there are {', '.join(sorted(known))}")
+        there = sorted({*known, *model.machines})
+        near = closest(name, there)
+        hint = f"did you mean `{near}`? There are" if near else "there are"
+        raise ValueError(f"no hardware `{name}`; {hint} {', '.join(there)}")
     found = drawer_class("hardware", name, drawers)()
     assert isinstance(found, Hardware)
     return found

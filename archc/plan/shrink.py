@@ -32,7 +32,9 @@ def shrink(model: Model) -> Model:
     for name in ("norm", "residual", "head", "mtp", "init"):
         fields[name] = _drawer(getattr(model, name))
     # Checks are left out: budgets hold for the full model.
-    return model.model_copy(update=fields).completed(checks=(), sweeps=model.sweeps, spec_hash=model.spec_hash)
+    return model.model_copy(update=fields).completed(
+        checks=(), sweeps=model.sweeps, machines=model.machines, spec_hash=model.spec_hash
+    )
 
 
 def _layer(slots: LayerSlots) -> LayerSlots:

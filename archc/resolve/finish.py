@@ -20,7 +20,7 @@ from archc.resolve.resolution import Resolution
 from archc.resolve.schedules import MAX_LAYERS, Column, Schedules
 from archc.resolve.scope import FAILED, Failed, Named, Scope
 from archc.resolve.sweeps import sweeps
-from archc.schema import LAYER_SLOTS, Drawer, LayerSlots, Model, ModelFields
+from archc.schema import LAYER_SLOTS, Drawer, Hardware, LayerSlots, Model, ModelFields
 from archc.syntax import tree
 
 
@@ -69,7 +69,7 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
         r.error("E0204", f"`layers` must be at most {MAX_LAYERS}, got {layers:_}", span)
     columns = {slot: schedules.slot(slot) for slot in LAYER_SLOTS}
     scheduled = _scheduled(columns)
-    _build_drawers(r)
+    machines = _build_drawers(r)
     schedule = _layers(columns)
     for named in r.names.values():
         if named.what == "let" and not named.used and _plain(named):
@@ -94,7 +94,7 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
     model.placed(r.frame.recipe.label, fields.origin)
     vocabularies_agree(r.sink, model)
     lints.doubtful(r.sink, model)
-    return model.completed(checks=checks, sweeps=found, spec_hash=spec_hash(model))
+    return model.completed(checks=checks, sweeps=found, machines=machines, spec_hash=spec_hash(model))
 
 
 def _params(r: Resolution) -> list[Named]:
@@ -134,10 +134,20 @@ def _scheduled(columns: Mapping[str, Column]) -> frozenset[str]:
     )
 
 
-def _build_drawers(r: Resolution) -> None:
-    """Makes every named drawer, used or not, so that all errors are found."""
+def _build_drawers(r: Resolution) -> dict[str, Hardware]:
+    """Makes every named drawer, used or not, so that all errors are found; returns the hardware among them, of the
+    model and of its file, which `archc cost` may ask for by name.
+    """
+    machines: dict[str, Hardware] = {}
+    beside = (n for n, s in r.unit.names.items() if isinstance(s, tree.Declare) and s.slot.text == "hardware")
+    found = [named for name in beside if name not in r.names and (named := r.in_file(r.unit, name)) is not None]
+    for named in [*found, *(n for n in r.names.values() if n.slot == "hardware")]:
+        frame = r.frame_of(named)
+        built = frame.build() if isinstance(frame, Frame) else None
+        if isinstance(built, Hardware):
+            machines[named.text] = built
     for named in list(r.names.values()):
-        if named.what == "drawer":
+        if named.what == "drawer" and named.slot != "hardware":
             used = named.used
             recipe = r.recipes.named(named, named.slot)
             if named.slot in LAYER_SLOTS and recipe is not None:
@@ -145,6 +155,7 @@ def _build_drawers(r: Resolution) -> None:
                 if isinstance(frame, Frame):
                     frame.build()
             named.used = used
+    return machines
 
 
 def _layers(columns: Mapping[str, Column]) -> tuple[LayerSlots, ...] | None:

@@ -81,12 +81,25 @@ class Model(ModelFields):
 
     _checks: tuple[Any, ...] = PrivateAttr(default=())
     _sweeps: tuple[Sweep, ...] = PrivateAttr(default=())
+    _machines: dict[str, Hardware] = PrivateAttr(default_factory=dict)
     _spec_hash: str = PrivateAttr(default="")
 
-    def completed(self, *, checks: tuple[Any, ...], sweeps: tuple[Sweep, ...], spec_hash: str) -> Model:
+    def completed(
+        self,
+        *,
+        checks: tuple[Any, ...],
+        sweeps: tuple[Sweep, ...],
+        machines: dict[str, Hardware],
+        spec_hash: str,
+    ) -> Model:
         """Itself, with what resolve knows beyond its values (called once)."""
-        self._checks, self._sweeps, self._spec_hash = checks, sweeps, spec_hash
+        self._checks, self._sweeps, self._machines, self._spec_hash = checks, sweeps, machines, spec_hash
         return self
+
+    @property
+    def machines(self) -> dict[str, Hardware]:
+        """The hardware that its spec names (`hardware lab = h100 { ... }`), by name."""
+        return self._machines
 
     @property
     def spec_hash(self) -> str:

@@ -8,6 +8,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from archc.schema.drawer import Drawer, Problem, field
@@ -205,33 +206,93 @@ class Optimizer(Drawer):
 class Hardware(Drawer):
     """A kind of accelerator, and how many of them are joined: peaks as their makers state them, dense.
 
-    Rates are per device. A rate of 0 means: it cannot; products then run in the next wider format.
+    Rates are per device; where it sends, in one direction. A peak of 0 means: it cannot; products then run in the next
+    wider format. What is measured is what others published of the same machine; 0 means: nothing that could be cited,
+    and the maker's figure counts. A kind gives its figures as arguments of its class.
     """
 
     slot = "hardware"
 
     memory: float = field("memory of a device", unit="bytes", gt=0)
     bandwidth: float = field("what its memory reads or writes", unit="bytes/s", gt=0)
-    fp32: float = field("matrix products in float32 without tensor cores", unit="FLOP/s", gt=0)
+    fp32: float = field("matrix products in float32 without tensor cores", unit="FLOP/s", default=0.0, ge=0)
     tf32: float = field("matrix products in TF32", unit="FLOP/s", default=0.0, ge=0)
     bf16: float = field("matrix products in bfloat16", unit="FLOP/s", gt=0)
     fp8: float = field("matrix products in FP8", unit="FLOP/s", default=0.0, ge=0)
     fp4: float = field("matrix products in FP4", unit="FLOP/s", default=0.0, ge=0)
-    launch: float = field("time from one kernel to the next that waits for it", unit="s", ge=0)
-    domain: int = field("devices joined by fast links", gt=0)
-    link: float = field("what a device sends over these links, in one direction", unit="bytes/s", default=0.0, ge=0)
-    network: float = field("what a device sends beyond them, in one direction", unit="bytes/s", default=0.0, ge=0)
+    launch: float = field("time from one kernel to the next that waits for it", unit="s", default=0.0, ge=0)
+    domain: int = field("devices joined by fast links", default=1, gt=0)
+    link: float = field("what a device sends over these links", unit="bytes/s", default=0.0, ge=0)
+    network: float = field("what a device sends beyond them", unit="bytes/s", default=0.0, ge=0)
     host: float = field("from host memory to a device", unit="bytes/s", default=0.0, ge=0)
     disk: float = field("from disk to host memory", unit="bytes/s", default=0.0, ge=0)
-    price: float | None = field("money for an hour of a device", unit="$/h", default=None)
+    price: float | None = field("money for an hour of a device", unit="$/h", default=None, gt=0)
+
+    stream: float = field("memory as measured", unit="bytes/s", default=0.0, ge=0)
+    gemm_bf16: float = field("long bfloat16 products as measured", unit="FLOP/s", default=0.0, ge=0)
+    gemm_fp8: float = field("long FP8 products as measured", unit="FLOP/s", default=0.0, ge=0)
+    drain: float = field(
+        "rate at which products write results after they computed them; 0: while they do",
+        unit="bytes/s",
+        default=0.0,
+        ge=0,
+    )
+    attention: float = field("fused bfloat16 attention as measured", unit="FLOP/s", default=0.0, ge=0)
+    attention_backward: float = field("its gradient as measured; 0: like it", unit="FLOP/s", default=0.0, ge=0)
+    link_measured: float = field("fast links as measured", unit="bytes/s", default=0.0, ge=0)
+    network_measured: float = field("the network as measured", unit="bytes/s", default=0.0, ge=0)
+    senders: float = field("share of a device's cores that sends while the others compute", default=0.0, ge=0, lt=1)
+
+    def __init_subclass__(cls, **figures: float) -> None:
+        super().__init_subclass__()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **figures: float) -> None:
+        """Takes the figures of a kind as the defaults of its fields."""
+        fields = cls.__pydantic_fields__
+        for name, figure in figures.items():
+            if name not in fields:
+                raise TypeError(f"hardware has no figure `{name}`")
+            fields[name] = copy(fields[name])
+            fields[name].default = figure
+
+    def _format(self, number: Number) -> Number:
+        """A format, or the next wider one that it has; the widest of all where none is."""
+        order: tuple[Number, ...] = ("fp4", "fp8", "bf16", "tf32", "fp32")
+        found: Number = "bf16"
+        for found in order[order.index(number) :]:
+            if getattr(self, found):
+                return found
+        return "bf16"
 
     def peak(self, number: Number) -> float:
-        """FLOP/s of products in a format, or in the next wider one that it has."""
-        order: tuple[Number, ...] = ("fp4", "fp8", "bf16", "tf32", "fp32")
-        for name in order[order.index(number) :]:
-            if rate := getattr(self, name):
-                return rate
-        return self.fp32
+        """FLOP/s of products in a format, or in the next wider one that it has, as the maker states it."""
+        return getattr(self, self._format(number))
+
+    def rate(self, number: Number) -> float:
+        """FLOP/s of long products in a format: as measured, never above the peak."""
+        name = self._format(number)
+        peak = getattr(self, name)
+        return min(peak, getattr(self, f"gemm_{name}", 0.0) or peak)
+
+    def attends(self, number: Number, *, backward: bool = False) -> float:
+        """FLOP/s of fused attention, or of its gradient, in a format: as measured in bfloat16, and as many times that
+        as its peak is that of bfloat16.
+        """
+        measured = (backward and self.attention_backward) or self.attention
+        return min(self.peak(number), measured * self.peak(number) / self.bf16) if measured else self.rate(number)
+
+    @property
+    def streams(self) -> float:
+        """Bytes a second from memory: as measured, never above the maker's figure."""
+        return min(self.bandwidth, self.stream or self.bandwidth)
+
+    def sends(self, *, network: bool) -> float:
+        """Bytes a second that a device sends over fast links, or beyond them: as measured, never above the maker's
+        figure; 0 where nothing is known.
+        """
+        stated, measured = (self.network, self.network_measured) if network else (self.link, self.link_measured)
+        return min(stated, measured or stated)
 
 
 class Router(Drawer):
