@@ -10,6 +10,8 @@ from typing import Literal
 from archc.schema import Hardware, Model
 
 Recompute = Literal["none", "selective", "full", "mhc"]
+Schedule = Literal["1f1b", "zero_bubble", "dualpipe"]
+Tier = Literal["device", "host", "disk"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,20 +60,34 @@ class Parallel:
 class Setting:
     """What a workload runs on. ``batch`` of the workload are rows of all devices together.
 
-    ``micro`` rows of a replica run at a time (None: all of them; with pipeline stages 1). ``tokens`` is the budget of a
-    training run; ``price`` what a device costs an hour.
+    ``micro`` rows of a replica run at a time (None: all of them; with pipeline stages 1). ``zero`` is what ``fsdp``
+    shards (ZeRO, arXiv:1910.02054): 1 optimizer state, 2 gradients too, 3 parameters too. ``schedule`` is that of
+    pipeline stages. ``imbalance`` is the work of the busiest device of ``ep`` over the mean. ``tokens`` is the budget
+    of a training run; ``price`` what a device costs an hour.
     """
 
     hardware: Hardware | None = None
     parallel: Parallel = field(default_factory=Parallel)
     recompute: Recompute = "none"
     micro: int | None = None
+    zero: Literal[1, 2, 3] = 3
+    schedule: Schedule = "1f1b"
+    imbalance: float = 1.0
     tokens: int | None = None
     price: float | None = None
 
     def rows(self, batch: int) -> int:
         """Rows of a batch that one replica gets, rounded up: those of its data-parallel rank."""
         return math.ceil(batch / (self.parallel.dp * self.parallel.fsdp))
+
+    def at_once(self, batch: int) -> int:
+        """Rows of a replica that run at a time: a micro-batch."""
+        rows = self.rows(batch)
+        return min(rows, self.micro or (1 if self.parallel.pp > 1 else rows))
+
+    def micros(self, batch: int) -> int:
+        """Micro-batches of a step."""
+        return math.ceil(self.rows(batch) / self.at_once(batch))
 
 
 def setting_of(

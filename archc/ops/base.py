@@ -143,8 +143,26 @@ def wider(*types: Type) -> DType:
 
 
 # --- parameters ----------------------------------------------------------------------------------
-Role = Literal["embedding", "head", "matrix", "output", "experts", "norm", "bias", "scale", "table"]
-"""What a parameter is: decides initialisation, optimizer group and placement. `output` projects back to the stream."""
+Role = Literal[
+    "embedding",
+    "head",
+    "matrix",
+    "output",
+    "experts",
+    "router",
+    "pool",
+    "scorer",
+    "merge",
+    "norm",
+    "bias",
+    "scale",
+    "table",
+]
+"""What a parameter is: decides initialisation, number format, optimizer group and placement.
+
+`output` projects back to the stream; `router` scores experts; `pool` makes what a compressor pools, and its gates;
+`scorer` weighs index heads; `merge` joins tokens ahead with the main model's state.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,7 +175,8 @@ class Format(NamedTuple):
 class Precision(Drawer):
     """The number formats in which a model is trained and served: what `archc cost` prices, and no part of its code.
 
-    A package runs in the dtype that it is asked for.
+    A package runs in the dtype that it is asked for. Parameters that declare float32 (routers' biases, sinks, weights
+    of mixed streams) are float32 whatever this says.
     """
 
     slot = "precision"
@@ -183,7 +184,7 @@ class Precision(Drawer):
     """Bytes of an activation's element."""
 
     def stored(self, role: str) -> Format:
-        """How weights of a role (see `ParamSpec`) are stored where the model is served."""
+        """How weights of a role (see `ParamSpec`) are stored where the model is served, and read by products."""
         raise NotImplementedError
 
     def product(self, role: str) -> Number:
@@ -191,6 +192,24 @@ class Precision(Drawer):
         or "index" (index queries and keys).
         """
         raise NotImplementedError
+
+    def trained(self, role: str) -> Format:
+        """How the weights that training's products read are held; a master copy comes on top."""
+        return self.stored(role)
+
+    def master_bytes(self, role: str) -> int:
+        """Bytes of each element of the copy that the optimizer moves; 0 where that is the weights themselves."""
+        return 0 if self.trained(role).bits >= 32 else 4
+
+    def gradient_bytes(self, role: str) -> int:
+        """Bytes of each element of a gradient, as it is kept and sent."""
+        return 4
+
+    def sent(self, way: Literal["dispatch", "combine"]) -> Format:
+        """How rows go to experts on other devices (dispatch) and come back (combine); gradients of what came back go
+        as the former, gradients of what was sent as the latter.
+        """
+        return Format("activations", 8 * self.activation)
 
 
 class Optimizer(Drawer):
@@ -201,6 +220,10 @@ class Optimizer(Drawer):
     def state(self, role: str) -> int:
         """Bytes of state of each element of a parameter of a role (see `ParamSpec`), a master copy left out."""
         raise NotImplementedError
+
+    def row_state(self, role: str) -> int:
+        """Bytes of state of each row (of the first dim) of a parameter of a role, beside that of its elements."""
+        return 0
 
 
 class Hardware(Drawer):

@@ -104,7 +104,7 @@ class Pool(Compress):
         overlap = self.overlaps()
         wide = width * (1 + overlap)
         keep = self.ratio * (1 + overlap) - 1
-        both = g.cat(g.linear("kv_proj", x, out=wide), g.linear("gate_proj", x, out=wide))
+        both = g.cat(g.linear("kv_proj", x, out=wide, role="pool"), g.linear("gate_proj", x, out=wide, role="pool"))
         recent = g.recall(both, g.state("tokens", Ring(keep=keep, shape=(2 * wide,))), g.time, keep=keep)
         tokens, exists = g.groups(recent, g.time, every=self.ratio, overlap=overlap)
         kv, score = g.split(tokens, sizes=(wide, wide))

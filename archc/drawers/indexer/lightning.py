@@ -45,7 +45,9 @@ class Lightning(Indexer):
             keys = compress.entries(g, x, self.head_dim, rotate, Fp4Keys())
             q = g.linear("q_b_proj", q_latent, out=self.heads * self.head_dim)
             q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)))
-            weights = g.linear("scorer.weights_proj", x, out=self.heads) * (self.heads * self.head_dim) ** -0.5
+            weights = (
+                g.linear("scorer.weights_proj", x, out=self.heads, role="scorer") * (self.heads * self.head_dim) ** -0.5
+            )
             picks = g.index_topk(q, keys, weights, g.time, k=self.topk, every=compress.every())
             return picks, q, keys, weights
 

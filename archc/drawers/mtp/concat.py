@@ -28,7 +28,7 @@ class Concat(Mtp):
     ) -> tuple[Value, Value]:
         embedding = self.norm.build(g, embedding, "enorm")
         hidden = self.norm.build(g, hidden, "hnorm")
-        x = g.linear("eh_proj", g.cat(embedding, hidden), out=hidden.type.last)
+        x = g.linear("eh_proj", g.cat(embedding, hidden), out=hidden.type.last, role="merge")
         state = layer(g, *residual.start(g, x))
         x = residual.finish(g, state)
         x = self.norm.build(g, x, "norm")

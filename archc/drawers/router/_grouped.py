@@ -60,7 +60,7 @@ class Grouped(Router):
 
     def logits(self, g: Builder, x: Value, experts: int, *, bias: bool = False) -> Value:
         """One for each expert [B, S, experts], in float32: a choice must not hang on the rounding of 16 bits."""
-        weight = g.param("weight", (experts, x.type.last))
+        weight = g.param("weight", (experts, x.type.last), role="router")
         logits = g.project(g.cast(x, to="fp32"), g.cast(weight, to="fp32"))
         if bias:
             logits = logits + g.param("bias", (experts,), role="bias", init="zeros")

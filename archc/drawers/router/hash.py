@@ -29,7 +29,7 @@ class Hash(Router):
             yield Problem(fields=("active",), message=f"active = {self.active} is more than the {experts} experts")
 
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
-        weight = g.param("weight", (experts, x.type.last))
+        weight = g.param("weight", (experts, x.type.last), role="router")
         scores = g.sqrt_softplus(g.project(g.cast(x, to="fp32"), g.cast(weight, to="fp32")))
         table = g.param("tid2eid", (self.vocab, self.active), dtype="int", init="choices", below=experts, buffer=True)
         ids = g.lookup(table, g.tokens)
