@@ -33,7 +33,9 @@ def cost(
     defaults to the model's). ``setting`` says on what and how it runs (see `archc.cost.setting`). Raises ValueError for
     a workload that cannot be, `ArchError` for a model that does not fit together.
     """
-    return count(model, graph or plan(model), mode=mode, batch=batch, seq=seq, context=context, setting=setting)
+    return count(
+        model, graph or plan(model, names=False), mode=mode, batch=batch, seq=seq, context=context, setting=setting
+    )
 
 
 def package(model: Model, *, tiny: bool = False) -> dict[str, str]:
@@ -59,7 +61,7 @@ def build(model: Model, out: str | Path = "build", *, tiny: bool = False) -> Pat
 
 def lookup(model: Model) -> Any:
     """What `check` statements read: a function of a cost key and workload keywords, over one plan of the model."""
-    graph = plan(model)
+    graph = plan(model, names=False)
     reports: dict[tuple, Report] = {}
 
     def value(key: str, keywords: Mapping[str, Any]) -> float:

@@ -106,7 +106,7 @@ def command(
     from archc.plan import plan
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
-    graph = plan(resolved)
+    graph = plan(resolved, names=False)
     try:
         setting = setting_of(
             resolved, hardware=hardware, gpus=gpus, parallel=parallel, recompute=recompute, drawers=drawers

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import click
 
 from archc.cli._needs import require
 from archc.cli.options import format_option, spec_options
+from archc.record import dataclass
 
 NEEDS = ("torch", "safetensors", "pytest", "hypothesis")
 """What the tests of a package import."""

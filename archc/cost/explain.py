@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost
@@ -15,6 +15,7 @@ from archc.graph import Graph, Node, Scope
 from archc.ops import ParamSpec, Store, Table, Type, Workload, numel, size
 from archc.ops.loss import Loss
 from archc.ops.time import BYTES, row_parts
+from archc.record import dataclass
 from archc.schema import Cache, Compress, Drawer, Indexer, Model, Router
 
 

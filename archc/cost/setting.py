@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Literal
 
+from archc.record import dataclass
 from archc.schema import Hardware, Model
 
 Recompute = Literal["none", "selective", "full", "mhc"]

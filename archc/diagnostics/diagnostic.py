@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from archc.diagnostics.span import Span
+from archc.record import dataclass
 
 Severity = Literal["error", "warning", "note"]
 
@@ -40,7 +41,7 @@ class ArchError(Exception):
         self.diagnostics = diagnostics
 
 
-@dataclass
+@dataclass()
 class Sink:
     """Collects diagnostics of a run. Errors are gathered, not thrown, so that a user sees all of them at once."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
 from functools import cache
 from typing import Literal
+
+from archc.record import dataclass
 
 AREAS = {
     "E00": "syntax",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from archc.diagnostics.columns import window
 from archc.diagnostics.diagnostic import Diagnostic
 from archc.diagnostics.span import Span
+from archc.record import dataclass
 
 _STYLES = {"error": "1;31", "warning": "1;33", "note": "1;36", "bold": "1", "gutter": "1;34", "help": "1;36"}
 WIDTH = 120

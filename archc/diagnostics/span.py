@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
+
+from archc.record import dataclass
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from archc.drawers import drawer_class, kinds
+from archc.record import dataclass
 from archc.schema import LayerSlots, ModelFields
 from archc.schema.describe import FieldInfo, describe
 from archc.schema.slots import slot_names

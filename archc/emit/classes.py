@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from archc.emit.body import Body
 from archc.emit.flow import Flow
@@ -13,6 +13,7 @@ from archc.emit.layout import WIDTH, Line, aligned, docstring, fill, plain, sour
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec
 from archc.ops.base import TORCH_DTYPES, expr
+from archc.record import dataclass
 
 _I = ast.Name(id="i", ctx=ast.Load())
 
@@ -33,7 +34,7 @@ class Class:
     takes_layer: bool
 
 
-@dataclass
+@dataclass()
 class Classes:
     """Every class of a model, children before parents, and which class prints a scope."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from archc.record import dataclass
 
 WIDTH = 110
 COMMENT = 88

@@ -40,8 +40,13 @@ class Builder(Vocabulary):
     parameters or a submodule need one), then operands, then the op's fields. ``archc ops`` shows all of them.
     """
 
-    def __init__(self, name: str, std: Callable[[Role, int], float] | None = None) -> None:
-        """``std(role, fan_in)`` is the standard deviation with which a parameter starts."""
+    def __init__(self, name: str, std: Callable[[Role, int], float] | None = None, *, names: bool = True) -> None:
+        """``std(role, fan_in)`` is the standard deviation with which a parameter starts.
+
+        ``names``: whether values and scopes get the names and texts that they print with. Reading them off the
+        drawers' sources takes as long as the building itself.
+        """
+        self._names = names
         self._std = std or (lambda role, fan_in: 0.02)
         self.graph = Graph(name=name, root=Scope("", "Model", None), steps=Scope("step", "Step", None))
         self.here = self.graph.root
@@ -90,6 +95,8 @@ class Builder(Vocabulary):
 
     def _name(self, values: tuple[Value, ...]) -> None:
         """Gives values the names of the statement being run, and takes them back from what it built before."""
+        if not self._names:
+            return
         now = claim(sys._getframe(1))
         earlier = self._claims.get(self.here)
         if earlier is not None and now.continues(earlier[0]):
@@ -236,7 +243,7 @@ class Builder(Vocabulary):
         ``slot`` makes the module a constructor argument of its parent: parents that differ only there share one class.
         """
         outer, scope = self.here, Scope(name, cls, self.here, slot=slot)
-        scope.doc = _doc(build) if doc is None else doc
+        scope.doc = (_doc(build) if self._names else "") if doc is None else doc
         owner = getattr(build, "__self__", None)
         scope.drawer = owner if isinstance(owner, Drawer) else None
         self._open(scope, build, values)
@@ -274,7 +281,7 @@ class Builder(Vocabulary):
             scope = Scope(f"{name}.{schedule.index(i)}", cls(key), outer)
             args = tuple(Value(v.type, scope, self) for v in state)
             forward = build(key)
-            scope.doc = _doc(forward)
+            scope.doc = _doc(forward) if self._names else ""
             self._open(scope, forward, args)
             for arg, value in zip(args, state, strict=True):
                 if value in outer.hints:
@@ -293,6 +300,8 @@ class Builder(Vocabulary):
 
     def _open(self, scope: Scope, build: Callable[..., Any], values: Sequence[Value]) -> None:
         scope.args = list(values)
+        if not self._names:
+            return
         scope.hints.update({v: self.here.hints[v] for v in values if v in self.here.hints})
         formal = list(inspect.signature(build).parameters.values())[1:]
         scope.hints.update(

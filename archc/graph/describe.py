@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import dataclass
 
 from archc.ops import OPS, Op
-from archc.record import REQUIRED
+from archc.record import REQUIRED, dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

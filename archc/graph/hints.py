@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ast
 import linecache
-from dataclasses import dataclass
 from functools import cache
 from types import FrameType
+
+from archc.record import dataclass
 
 
 @cache

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from archc.ops import Op, ParamSpec, Shape, Store, Type
+from archc.record import dataclass
 
 if TYPE_CHECKING:
     from archc.graph.builder import Builder

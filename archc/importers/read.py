@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from archc.diagnostics import ArchError, Sink
 from archc.importers.source import open_config
 from archc.importers.spec import identifier
 from archc.importers.translate import convert
+from archc.record import dataclass
 from archc.resolve.finish import resolved
 from archc.resolve.overrides import parsed
 from archc.resolve.project import Project

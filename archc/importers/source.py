@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from archc.diagnostics import Diagnostic, Sink, Source, Span
+from archc.record import dataclass
 from archc.resolve.project import read
 
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
+
+from archc.record import dataclass
 
 WIDTH = 100
 """Drawers that fit into a line of this width stand on one."""

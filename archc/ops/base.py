@@ -10,11 +10,11 @@ import ast
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from archc.record import Record
+from archc.record import Record, dataclass
 
 DType = Literal["act", "fp32", "int", "bool", "none"]
 """`act` is the activation dtype of the model; `fp32` an island that keeps at least float32; `none` is not a tensor."""

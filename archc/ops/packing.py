@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from typing import ClassVar
 
 from archc.ops.base import expr
+from archc.record import dataclass
 
 
 def _groups(channels: int, size: int) -> int:

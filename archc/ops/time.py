@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
 from archc.ops.base import BYTES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need
 from archc.ops.packing import Packing
+from archc.record import dataclass
 
 
 # --- stores --------------------------------------------------------------------------------------

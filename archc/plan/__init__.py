@@ -11,14 +11,14 @@ from archc.plan.shrink import shrink
 from archc.schema import Cache, Model
 
 
-def plan(model: Model) -> Graph:
-    """The graph of a model after all passes.
+def plan(model: Model, *, names: bool = True) -> Graph:
+    """The graph of a model after all passes; without ``names`` it can be counted, not printed.
 
     Raises `ArchError` at the drawer whose forward does not fit (E0401), or at a cache whose layout nothing knows
     (E0402).
     """
     try:
-        graph = assemble(model)
+        graph = assemble(model, names=names)
     except BuildError as error:
         raise ArchError((_diagnostic(error),)) from error
     if model.cache.packs and not any(_knows(store, model.cache.kind) for _, _, store in graph.states()):

@@ -28,10 +28,10 @@ PLACEMENT = {
 }
 
 
-def assemble(model: Model) -> Graph:
+def assemble(model: Model, *, names: bool = True) -> Graph:
     """The graph of a model. Raises `BuildError` where a drawer's forward does not fit."""
     reads = model.mtp.reads if model.mtp is not None else "hidden"
-    g = Builder(model.name, std=lambda role, fan_in: model.init.scale_of(role, fan_in, model.layers))
+    g = Builder(model.name, std=lambda role, fan_in: model.init.scale_of(role, fan_in, model.layers), names=names)
 
     def backbone(g: Builder) -> tuple[Value, Value]:
         with g.component("embedding"):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from archc.diagnostics import Diagnostic, Sink, Span
+from archc.record import dataclass
 from archc.resolve.convert import Word, shown
 from archc.resolve.evaluate import Evaluator
 from archc.resolve.resolution import Resolution

@@ -84,7 +84,7 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
         return None
     if not r.frame.recipe.broken:
         lints.unused(r.sink, r.names.values(), scheduled, r.unit)
-    model = Model(
+    model = Model.model_construct(
         **{name: getattr(fields, name) for name in ModelFields.model_fields},
         name=r.frame.recipe.label,
         doc=section.doc,
@@ -174,7 +174,8 @@ def _layers(columns: Mapping[str, Column]) -> tuple[LayerSlots, ...] | None:
     for parts in zip(*drawers.values(), strict=True):
         key = tuple(map(id, parts))
         if key not in known:
-            known[key] = LayerSlots(**dict(zip(drawers, parts, strict=True)))
+            # frames have made sure of the parts
+            known[key] = LayerSlots.model_construct(**dict(zip(drawers, parts, strict=True)))
         layers.append(known[key])
     return tuple(layers)
 

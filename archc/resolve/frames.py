@@ -17,6 +17,7 @@ from archc.resolve.scope import FAILED, Definition, Failed, Recipe
 from archc.resolve.suggest import did_you_mean
 from archc.schema import Drawer, Origin
 from archc.schema.describe import FieldInfo, describe
+from archc.schema.making import make
 from archc.syntax import tree
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class Frame:
                 failed.add(name)
         faults.missing(self.r, self.recipe, self.infos, [*missing, *self.lacking])
         try:
-            drawer = self.recipe.cls(**values)
+            drawer = make(self.recipe.cls, values)
         except ValidationError as error:
             faults.limits(self.r, self.recipe, error, failed)
             return FAILED

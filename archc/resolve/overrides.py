@@ -5,10 +5,10 @@ parsed and checked like source.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from archc.diagnostics import Diagnostic, Sink, Source
+from archc.record import dataclass
 from archc.resolve.merge import Merger
 from archc.resolve.resolution import Resolution
 from archc.resolve.scope import Bound, Scope

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from archc import resources
 from archc.diagnostics import Diagnostic, Related, Sink, Source, Span
+from archc.record import dataclass
 from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.slots import slot_names
 from archc.syntax.parser import parse

@@ -7,11 +7,12 @@ model, so that a child's `dim` reaches a parent's `hidden = 4 * dim`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal
 
 from archc.diagnostics import Span
+from archc.record import dataclass
 from archc.schema import Drawer
 from archc.syntax.tree import Body, Expr, Name
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -13,6 +12,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from archc.record import dataclass
 from archc.schema.drawer import Drawer
 
 Shape = Literal["int", "float", "bool", "str", "word", "slot", "list"]

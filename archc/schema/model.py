@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
+from archc.record import dataclass
 from archc.schema.drawer import Drawer, field
 from archc.schema.slots import (
     Attention,

@@ -7,12 +7,12 @@ carries no meaning in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from lark import Token
 
 from archc.diagnostics import Diagnostic, Related, Sink, Source
+from archc.record import dataclass
 from archc.syntax.tokens import after, span_of, starts_section, starts_statement
 
 CLOSER = {"LBRACE": "RBRACE", "LSQB": "RSQB", "LPAR": "RPAR"}

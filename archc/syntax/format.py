@@ -8,11 +8,11 @@ newline at the end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lark import Token
 
 from archc.diagnostics import Sink, Source
+from archc.record import dataclass
 from archc.syntax.brackets import CLOSERS, OPENERS
 from archc.syntax.parser import parse, tokenize
 

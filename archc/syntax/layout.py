@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lark import Token
 
 from archc.diagnostics import Diagnostic, Sink, Source
+from archc.record import dataclass
 from archc.syntax.brackets import CLOSERS, OPENERS, balance
 from archc.syntax.tokens import after, span_of, starts_statement
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from archc.record import dataclass
 
 HELD_OUT = 10
 """Every tenth topic is kept out of training."""

@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from archc.cli._demo.text import Corpus
+from archc.record import dataclass
 
 ROWS, COLUMNS = 3, 256
 """Bytes of a step: few, because a minute is short; in long rows, because it writes badly beyond their length."""

@@ -4,7 +4,6 @@ them (DeepSeek-V2, arXiv:2405.04434, section 2.1.2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 from archc.graph import Graph, Node, Scope, Stack, Value
@@ -14,6 +13,7 @@ from archc.ops.latent import LatentAttend, crossover
 from archc.ops.matrix import Linear
 from archc.ops.time import Append
 from archc.ops.view import Cat, Expand, Split, Unflatten
+from archc.record import dataclass
 
 Readers = dict[Value, list[Node | None]]
 """Who reads a value; None stands for what is no node."""
