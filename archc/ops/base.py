@@ -263,12 +263,17 @@ class Op(Record):
         """(executed, useful, backward) FLOPs."""
         return 0, 0, 0
 
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """The part of each operand that it has to read: 1 but where it picks rows."""
+        return (1.0,) * len(ins)
+
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
-        """Work under a workload; by default every operand is read once and every result written once."""
+        """Work under a workload; by default what it needs of an operand is read once and every result written once."""
         executed, useful, backward = self.flops(w, ins, outs)
         if self.view:
             return Cost(executed=executed, useful=useful, backward=backward)
-        read, written = (sum(nbytes(t, w) for t in ts) for ts in (ins, outs))
+        read = sum(round(s * nbytes(t, w)) for s, t in zip(self.shares(w, ins, outs), ins, strict=True))
+        written = sum(nbytes(t, w) for t in outs)
         return Cost(executed=executed, useful=useful, backward=backward, read=read, written=written)
 
     def row(self, *ins: Type) -> bool:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 import math
-from dataclasses import replace
 
-from archc.ops.base import Cost, Op, ParamSpec, Type, Workload, expr, nbytes, need, numel, size
+from archc.ops.base import Op, ParamSpec, Type, Workload, expr, need, numel, size
 from archc.ops.row import RowOp
 
 
@@ -78,10 +77,9 @@ class Lookup(Op):
     def infer(self, table: Type, ids: Type) -> Type:
         return Type((*ids.shape, *table.shape[1:]), table.dtype)
 
-    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
         """Only the rows that are named are read."""
-        rows = nbytes(outs[0], w)
-        return Cost(read=rows + nbytes(ins[1], w), written=rows)
+        return min(1.0, numel(outs[0].shape, w) / numel(ins[0].shape, w)), 1.0
 
     def code(self, table: ast.expr, ids: ast.expr) -> ast.expr:
         return expr("table[ids]", table=table, ids=ids)
@@ -136,15 +134,14 @@ class GroupedLinear(Op):
         n = 2 * numel(outs[0].shape, w) * ins[0].last
         return n, n, 2 * n
 
-    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
-        """As by default, but only the experts that some token chose are read: those expected if every choice is as
-        likely.
-        """
-        whole = super().cost(w, ins, outs)
-        tokens = size(ins[0].shape[0], w) // self.active
-        chosen = 1 - (1 - self.active / ins[1].last) ** tokens
-        idle = round((1 - chosen) * sum(nbytes(t, w) for t in ins[2:]))
-        return replace(whole, read=whole.read - idle)
+    def chosen(self, experts: int, tokens: float) -> float:
+        """The share of the experts that some of ``tokens`` chose: that expected if every choice is as likely."""
+        return 1 - (1 - self.active / experts) ** tokens
+
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """Only the experts that some token chose are read."""
+        chosen = self.chosen(ins[1].last, size(ins[0].shape[0], w) // self.active)
+        return 1.0, 1.0, *(chosen for _ in ins[2:])
 
     def code(self, x: ast.expr, ends: ast.expr, weight: ast.expr, *bias: ast.expr) -> ast.expr:
         weight = expr("weight.mT", weight=weight) if self.inputs_first else weight

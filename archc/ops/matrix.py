@@ -76,6 +76,10 @@ class Embedding(Op):
     def infer(self, ids: Type, weight: Type) -> Type:
         return Type((*ids.shape, self.dim))
 
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """Only the rows that are named are read."""
+        return 1.0, min(1.0, numel(outs[0].shape, w) / numel(ins[1].shape, w))
+
     def code(self, ids: ast.expr, weight: ast.expr) -> ast.expr:
         return expr("F.embedding(ids, weight)", ids=ids, weight=weight)
 
@@ -91,6 +95,10 @@ class Embed(Op):
 
     def infer(self, ids: Type, table: Type) -> Type:
         return Type((*ids.shape, table.last), table.dtype)
+
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """Only the rows that are named are read."""
+        return 1.0, min(1.0, numel(outs[0].shape, w) / numel(ins[1].shape, w))
 
     def code(self, ids: ast.expr, table: ast.expr) -> ast.expr:
         return expr("F.embedding(ids, table)", ids=ids, table=table)

@@ -6,7 +6,7 @@ import ast
 import itertools
 from collections.abc import Iterator
 
-from archc.ops.base import B, Cost, Op, ParamSpec, S, Type, Workload, expr, nbytes, need
+from archc.ops.base import B, Op, ParamSpec, S, Type, Workload, expr, need, numel
 
 
 # --- constants of the hash -----------------------------------------------------------------------
@@ -98,10 +98,9 @@ class TableLookup(Op):
         need(ids.dtype == "int", f"looks up ids, got {ids}")
         return Type((*ids.shape, self.dim))
 
-    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
         """Only the rows that are named are read."""
-        rows = nbytes(outs[0], w)
-        return Cost(read=rows + nbytes(ins[0], w), written=rows)
+        return 1.0, min(1.0, numel(outs[0].shape, w) / numel(ins[1].shape, w))
 
     def code(self, ids: ast.expr, weight: ast.expr) -> ast.expr:
         return expr("F.embedding(ids, weight)", ids=ids, weight=weight)

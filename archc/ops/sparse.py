@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from archc.ops.attention import visible_pairs
-from archc.ops.base import B, Cost, Dim, Op, S, Type, Workload, element, expr, need, numel, size
+from archc.ops.base import B, Cost, Dim, Op, S, Type, Workload, expr, need, numel, size
 from archc.ops.loss import Loss
 from archc.ops.schedules import schedule
 
@@ -131,21 +131,13 @@ class SparseAttention(Op):
         # The gradient computes the weights again: five products where the forward has two.
         return executed, pair * useful, executed * 5 // 2
 
-    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
-        """As by default, but of entries that are picked only the picked are read."""
-        whole = super().cost(w, ins, outs)
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """Of entries that are picked only the picked are read."""
         _, entries, picks = self._optional(ins[3:])
-        if picks is None:
-            return whole
-        unread = numel(entries.shape[:2], w) - numel(picks.shape, w)
-        saved = max(0, unread) * entries.last * element(entries.dtype, w)
-        return Cost(
-            executed=whole.executed,
-            useful=whole.useful,
-            backward=whole.backward,
-            read=whole.read - saved,
-            written=whole.written,
-        )
+        if picks is None or not (there := numel(entries.shape[:2], w)):
+            return (1.0,) * len(ins)
+        part = min(1.0, numel(picks.shape, w) / there)
+        return tuple(part if t is entries else 1.0 for t in ins)
 
     def code(
         self,
