@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 
-def _pairs(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+def pairs(ctx: click.Context, option: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
     """`name=value` options as a dict; the last of equal names counts."""
     pairs: dict[str, str] = {}
     for text in given:
@@ -44,12 +44,12 @@ model_option = click.option("-m", "--model", metavar="NAME", help="The model of 
 """Passed as ``model``: str or None."""
 
 param_option = click.option(
-    "-P", "--param", "params", metavar="NAME=VALUE", multiple=True, callback=_pairs, help="Set a declared param."
+    "-P", "--param", "params", metavar="NAME=VALUE", multiple=True, callback=pairs, help="Set a declared param."
 )
 """Passed as ``params``: dict of strings, read as source by `archc.resolve.load`."""
 
 set_option = click.option(
-    "--set", "sets", metavar="PATH=VALUE", multiple=True, callback=_pairs, help="Amend any value of the spec."
+    "--set", "sets", metavar="PATH=VALUE", multiple=True, callback=pairs, help="Amend any value of the spec."
 )
 """Passed as ``sets``: dict of strings, read as source by `archc.resolve.load`."""
 

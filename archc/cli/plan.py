@@ -12,8 +12,6 @@ from archc.cli._console import print_all
 from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from archc.graph import Graph, Scope
     from archc.ops import Op
     from archc.schema import Model
@@ -29,12 +27,13 @@ def command(
     """Show the layers of a SPEC, the graph of each distinct one after all passes, and the kernels picked."""
     from archc.importers import load
     from archc.plan import plan
+    from archc.plan.runs import schedule
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
     graph = plan(resolved)
     facts = {
         "model": resolved.name,
-        "schedule": _schedule(resolved),
+        "schedule": schedule(resolved),
         "mtp": _mtp(resolved),
         "graph": _graph(graph),
         "kernels": _kernels(graph),
@@ -45,20 +44,6 @@ def command(
         click.echo(json.dumps(facts, indent=2))
     else:
         _show(facts)
-
-
-def _schedule(model: Model) -> list[dict[str, Any]]:
-    """Runs of equal layers: first and last layer, and the drawer of each slot."""
-    from archc.schema import LAYER_SLOTS
-
-    runs: list[dict[str, Any]] = []
-    for i, slots in enumerate(model.schedule):
-        drawers = {s: d.label for s in LAYER_SLOTS if (d := getattr(slots, s)) is not None}
-        if runs and runs[-1]["drawers"] == drawers:
-            runs[-1]["last"] = i
-        else:
-            runs.append({"first": i, "last": i, "drawers": drawers})
-    return runs
 
 
 def _mtp(model: Model) -> dict[str, Any] | None:
@@ -135,39 +120,11 @@ def _kernels(graph: Graph) -> list[dict[str, Any]]:
     return rows
 
 
-def _spans(runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(layers, drawers) of the rows of a schedule: ``0..1``, ``2``, and where runs of one layer each take turns,
-    ``3, 5 .. 41`` for all of one kind.
-    """
-    i = 0
-    while i < len(runs):
-        first, last = runs[i]["first"], runs[i]["last"]
-        period, count = _turns([(run["drawers"], run["first"] == run["last"]) for run in runs[i:]])
-        for k in range(period):
-            run = runs[i + k]
-            if count > 1:
-                yield f"{first + k}, {first + k + period} .. {first + k + (count - 1) * period}", run["drawers"]
-            else:
-                yield str(first) if first == last else f"{first}..{last}", run["drawers"]
-        i += period * count
-
-
-def _turns(runs: list[tuple[dict[str, str], bool]]) -> tuple[int, int]:
-    """(period, count) of the shortest sequence of single layers that the runs, (drawers, whether single), begin with at
-    least three times in a row; (1, 1) where there is none.
-    """
-    for period in range(2, len(runs) // 3 + 1):
-        count = 1
-        while runs[count * period : (count + 1) * period] == runs[:period]:
-            count += 1
-        if count > 2 and all(single for _, single in runs[:period]):
-            return period, count
-    return 1, 1
-
-
 def _show(facts: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
+
+    from archc.plan.runs import spans
 
     def table(*columns: str) -> Table:
         made = Table(box=None, pad_edge=False, header_style="bold")
@@ -176,14 +133,14 @@ def _show(facts: dict[str, Any]) -> None:
         return made
 
     parts: list[Any] = [f"[bold]{facts['model']}[/bold]", ""]
-    schedule = table("layers", "drawers")
-    for span, drawers in _spans(facts["schedule"]):
-        schedule.add_row(span, ", ".join(f"{slot} {label}" for slot, label in drawers.items()))
+    layers = table("layers", "drawers")
+    for span, drawers in spans(facts["schedule"]):
+        layers.add_row(span, ", ".join(f"{slot} {label}" for slot, label in drawers.items()))
     if facts["mtp"] is not None:
         drawers = ", ".join(f"{slot} {label}" for slot, label in facts["mtp"]["drawers"].items())
         modules = "1 module" if facts["mtp"]["modules"] == 1 else f"{facts['mtp']['modules']} modules"
-        schedule.add_row("further", f"{drawers}: {modules}, {facts['mtp']['weight']:g} of the loss")
-    parts.append(schedule)
+        layers.add_row("further", f"{drawers}: {modules}, {facts['mtp']['weight']:g} of the loss")
+    parts.append(layers)
     for scope in facts["graph"]:
         times = f", {scope['times']} times" if scope["times"] > 1 else ""
         parts += ["", f"[bold]{scope['class']}[/bold] [dim]{scope['scope']}{times}[/dim]"]

@@ -1,0 +1,1 @@
+"""How `archc diff` shows what it found."""
