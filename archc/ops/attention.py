@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 
+from archc.ops.attended import attended
 from archc.ops.base import Op, Type, Workload, expr, need, size
 from archc.ops.schedules import schedule
+from archc.ops.tape import Tape, Tensor
 
 
 def visible_pairs(w: Workload, window: int | None) -> int:
@@ -85,6 +87,9 @@ class Attend(Op):
             sinks=len(ins) > 4,
         )
         return executed, 2 * heads * visible_pairs(w, self.window) * (q.last + values.last), backward
+
+    def run(self, t: Tape, q: Tensor, keys: Tensor, values: Tensor, time: None, sinks: Tensor | None = None) -> Tensor:
+        return attended(t, q, keys, values, window=self.window, sinks=sinks)
 
     def code(
         self, q: ast.expr, keys: ast.expr, values: ast.expr, time: ast.expr, sinks: ast.expr | None = None

@@ -12,9 +12,12 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import field
 from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from archc.record import Record, dataclass
+
+if TYPE_CHECKING:
+    from archc.ops.tape import Tape
 
 DType = Literal["act", "fp32", "int", "bool", "none"]
 """`act` is the activation dtype of the model; `fp32` an island that keeps at least float32; `none` is not a tensor."""
@@ -275,6 +278,12 @@ class Op(Record):
         read = sum(round(s * nbytes(t, w)) for s, t in zip(self.shares(w, ins, outs), ins, strict=True))
         written = sum(nbytes(t, w) for t in outs)
         return Cost(executed=executed, useful=useful, backward=backward, read=read, written=written)
+
+    def run(self, t: Tape, *ins: Any) -> Any:
+        """Its reference in training, without a cache, on tensors that have sizes but no numbers; operands that are
+        none, and state, are None. NotImplementedError where an op does not say.
+        """
+        raise NotImplementedError
 
     def row(self, *ins: Type) -> bool:
         """Whether a token's result depends on that token alone, with weights that fit into a row-wise kernel."""

@@ -7,6 +7,10 @@ import math
 
 from archc.ops.base import Op, ParamSpec, Type, Workload, expr, need, numel, size
 from archc.ops.row import RowOp
+from archc.ops.tape import Tape, Tensor
+
+SORTED_WHOLE = 512
+"""Elements up to which `topk_lowest` sorts all."""
 
 
 class SqrtSoftplus(RowOp):
@@ -14,6 +18,13 @@ class SqrtSoftplus(RowOp):
 
     needs = {"sqrt_softplus": "kernels.sqrt_softplus"}
     island = True
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        low = t.scaled(t.of_input(x))
+        buffer = t.new(x.shape, x.width)
+        root = t.of_result(t.scaled(t.pointwise(low, kept=(low, buffer))))
+        small = t.of_result(t.scaled(t.of_input(x)))
+        return t.pointwise(small, root, kept=(t.new(x.shape, 1),))
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("sqrt_softplus(x)", x=x)
@@ -34,6 +45,9 @@ class GroupMask(RowOp):
         need(scores.last % self.groups == 0, f"{self.groups} groups do not divide {scores.last} experts")
         need(0 < self.keep <= self.groups, f"keeps {self.keep} of {self.groups} groups")
         return scores
+
+    def run(self, t: Tape, scores: Tensor) -> Tensor:
+        return t.masked(scores, t.new(scores.shape, 1))
 
     def code(self, scores: ast.expr) -> ast.expr:
         best = None if self.best == 2 else self.best
@@ -56,6 +70,12 @@ class Topk(RowOp):
         need(0 < self.k <= x.last, f"chooses {self.k} of {x.last}")
         return Type((*x.shape[:-1], self.k), "int")
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        """Of few elements all are sorted, and the first are a view of them."""
+        if x.numel <= SORTED_WHOLE:
+            return t.narrow(t.new(x.shape, 8), -1, self.k)
+        return t.new((*x.shape[:-1], self.k), 8)
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("topk_lowest(x, k)", x=x, k=self.k)
 
@@ -66,6 +86,9 @@ class Gather(RowOp):
     def infer(self, x: Type, ids: Type) -> Type:
         need(x.shape[:-1] == ids.shape[:-1], f"takes {ids} of {x}")
         return Type(ids.shape, x.dtype)
+
+    def run(self, t: Tape, x: Tensor, ids: Tensor) -> Tensor:
+        return t.made_of(t.new(ids.shape, x.width), (x,), (x, ids))
 
     def code(self, x: ast.expr, ids: ast.expr) -> ast.expr:
         return expr("x.gather(-1, ids)", x=x, ids=ids)
@@ -80,6 +103,9 @@ class Lookup(Op):
     def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
         """Only the rows that are named are read."""
         return min(1.0, numel(outs[0].shape, w) / numel(ins[0].shape, w)), 1.0
+
+    def run(self, t: Tape, table: Tensor, ids: Tensor) -> Tensor:
+        return t.new((*ids.shape, *table.shape[1:]), table.width)
 
     def code(self, table: ast.expr, ids: ast.expr) -> ast.expr:
         return expr("table[ids]", table=table, ids=ids)
@@ -99,6 +125,12 @@ class Dispatch(Op):
         need(ids.last <= self.experts, f"{ids.last} experts per token of {self.experts}")
         rows = math.prod(ids.shape[1:], start=ids.shape[0])
         return Type((rows, x.last), x.dtype), Type((rows,), "int"), Type((self.experts,), "int")
+
+    def run(self, t: Tape, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        order = t.new((ids.numel,), 8)
+        tokens = t.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+        rows = t.made_of(t.new((ids.numel, x.shape[-1]), x.width), (tokens,), (order,))
+        return rows, order, t.new((self.experts,), 4)
 
     def code(self, x: ast.expr, ids: ast.expr) -> ast.expr:
         return expr("dispatch(x, ids, experts=experts)", x=x, ids=ids, experts=self.experts)
@@ -143,6 +175,11 @@ class GroupedLinear(Op):
         chosen = self.chosen(ins[1].last, size(ins[0].shape[0], w) // self.active)
         return 1.0, 1.0, *(chosen for _ in ins[2:])
 
+    def run(self, t: Tape, x: Tensor, ends: Tensor, weight: Tensor, *bias: Tensor) -> Tensor:
+        out = t.new((*x.shape[:-1], self.out), x.width)
+        t.product(out)
+        return t.made_of(out, (x, weight, *bias), (x, weight, ends))
+
     def code(self, x: ast.expr, ends: ast.expr, weight: ast.expr, *bias: ast.expr) -> ast.expr:
         weight = expr("weight.mT", weight=weight) if self.inputs_first else weight
         return expr("grouped_linear(x, weight, ends, *bias)", x=x, weight=weight, ends=ends, bias=bias)
@@ -156,6 +193,11 @@ class Combine(Op):
     def infer(self, y: Type, weights: Type, order: Type) -> Type:
         need(order.shape == y.shape[:1], f"rows {y} in the order of {order}")
         return Type((*weights.shape[:-1], y.last), y.dtype)
+
+    def run(self, t: Tape, y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
+        flat = t.reshape(weights, (math.prod(weights.shape[:-1]), weights.shape[-1]))
+        out = t.made_of(t.new((flat.shape[0], y.shape[-1]), y.width), (y, flat), (y, flat, order), work=2 * y.bytes)
+        return t.reshape(out, (*weights.shape[:-1], y.shape[-1]))
 
     def code(self, y: ast.expr, weights: ast.expr, order: ast.expr) -> ast.expr:
         return expr("combine(y, weights, order)", y=y, weights=weights, order=order)

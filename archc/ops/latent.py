@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 
+from archc.ops.attended import attended
 from archc.ops.attention import attention_flops, visible_pairs
 from archc.ops.base import Op, Type, Workload, expr, need, size
 from archc.ops.schedules import schedule
+from archc.ops.tape import Tape, Tensor
 
 
 def crossover(*, latent: int, nope: int, values: int) -> int | None:
@@ -59,6 +61,22 @@ class LatentAttend(Op):
                 run = attention_flops(w, keys=keys, heads=some, groups=some, width=q.last, value_width=values)
                 executed, backward = executed + times * run[0], backward + times * run[1]
         return executed, useful, backward
+
+    def run(self, t: Tape, q: Tensor, entries: Tensor, weight: Tensor, time: None) -> Tensor:
+        """Expanded: without a cache there is nothing to absorb."""
+        (batch, new, heads, _), latent = q.shape, weight.shape[1]
+        rows = weight.shape[0] // heads
+        wide = max(q.shape[-1], rows)
+        step = schedule("blocks").expanded_heads(batch=batch, heads=heads, keys=new, width=wide)
+        outs = []
+        for first in range(0, heads, step):
+            some = min(step, heads - first)
+            kv = t.linear(t.narrow(entries, -1, latent), t.narrow(weight, 0, some * rows))
+            k, v = t.split(t.reshape(kv, (batch, new, some, rows)), (self.nope, rows - self.nope))
+            turned = t.narrow(t.unsqueeze(entries, -2), -1, entries.shape[-1] - latent)
+            k = t.cat([k, t.expand(turned, (batch, new, some, turned.shape[-1]))], -1)
+            outs.append(attended(t, t.narrow(q, 2, some), k, v))
+        return outs[0] if len(outs) == 1 else t.cat(outs, 2)
 
     def code(self, q: ast.expr, entries: ast.expr, weight: ast.expr, time: ast.expr) -> ast.expr:
         return expr(

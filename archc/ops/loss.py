@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any, ClassVar
 
 from archc.ops.base import Cost, Op, Type, Workload, expr, need
+from archc.ops.tape import Tape, Tensor
 
 
 class Effect(Op, abstract=True):
@@ -51,6 +53,15 @@ class SequenceBalance(Loss):
     def infer(self, scores: Type, ids: Type, time: Type) -> tuple[Type, ...]:
         return _balanced(scores, ids)
 
+    def run(self, t: Tape, scores: Tensor, ids: Tensor, time: None) -> None:
+        *some, experts = scores.shape
+        weight, length = (t.new((math.prod(some),), scores.width) for _ in range(2))
+        loads = t.new((math.prod(some), experts), scores.width)
+        share = t.div(scores, t.add(t.sum(scores, -1, keep=True)))
+        met = t.sum(t.mul(loads, t.reshape(share, loads.shape)), -1)
+        met = t.sum(t.div(t.mul(weight, met), length), 0)
+        t.losses.append(t.div(t.scaled(met), t.new((), 8)))
+
     def code(self, scores: ast.expr, ids: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
             "step.add_loss(name, sequence_balance, scores, ids, time, weight=w)",
@@ -75,6 +86,14 @@ class BatchBalance(Loss):
 
     def infer(self, scores: Type, ids: Type, time: Type) -> tuple[Type, ...]:
         return _balanced(scores, ids)
+
+    def run(self, t: Tape, scores: Tensor, ids: Tensor, time: None) -> None:
+        *some, experts = scores.shape
+        weight = t.new((*some, 1), scores.width)
+        score = t.sum(t.sum(t.mul(scores, weight), 0), 0)
+        shares = t.made_of(t.new((3, experts), scores.width), (score,))
+        t.losses.append(shares)
+        t.sums[self.weight, experts] = shares.width
 
     def code(self, scores: ast.expr, ids: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
@@ -107,6 +126,9 @@ class CountLoads(Effect):
     def infer(self, bias: Type, ids: Type) -> tuple[Type, ...]:
         need(len(bias.shape) == 1 and ids.last <= bias.last, f"counts choices {ids} for a bias {bias}")
         return ()
+
+    def run(self, t: Tape, bias: Tensor, ids: Tensor) -> None:
+        """Nothing of it has a gradient."""
 
     def code(self, bias: ast.expr, ids: ast.expr) -> ast.expr:
         return expr("step.count_loads(bias, ids, rate=rate)", bias=bias, ids=ids, rate=self.rate)

@@ -7,6 +7,7 @@ import math
 from typing import ClassVar
 
 from archc.ops.base import B, Op, ParamSpec, Role, S, Type, Workload, expr, need, numel, wider
+from archc.ops.tape import Tape, Tensor
 
 ROW_WEIGHT_LIMIT = 1 << 20
 """Weights above this many elements do not fit a row-wise kernel: their products stay matrix products."""
@@ -35,6 +36,9 @@ class Linear(Op):
         n = 2 * numel(outs[0].shape, w) * ins[0].last
         return n, n, 2 * n
 
+    def run(self, t: Tape, x: Tensor, *params: Tensor) -> Tensor:
+        return t.linear(x, *params)
+
     def code(self, x: ast.expr, *params: ast.expr) -> ast.expr:
         return expr("F.linear(x, *params)", x=x, params=params)
 
@@ -59,6 +63,9 @@ class Project(Op):
     def row(self, x: Type, weight: Type) -> bool:
         return weight.fixed(0) * weight.last <= ROW_WEIGHT_LIMIT
 
+    def run(self, t: Tape, x: Tensor, weight: Tensor) -> Tensor:
+        return t.linear(x, weight)
+
     def code(self, x: ast.expr, weight: ast.expr) -> ast.expr:
         return expr("F.linear(x, weight)", x=x, weight=weight)
 
@@ -80,6 +87,9 @@ class Embedding(Op):
         """Only the rows that are named are read."""
         return 1.0, min(1.0, numel(outs[0].shape, w) / numel(ins[1].shape, w))
 
+    def run(self, t: Tape, ids: Tensor, weight: Tensor) -> Tensor:
+        return t.embedding(ids, weight)
+
     def code(self, ids: ast.expr, weight: ast.expr) -> ast.expr:
         return expr("F.embedding(ids, weight)", ids=ids, weight=weight)
 
@@ -99,6 +109,9 @@ class Embed(Op):
     def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
         """Only the rows that are named are read."""
         return 1.0, min(1.0, numel(outs[0].shape, w) / numel(ins[1].shape, w))
+
+    def run(self, t: Tape, ids: Tensor, table: Tensor) -> Tensor:
+        return t.embedding(ids, table)
 
     def code(self, ids: ast.expr, table: ast.expr) -> ast.expr:
         return expr("F.embedding(ids, table)", ids=ids, table=table)
@@ -137,6 +150,25 @@ class Einsum(Op):
         fixed = [s for t in ins if (s := tuple(d for d in t.shape if isinstance(d, int))) == t.shape]
         small = sum(math.prod(s) for s in fixed) <= ROW_WEIGHT_LIMIT
         return small and all(t.shape[:2] == self.keep or t.shape in fixed for t in ins)
+
+    def run(self, t: Tape, *ins: Tensor) -> Tensor:
+        """As PyTorch does it: both sides permuted to [shared, own, summed], one batched product, permuted back."""
+        left, out = self.spec.split("->")
+        if len(ins) != 2:
+            raise NotImplementedError
+        (a, b), (x, y) = left.split(","), ins
+        sizes = dict(zip(a + b, (*x.shape, *y.shape), strict=True))
+        both = [c for c in out if c in a and c in b]
+        of_a, of_b = ([c for c in out if c in one and c not in other] for one, other in ((a, b), (b, a)))
+        summed = [c for c in a if c in b and c not in out]
+
+        def matrices(t: Tape, x: Tensor, letters: str, *groups: list[str]) -> Tensor:
+            moved = t.permute(x, [letters.index(c) for group in groups for c in group])
+            return t.reshape(moved, tuple(math.prod(sizes[c] for c in group) for group in groups))
+
+        z = t.matmul(matrices(t, x, a, both, of_a, summed), matrices(t, y, b, both, summed, of_b))
+        order = [*both, *of_a, *of_b]
+        return t.permute(t.reshape(z, tuple(sizes[c] for c in order)), [order.index(c) for c in out])
 
     def code(self, *ins: ast.expr) -> ast.expr:
         return expr("torch.einsum(spec, *ins)", spec=self.spec, ins=ins)

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 from archc.ops.base import B, Op, ParamSpec, S, Type, Workload, expr, need, numel
+from archc.ops.tape import Tape, Tensor
 
 
 # --- constants of the hash -----------------------------------------------------------------------
@@ -72,6 +73,9 @@ class NgramHash(Op):
         )
         return Type((B, S, len(self.primes)), "int")
 
+    def run(self, t: Tape, recent: Tensor, time: None) -> Tensor:
+        return t.new((*recent.shape, len(self.primes)), 8)
+
     def code(self, recent: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
             "ngram_hash(recent, time, orders=orders, multipliers=multipliers, primes=primes, pad=pad)",
@@ -102,6 +106,9 @@ class TableLookup(Op):
         """Only the rows that are named are read."""
         return 1.0, min(1.0, numel(outs[0].shape, w) / numel(ins[1].shape, w))
 
+    def run(self, t: Tape, ids: Tensor, weight: Tensor) -> Tensor:
+        return t.embedding(ids, weight)
+
     def code(self, ids: ast.expr, weight: ast.expr) -> ast.expr:
         return expr("F.embedding(ids, weight)", ids=ids, weight=weight)
 
@@ -125,6 +132,19 @@ class ShortConv(Op):
 
     def infer(self, recent: Type, time: Type, weight: Type) -> Type:
         return Type((B, S, *recent.shape[2:]), recent.dtype)
+
+    def run(self, t: Tape, recent: Tensor, time: None, weight: Tensor) -> Tensor:
+        x, taps = t.upcast(recent), t.unbind(t.upcast(weight))
+        out = None
+        for i, tap in enumerate(taps):
+            back = min((self.taps - 1 - i) * self.dilation, x.shape[1])
+            held = t.narrow(x, 1, x.shape[1] - back)
+            inside = t.new((*held.shape[:2], *[1] * (len(x.shape) - 2)), 1)
+            shifted = t.cat([t.new((x.shape[0], back, *x.shape[2:]), x.width), t.masked(held, inside)], 1)
+            term = t.mul(shifted, tap)
+            out = term if out is None else t.add(out, term)
+        assert out is not None
+        return t.to(out, recent.width)
 
     def code(self, recent: ast.expr, time: ast.expr, weight: ast.expr) -> ast.expr:
         return expr(

@@ -6,6 +6,7 @@ import ast
 from typing import Literal
 
 from archc.ops.base import Op, ParamSpec, Type, expr, need
+from archc.ops.tape import Tape, Tensor
 
 
 class RowOp(Op, abstract=True):
@@ -30,6 +31,10 @@ class RmsNorm(RowOp):
     def infer(self, x: Type, *weight: Type) -> Type:
         return x
 
+    def run(self, t: Tape, x: Tensor, *weight: Tensor) -> Tensor:
+        rstd = t.new((*x.shape[:-1], 1), max(4, x.width))
+        return t.made_of(t.new(x.shape, x.width), (x, *weight), (x, rstd), work=3 * x.numel * max(4, x.width))
+
     def code(self, x: ast.expr, *weight: ast.expr) -> ast.expr:
         return expr("rms_norm(x, weight, eps=eps)", x=x, weight=weight[0] if weight else literal_none(), eps=self.eps)
 
@@ -46,6 +51,11 @@ class InverseRms(RowOp):
 
     def infer(self, x: Type) -> Type:
         return Type((*x.shape[:-1], 1), x.dtype)
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        wide = t.upcast(x)
+        rstd = t.new((*x.shape[:-1], 1), wide.width)
+        return t.made_of(rstd, (wide,), (wide, rstd))
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("inverse_rms(x, eps=eps)", x=x, eps=self.eps)
@@ -71,6 +81,10 @@ class LayerNorm(RowOp):
     def infer(self, x: Type, *params: Type) -> Type:
         return x
 
+    def run(self, t: Tape, x: Tensor, *params: Tensor) -> Tensor:
+        mean, rstd = (t.new((*x.shape[:-1], 1), x.width) for _ in range(2))
+        return t.made_of(t.new(x.shape, x.width), (x, *params), (x, mean, rstd))
+
     def code(self, x: ast.expr, *params: ast.expr) -> ast.expr:
         weight, bias = (*params, None)[:2]
         return expr("F.layer_norm(x, x.shape[-1:], weight, bias, eps=eps)", x=x, weight=weight, bias=bias, eps=self.eps)
@@ -95,6 +109,14 @@ class Swiglu(RowOp):
         need(gate.shape == up.shape, f"swiglu of {gate} and {up}")
         return gate
 
+    def run(self, t: Tape, gate: Tensor, up: Tensor) -> Tensor:
+        left, right = t.upcast(gate), t.upcast(up)
+        if self.limit is not None:
+            left, right = t.of_input(left), t.of_input(right)  # clamped
+        opened = t.of_input(left) if self.alpha == 1 else t.mul(left, t.of_result(t.scaled(left)))
+        right = t.add(right) if self.shift else right
+        return t.to(t.mul(opened, right), gate.width)
+
     def code(self, gate: ast.expr, up: ast.expr) -> ast.expr:
         return expr(
             "swiglu(gate, up, limit=limit, alpha=alpha, shift=shift)",
@@ -112,6 +134,9 @@ class Gelu(RowOp):
     needs = {"F": "torch.nn.functional"}
     tanh: bool = False
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.of_input(x)
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("F.gelu(x, approximate=approximate)", x=x, approximate="tanh" if self.tanh else None)
 
@@ -121,12 +146,18 @@ class Relu(RowOp):
 
     needs = {"F": "torch.nn.functional"}
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.of_result(x)
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("F.relu(x)", x=x)
 
 
 class Sigmoid(RowOp):
     """1 / (1 + exp(-x))"""
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.of_result(x)
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.sigmoid()", x=x)
@@ -137,6 +168,9 @@ class Softmax(RowOp):
 
     island = True
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.of_result(x)
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.softmax(-1)", x=x)
 
@@ -145,6 +179,9 @@ class Silu(RowOp):
     """x * sigmoid(x)"""
 
     needs = {"F": "torch.nn.functional"}
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.of_input(x)
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("F.silu(x)", x=x)
@@ -155,6 +192,9 @@ class Clamp(RowOp):
 
     low: float
     high: float
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.of_input(x)
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.clamp(low, high)", x=x, low=self.low, high=self.high)
@@ -173,6 +213,9 @@ class Rotate(RowOp):
         need(turned <= x.last, f"rotates {turned} channels of a head that has {x.last}")
         need(x.shape[1] == angles.shape[1], f"angles {angles} are not at the positions of {x}")
         return x
+
+    def run(self, t: Tape, x: Tensor, angles: Tensor) -> Tensor:
+        return t.made_of(t.new(x.shape, x.width), (x,), (angles,))
 
     def code(self, x: ast.expr, angles: ast.expr) -> ast.expr:
         pairs = None if self.pairs == "half" else self.pairs
@@ -204,6 +247,11 @@ class Binary(RowOp):
             shape.append(y if x == 1 else x)
         return Type(tuple(shape), "fp32" if "fp32" in (a.dtype, b.dtype) else a.dtype)
 
+    def run(self, t: Tape, a: Tensor, b: Tensor | None = None) -> Tensor:
+        if b is None:
+            return t.add(a) if self.sign in "+-" else t.scaled(a)
+        return (t.mul if self.sign == "*" else t.div if self.sign == "/" else t.add)(a, b)
+
     def code(self, a: ast.expr, b: ast.expr | None = None) -> ast.expr:
         return expr(f"a {self.sign} b", a=a, b=self.number if b is None else b)
 
@@ -216,6 +264,9 @@ class Cast(RowOp):
 
     def infer(self, x: Type, like: Type | None = None) -> Type:
         return Type(x.shape, self.to)
+
+    def run(self, t: Tape, x: Tensor, like: Tensor | None = None) -> Tensor:
+        return t.to(x, max(4, x.width) if self.to == "fp32" else t.act)
 
     def code(self, x: ast.expr, like: ast.expr | None = None) -> ast.expr:
         return expr("upcast(x)", x=x) if self.to == "fp32" else expr("x.to(like.dtype)", x=x, like=like)

@@ -10,6 +10,7 @@ from archc.ops.attention import visible_pairs
 from archc.ops.base import B, Cost, Dim, Op, S, Type, Workload, expr, need, numel, size
 from archc.ops.loss import Loss
 from archc.ops.schedules import schedule
+from archc.ops.tape import Tape, Tensor
 
 
 def visible_entries(w: Workload, every: int, most: int | None = None) -> int:
@@ -53,6 +54,9 @@ class IndexTopk(Op):
         )
         executed = 2 * heads * (q.last + 1) * w.batch * pairs  # the sum over heads is a product too
         return executed, 2 * heads * q.last * visible_entries(w, self.every), 0
+
+    def run(self, t: Tape, q: Tensor, keys: Tensor, weights: Tensor, time: None) -> Tensor:
+        return t.new((*q.shape[:2], min(self.k, keys.shape[1])), 8)
 
     def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
@@ -139,6 +143,17 @@ class SparseAttention(Op):
         part = min(1.0, numel(picks.shape, w) / there)
         return tuple(part if t is entries else 1.0 for t in ins)
 
+    def run(self, t: Tape, q: Tensor, recent: Tensor, time: None, *rest: Tensor) -> Any:
+        sinks, entries, picks = self._optional(rest)
+        if entries is not None and not entries.shape[1]:
+            entries = picks = None
+        sinks = t.new(q.shape[2:3], max(4, q.width)) if sinks is None else sinks
+        ins = [x for x in (q, recent, sinks, entries) if x is not None]
+        out, lse = t.new(q.shape, q.width), t.new(q.shape[:3], max(4, q.width))
+        t.product(out, lse)
+        out = t.made_of(out, ins, (*ins, picks, out))
+        return (out, lse) if self.lse else out
+
     def code(
         self,
         q: ast.expr,
@@ -222,6 +237,12 @@ class IndexDivergence(Loss):
         index_q, picks = ins[0], size(ins[7].shape[2], w) if len(ins) > 7 else None
         learned = 4 * index_q.fixed(2) * index_q.last * visible_entries(w, self.every, picks)
         return replace(super().cost(w, ins, outs), useful_backward=0 if w.cached else learned)
+
+    def run(self, t: Tape, index_q: Tensor, index_keys: Tensor, index_weights: Tensor, *_: Tensor) -> None:
+        """Its gradient is made along with it: that is what it keeps."""
+        index = (index_q, index_keys, index_weights)
+        made = [t.new(x.shape, x.width) for x in index]
+        t.losses.append(t.made_of(t.new((), max(4, index_q.width)), index, (*made, t.new((), 4))))
 
     def code(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import math
 
 from archc.ops.base import Type, Workload, expr, need, numel
 from archc.ops.row import RowOp
+from archc.ops.tape import Tape, Tensor
 
 
 class Collapse(RowOp):
@@ -21,6 +23,13 @@ class Collapse(RowOp):
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         n = 2 * numel(ins[0].shape, w)
         return n, n, 2 * n
+
+    def run(self, t: Tape, streams: Tensor, weights: Tensor) -> Tensor:
+        *some, m, d = streams.shape
+        rows = math.prod(some)
+        flat = t.reshape(streams, (rows, m, d))
+        out = t.matmul(t.to(t.reshape(weights, (rows, 1, m)), streams.width), flat)
+        return t.reshape(out, (*some, d))
 
     def code(self, streams: ast.expr, weights: ast.expr) -> ast.expr:
         return expr("collapse(streams, weights)", streams=streams, weights=weights)
@@ -49,6 +58,13 @@ class Mix(RowOp):
         mixed = spread * comb.last
         return mixed, mixed, 2 * mixed + 2 * spread
 
+    def run(self, t: Tape, streams: Tensor, comb: Tensor, y: Tensor, post: Tensor) -> Tensor:
+        rows = math.prod(streams.shape[:-2])
+        ins = [t.to(t.reshape(x, (rows, *x.shape[2:])), streams.width) for x in (streams, comb, y, post)]
+        flat = ins[0]
+        out = t.made_of(t.new(flat.shape, flat.width), ins, ins)
+        return t.reshape(out, streams.shape)
+
     def code(self, streams: ast.expr, comb: ast.expr, y: ast.expr, post: ast.expr) -> ast.expr:
         return expr("mix(streams, comb, y, post)", streams=streams, comb=comb, y=y, post=post)
 
@@ -75,6 +91,20 @@ class Sinkhorn(RowOp):
         executed = 0 if self.eps == 0 else (2 * self.iters - 1) * 2 * numel(x.shape[:-2], w) * (x.last**2 + 1) ** 2
         return executed, 0, 2 * executed
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        m = t.upcast(x)
+        if self.eps == 0:
+            for _ in range(2 * self.iters):
+                m = t.of_result(m)
+            return t.to(m, x.width)
+        rows = t.reshape(t.add(t.of_result(m)), (math.prod(x.shape[:-2]), x.shape[-1] ** 2))
+        out = t.made_of(t.new(rows.shape, rows.width), (rows,), (rows,), work=self._work(rows))
+        return t.to(t.reshape(out, x.shape), x.width)
+
+    def _work(self, rows: Tensor) -> int:
+        """Bytes of the passes that the gradient runs again, of a block of tokens: a total and a result of each."""
+        return 2 * (2 * self.iters - 1) * min(2048, rows.shape[0]) * (rows.shape[1] + 1) * rows.width
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("sinkhorn(x, iters=iters, eps=eps)", x=x, iters=self.iters, eps=self.eps)
 
@@ -85,6 +115,9 @@ class Normalize(RowOp):
     needs = {"normalize": "kernels.normalize"}
     island = True
     eps: float = 0.0
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.div(x, t.add(t.sum(x, -1, keep=True)))
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("normalize(x, eps=eps)", x=x, eps=self.eps or None)
@@ -101,6 +134,9 @@ class Sum(RowOp):
         del shape[self.dim]
         return Type(tuple(shape), x.dtype)
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.sum(x, self.dim)
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.sum(dim)", x=x, dim=self.dim)
 
@@ -110,6 +146,10 @@ class SignedSqrt(RowOp):
 
     needs = {"signed_sqrt": "kernels.signed_sqrt"}
     floor: float
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        sign = t.pointwise(x)
+        return t.mul(sign, t.of_result(t.of_input(t.of_input(x))))
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("signed_sqrt(x, floor=floor)", x=x, floor=self.floor)

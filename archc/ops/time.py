@@ -6,8 +6,9 @@ import ast
 from math import prod
 from typing import Any, Literal
 
-from archc.ops.base import BYTES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need
+from archc.ops.base import BYTES, B, Dim, DType, Op, S, Size, T, Type, Workload, expr, need, size
 from archc.ops.packing import Packing
+from archc.ops.tape import Tape, Tensor
 from archc.record import dataclass
 
 
@@ -89,6 +90,9 @@ class TokenIds(Op):
     def infer(self) -> Type:
         return Type((B, S), "int")
 
+    def run(self, t: Tape) -> Tensor:
+        return t.given((t.w.batch, t.w.new), 8)
+
     def code(self) -> ast.expr:
         return ast.Name(id="tokens", ctx=ast.Load())
 
@@ -123,6 +127,10 @@ class RopeAngles(Op):
     def infer(self, time: Type) -> Type:
         need(self.dim % 2 == 0, f"rotates {self.dim} channels, which do not form pairs")
         return Type((B, closing(self.every), self.dim // 2, 2), "fp32")
+
+    def run(self, t: Tape, time: None) -> Tensor:
+        count = size(closing(self.every), t.w)
+        return t.new((t.w.batch, count, self.dim // 2, 2), 4)
 
     def code(self, time: ast.expr) -> ast.expr:
         where = (
@@ -163,6 +171,9 @@ class Recall(Op):
     def infer(self, x: Type, state: Type, time: Type) -> Type:
         return Type((B, kept(self.keep), *x.shape[2:]), x.dtype)
 
+    def run(self, t: Tape, x: Tensor, state: None, time: None) -> Tensor:
+        return x  # without a cache
+
     def code(self, x: ast.expr, state: ast.expr, time: ast.expr) -> ast.expr:
         return expr("recall(x, state, time)", x=x, state=state, time=time)
 
@@ -176,6 +187,9 @@ class Append(Op):
     def infer(self, x: Type, state: Type, time: Type) -> Type:
         need(x.shape[1] == closing(self.every), f"appends {x}, one entry per {self.every} tokens")
         return Type((B, T // self.every, *x.shape[2:]), x.dtype)
+
+    def run(self, t: Tape, x: Tensor, state: None, time: None) -> Tensor:
+        return x  # without a cache
 
     def code(self, x: ast.expr, state: ast.expr, time: ast.expr) -> ast.expr:
         return expr(

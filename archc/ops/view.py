@@ -6,6 +6,7 @@ import ast
 import math
 
 from archc.ops.base import Op, Type, expr, need
+from archc.ops.tape import Tape, Tensor
 
 
 class View(Op, abstract=True):
@@ -26,6 +27,9 @@ class Unflatten(View):
         need(math.prod(self.sizes) == x.last, f"{' x '.join(map(str, self.sizes))} is not {x.last}")
         return Type((*x.shape[:-1], *self.sizes), x.dtype)
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.reshape(x, (*x.shape[:-1], *self.sizes))
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.unflatten(-1, sizes)", x=x, sizes=self.sizes)
 
@@ -40,6 +44,9 @@ class UnflattenRows(View):
         need(isinstance(rows, int) and rows % self.n == 0, f"{self.n} groups do not divide {rows} rows")
         return Type((self.n, rows // self.n, *x.shape[1:]), x.dtype)
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.reshape(x, (self.n, x.shape[0] // self.n, *x.shape[1:]))
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.unflatten(0, sizes)", x=x, sizes=(self.n, -1))
 
@@ -50,12 +57,18 @@ class Flatten(View):
     def infer(self, x: Type) -> Type:
         return Type((*x.shape[:-2], x.shape[-2] * x.last), x.dtype)
 
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))
+
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.flatten(-2)", x=x)
 
 
 class Detach(View):
     """The same values as constants: no gradient goes further back."""
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return Tensor(x.storage, x.shape, x.strides, x.width)
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.detach()", x=x)
@@ -70,6 +83,9 @@ class Split(View):
         need(sum(self.sizes) == x.last, f"{' + '.join(map(str, self.sizes))} is not {x.last}")
         return tuple(Type((*x.shape[:-1], n), x.dtype) for n in self.sizes)
 
+    def run(self, t: Tape, x: Tensor) -> tuple[Tensor, ...]:
+        return t.split(x, self.sizes)
+
     def code(self, x: ast.expr) -> ast.expr:
         if len(set(self.sizes)) == 1:
             return expr("x.chunk(n, -1)", x=x, n=len(self.sizes))
@@ -81,6 +97,9 @@ class Unbind(View):
 
     def infer(self, x: Type) -> tuple[Type, ...]:
         return tuple(Type(x.shape[:-1], x.dtype) for _ in range(x.last))
+
+    def run(self, t: Tape, x: Tensor) -> tuple[Tensor, ...]:
+        return t.unbind(x)
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.unbind(-1)", x=x)
@@ -98,6 +117,9 @@ class Cat(Op):
     def row(self, *ins: Type) -> bool:
         return True
 
+    def run(self, t: Tape, *xs: Tensor) -> Tensor:
+        return t.cat(xs, -1)
+
     def code(self, *xs: ast.expr) -> ast.expr:
         return expr("torch.cat([*xs], -1)", xs=xs)
 
@@ -109,6 +131,10 @@ class Expand(View):
 
     def infer(self, x: Type) -> Type:
         return Type((*x.shape[:-1], self.n, x.last), x.dtype)
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        row = t.unsqueeze(x, -2)
+        return t.expand(row, (*x.shape[:-1], self.n, x.shape[-1]))
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.unsqueeze(-2).expand(*sizes, n, -1)", x=x, sizes=[-1] * 2, n=self.n)
@@ -123,6 +149,9 @@ class Unsqueeze(View):
         shape = list(x.shape)
         shape.insert(len(shape) + 1 + self.dim, 1)
         return Type(tuple(shape), x.dtype)
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.unsqueeze(x, self.dim)
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.unsqueeze(dim)", x=x, dim=self.dim)

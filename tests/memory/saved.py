@@ -1,0 +1,53 @@
+"""What autograd holds of a forward: measured by hooks on saved tensors."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Held:
+    """A saved tensor, alive as long as autograd needs it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+class Saved:
+    """Tensors that autograd holds of what ran inside of `saving`."""
+
+    def __init__(self) -> None:
+        self._held: weakref.WeakSet[_Held] = weakref.WeakSet()
+
+    def pack(self, tensor: Tensor) -> _Held:
+        held = _Held(tensor)
+        self._held.add(held)
+        return held
+
+    def storages(self, *without: Tensor) -> dict[int, int]:
+        """Bytes of every distinct storage by its address, those of some tensors left out."""
+        left_out = {t.untyped_storage().data_ptr() for t in without}
+        found = {h.tensor.untyped_storage().data_ptr(): h.tensor.untyped_storage().nbytes() for h in self._held}
+        return {at: size for at, size in found.items() if at not in left_out and size}
+
+
+@contextmanager
+def saving() -> Iterator[Saved]:
+    """What autograd holds of what runs inside."""
+    saved = Saved()
+    with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda held: held.tensor):
+        yield saved
+
+
+def kept_bytes(module: Any, ids: Tensor) -> int:
+    """Bytes that autograd holds at the end of a forward with labels, parameters, buffers and the ids left out."""
+    with saving() as saved:
+        loss = module(ids, labels=ids).loss
+    size = sum(saved.storages(*module.parameters(), *module.buffers(), ids).values())
+    del loss
+    return size
