@@ -79,6 +79,10 @@ class Ways(click.ParamType):
     help="What a backward pass computes again instead of keeping it.",
 )
 @click.option(
+    "--tokens", type=Quantity(), help="Tokens of a training run: its GPU-hours, days and, with a price, money."
+)
+@click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Dollars for an hour of a device.")
+@click.option(
     "--explain", "key", metavar="KEY", help="Take one figure apart: its terms and the spec lines behind them."
 )
 @format_option("text", "json")
@@ -96,6 +100,8 @@ def command(
     gpus: int | None,
     parallel: Parallel | None,
     recompute: Recompute,
+    tokens: int | None,
+    price: float | None,
     key: str | None,
     format: str,
 ) -> None:
@@ -109,7 +115,14 @@ def command(
     graph = plan(resolved, names=False)
     try:
         setting = setting_of(
-            resolved, hardware=hardware, gpus=gpus, parallel=parallel, recompute=recompute, drawers=drawers
+            resolved,
+            hardware=hardware,
+            gpus=gpus,
+            parallel=parallel,
+            recompute=recompute,
+            tokens=tokens,
+            price=price,
+            drawers=drawers,
         )
         report = count(resolved, graph, mode=mode, batch=batch, seq=seq, context=context, setting=setting)
     except ValueError as error:

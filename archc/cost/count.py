@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from typing import get_args
 
 from archc.cost.memory import memory
-from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, WorkloadReport
+from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, Time, WorkloadReport
 from archc.cost.setting import Setting
-from archc.cost.time import time
 from archc.graph import Graph, Node
 from archc.graph.gradient import constants, trained
 from archc.ops import Cost, Table, Workload
@@ -121,9 +120,25 @@ def count(
         flops=flops(graph, w, mode),
         kv_cache=kv_cache(graph, model.cache, batch=batch, max_tokens=shown.context),
         memory=memory(model, graph, w, mode, setting),
-        time=time(model, graph, w, mode, setting),
-        assumptions=tuple(_assumptions(model, graph)),
+        time=_time(model, graph, w, mode, setting),
+        assumptions=(*_assumptions(model, graph), *_time_assumptions(mode, setting)),
     )
+
+
+def _time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> Time | None:
+    """Time of a workload; what times it is imported only where there is hardware."""
+    if setting.hardware is None:
+        return None
+    from archc.cost.time import time
+
+    return time(model, graph, w, mode, setting)
+
+
+def _time_assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
+    if setting.hardware is not None:
+        from archc.cost.time import assumptions
+
+        yield from assumptions(mode, setting)
 
 
 def _assumptions(model: Model, graph: Graph) -> Iterator[str]:

@@ -98,7 +98,13 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
-    """Seconds of one step on the devices of the plan. ``bound`` names what takes most of it."""
+    """Seconds of one step on the devices of the plan. ``bound`` names what takes most of it.
+
+    ``compute_s``, ``memory_s`` and ``communication_s`` are all arithmetic, all bytes and all that the busiest device
+    sends, as if nothing overlapped; ``parts`` is what ``total_s`` is made of. ``mfu`` is ideal FLOPs over what the
+    devices could compute in bfloat16 in that time; ``flops_per_device`` ideal FLOP/s. ``gpu_hours``, ``days`` and
+    ``money`` are those of a token budget.
+    """
 
     compute_s: float
     memory_s: float
@@ -108,6 +114,10 @@ class Time:
     tokens_per_s: float
     gpu_hours: float | None
     mfu: float
+    parts: dict[str, float]
+    flops_per_device: float
+    days: float | None = None
+    money: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,8 @@ def setting_of(
     gpus: int | None = None,
     parallel: Parallel | None = None,
     recompute: Recompute = "none",
+    tokens: int | None = None,
+    price: float | None = None,
     drawers: tuple[Path, ...] = (),
 ) -> Setting:
     """The setting that options mean: ``hardware`` is a kind of the registry, by default the spec's.
@@ -108,7 +110,9 @@ def setting_of(
     plan = parallel or Parallel(dp=gpus or 1)
     if gpus is not None and plan.devices != gpus:
         raise ValueError(f"the plan has {plan.devices} devices, and there are {gpus}")
-    return Setting(hardware=named(model, hardware, drawers), parallel=plan, recompute=recompute)
+    return Setting(
+        hardware=named(model, hardware, drawers), parallel=plan, recompute=recompute, tokens=tokens, price=price
+    )
 
 
 def named(model: Model, name: str | None, drawers: tuple[Path, ...] = ()) -> Hardware | None:

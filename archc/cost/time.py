@@ -1,15 +1,252 @@
-"""How long a workload takes on hardware whose rates are known."""
+"""How long a workload takes on hardware whose rates are known: a roofline of every kernel, on the devices of a plan."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from archc.cost.parallel import (
+    Collective,
+    bubble,
+    collectives,
+    gradient_bytes,
+    groups,
+    shard_shape,
+    stage_units,
+    stages,
+)
+from archc.cost.placement import Unit, routed, splits, units
 from archc.cost.report import Mode, Time
+from archc.cost.roofline import Clock, Spent
 from archc.cost.setting import Setting
+from archc.cost.works import Amounts, Work, amounts, unit_names
 from archc.graph import Graph
 from archc.ops import Workload
-from archc.schema import Model
+from archc.ops.base import nbytes
+from archc.schema import Hardware, Model
+
+WAITED_FOR = ("(tp)", "(cp)")
+"""What training waits for: collectives in the middle of a sub-layer. All others it sends while it computes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Works of one unit in one pass, ``count`` times a step on the busiest stage."""
+
+    unit: Unit
+    step: str
+    works: tuple[Work, ...]
+    count: int
+
+    @property
+    def backward(self) -> bool:
+        """Whether it is a gradient."""
+        return self.step == "backward"
 
 
 def time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> Time | None:
     """Time of a workload in a setting; None where no hardware is given."""
-    del model, graph, w, mode, setting
-    return None
+    if setting.hardware is None:
+        return None
+    return Step(model, graph, w, mode, setting, setting.hardware).time()
+
+
+def assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
+    """The rules that times follow."""
+    hw = setting.hardware
+    assert hw is not None
+    measured = [
+        name
+        for name, there in (
+            ("products", hw.gemm_bf16 or hw.gemm_fp8),
+            ("attention", hw.attention),
+            ("memory", hw.stream),
+            ("links", hw.link_measured),
+            ("network", hw.network_measured),
+        )
+        if there
+    ]
+    rates = (
+        f"rates of {', '.join(measured)} as others measured them, all else as the maker states it"
+        if measured
+        else ("rates as the maker states them")
+    )
+    yield (
+        f"time: {rates} ({hw.label}). A kernel takes its arithmetic or its bytes, whichever is longer, and a launch;"
+        " row-wise ops that hand each other values run as one kernel; nothing else overlaps on a device."
+    )
+    if mode == "train":
+        yield (
+            "time: a gradient reads what its forward read and the gradients that arrive, and writes those that leave;"
+            " gradients of parameters are added up in memory. Exchanges among experts, pipeline stages and replicas"
+            " run while a device computes; those of tp and cp are waited for."
+        )
+    elif setting.parallel.devices > 1:
+        yield "time: one batch at a time: everything that devices send each other is waited for."
+    yield "mfu: ideal FLOPs of the step over what the devices could compute in it in bfloat16."
+
+
+class Step:
+    """One step of a workload in a setting: what runs on each pipeline stage, and what is sent."""
+
+    def __init__(self, model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, hw: Hardware) -> None:
+        self.model, self.graph, self.w, self.setting, self.hw = model, graph, w, setting, hw
+        self.mode: Mode = mode
+        self.at_once = replace(w, batch=setting.at_once(w.batch))
+        self.micros = setting.micros(w.batch)
+        self.amounts: Amounts = amounts(graph, self.at_once, model.precision, model.cache)  # pyright: ignore[reportArgumentType]
+        self.clock = Clock(graph, self.at_once, setting, hw, self.micros)
+        self._names = unit_names(graph)
+
+    # --- works -----------------------------------------------------------------------------------
+    def parts(self, stage: int) -> Iterator[Part]:
+        """What a stage runs for one micro-batch."""
+        pp = self.setting.parallel.pp
+        layers = stages(self.graph, pp)[stage]
+        training = self.mode == "train"
+        parts = units(self.graph)
+        if stage == 0:
+            yield Part(unit=parts.first, step="forward", works=self.amounts.forward["step"], count=1)
+        for unit, count in stage_units(parts, layers, stage, pp, training=training):
+            name = self._names[id(unit)]
+            forward = self.amounts.forward[name]
+            yield Part(unit=unit, step="forward", works=forward, count=count)
+            if not training:
+                continue
+            if unit.layers or unit in parts.ahead:
+                again = tuple(work for work in forward if self._again(work))
+                yield Part(unit=unit, step="recomputed", works=again, count=count)
+            yield Part(unit=unit, step="backward", works=self.amounts.backward[name], count=count)
+
+    def _again(self, work: Work) -> bool:
+        """Whether the backward pass runs it again."""
+        match self.setting.recompute:
+            case "full":
+                return True
+            case "selective":
+                return not work.multiplies
+            case "mhc":
+                return all(node.component in ("residual", "norm") for node in work.kernel.nodes)
+        return False
+
+    def losses(self) -> float:
+        """Bytes of the cross entropies of a micro-batch: logits read, their gradients written in their place."""
+        logits = [self.graph.root.returns[-1], *(scope.returns[-1] for scope in self.graph.predictions())]
+        return sum(2.0 * nbytes(v.type, self.at_once) for v in logits) if self.mode == "train" else 0.0
+
+    def of_stage(self, stage: int) -> Spent:
+        """Seconds of a micro-batch on a stage."""
+        total = Spent()
+        for part in self.parts(stage):
+            total += self.clock.spent(part.works, backward=part.backward) * part.count
+        if stage == self.setting.parallel.pp - 1:
+            seconds = self.losses() / self.setting.parallel.tp / self.setting.parallel.cp / self.hw.streams
+            total += Spent(memory=seconds, moving=seconds)
+        return total
+
+    # --- optimizer -------------------------------------------------------------------------------
+    def optimizer(self, stage: int) -> float:
+        """Seconds in which a device moves its part of a stage's parameters: gradient and state read, state and weights
+        written.
+        """
+        if self.mode != "train":
+            return 0.0
+        pp = self.setting.parallel.pp
+        split, g = splits(self.graph), groups(self.setting)
+        precision, moved = self.model.precision, 0.0
+        held_by = stage_units(units(self.graph), stages(self.graph, pp)[stage], stage, pp, training=True)
+        for unit, times in held_by:
+            for value in unit.params():
+                spec = value.param
+                assert spec is not None
+                if spec.buffer:
+                    continue
+                n = 1.0
+                for size in shard_shape(spec, split.get(value), self.setting):
+                    n *= size
+                n /= g.expert_shards if routed(spec) or spec.role == "table" else g.shards
+                own = 4 if spec.dtype == "fp32" else precision.trained(spec.role).bits / 8
+                master = 0 if spec.dtype == "fp32" else precision.master_bytes(spec.role)
+                state = self.model.optimizer.state(spec.role) + master
+                moved += times * n * (gradient_bytes(spec, self.model) + 2 * state + own)
+        return moved / self.hw.streams
+
+    # --- communication ---------------------------------------------------------------------------
+    def sent(self) -> tuple[Collective, ...]:
+        """What a device sends in a step."""
+        return collectives(self.model, self.graph, self.w, self.mode, self.setting)
+
+    def seconds(self, what: Collective) -> float:
+        """Seconds of all runs of a collective. Raises ValueError where nothing is known of how fast devices send."""
+        rate = self.hw.sends(network=what.network)
+        if not rate:
+            kind = "network" if what.network else "link"
+            raise ValueError(
+                f"no rate is known at which devices of `{self.hw.label}` send {what.what} over the {kind}:"
+                f" give it in the spec, `hardware mine = {self.hw.kind} {{ {kind} = ... }}`"
+            )
+        return what.count * what.bytes / rate
+
+    def waits(self, what: Collective) -> bool:
+        """Whether the step stands still for a collective: in training what the next op needs, else everything."""
+        return self.mode != "train" or what.what.endswith(WAITED_FOR)
+
+    # --- together --------------------------------------------------------------------------------
+    def time(self) -> Time:
+        """The step, put together."""
+        from archc.cost.count import flops
+
+        p, w = self.setting.parallel, self.w
+        stage_times = [self.of_stage(stage) for stage in range(p.pp)]
+        busiest = max(range(p.pp), key=lambda stage: stage_times[stage].total)
+        if self.mode == "train":
+            work, repeats = stage_times[busiest] * self.micros, 1
+        else:
+            # A token passes all stages; further micro-batches follow at the pace of the busiest.
+            work = stage_times[busiest] * (self.micros - 1)
+            for one in stage_times:
+                work = work + one
+            repeats = p.pp
+        waited = hidden_links = hidden_network = 0.0
+        for what in self.sent():
+            seconds = self.seconds(what)
+            if self.waits(what):
+                waited += seconds * repeats
+            elif what.network:
+                hidden_network += seconds
+            else:
+                hidden_links += seconds
+        hidden = max(hidden_links, hidden_network)
+        slowed = self.hw.senders * min(hidden, work.total)
+        exposed = waited + slowed + max(0.0, hidden - work.total - slowed)
+        busy = work.total + exposed
+        idle = bubble(self.setting, w.batch) if self.mode == "train" else 0.0
+        waiting = busy * idle / (1 - idle)
+        moving = max(map(self.optimizer, range(p.pp)))
+        total = busy + waiting + moving
+        parts = {
+            "compute": work.computing,
+            "memory": work.moving,
+            "launch": work.launching,
+            "communication": exposed,
+            "bubble": waiting,
+            "optimizer": moving,
+        }
+        ideal = flops(self.graph, w, self.mode).ideal.workload_total
+        tokens = w.batch * w.new / total
+        hours = None if self.setting.tokens is None else self.setting.tokens / tokens * p.devices / 3600
+        price = self.setting.price if self.setting.price is not None else self.hw.price
+        return Time(
+            compute_s=work.compute,
+            memory_s=work.memory,
+            communication_s=waited + hidden_links + hidden_network,
+            total_s=total,
+            bound=max(parts, key=lambda name: parts[name]),
+            tokens_per_s=tokens,
+            gpu_hours=hours,
+            mfu=ideal / (total * p.devices * self.hw.bf16),
+            parts=parts,
+            flops_per_device=ideal / total / p.devices,
+            days=None if hours is None else hours / p.devices / 24,
+            money=None if hours is None or price is None else hours * price,
+        )

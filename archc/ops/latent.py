@@ -78,6 +78,18 @@ class LatentAttend(Op):
             outs.append(attended(t, t.narrow(q, 2, some), k, v))
         return outs[0] if len(outs) == 1 else t.cat(outs, 2)
 
+    def halves(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int]:
+        """FLOPs of the maps of latents, and of the attention, the cheaper way: after cached tokens either all latents
+        are expanded again, or new tokens attend in latent space.
+        """
+        q, entries, weight = ins[:3]
+        heads, latent, keys = q.fixed(2), weight.last, size(entries.shape[1], w)
+        expand = 2 * w.batch * weight.fixed(0) * latent
+        pairs = 2 * heads * visible_pairs(w, None)
+        plain = expand * keys, pairs * (q.last + outs[0].last)
+        within = expand * w.new, pairs * (entries.last + latent)
+        return min(plain, within, key=sum) if w.past else plain
+
     def code(self, q: ast.expr, entries: ast.expr, weight: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
             "latent_attend(q, entries, weight, time, nope=nope, scale=scale, absorb=absorb)",

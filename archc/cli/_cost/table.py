@@ -74,6 +74,10 @@ def show(report: Report) -> None:
             ),
         ),
     ]
+    if report.time is not None:
+        from archc.cli._cost.times import facts as time_facts
+
+        rows += time_facts(report.time, train=w.mode == "train")
     for row in rows:
         facts.add_row(*row)
     notes = Table(box=None, pad_edge=False, show_header=False, style="dim")

@@ -11,6 +11,22 @@ def flops_text(n: float) -> str:
     return f"{n:,.0f} FLOP"
 
 
+def seconds_text(n: float) -> str:
+    """``19.9 ms``"""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if n >= size:
+            return f"{n / size:,.2f} {unit}"
+    return f"{n * 1e6:,.2f} us" if n else "0 s"
+
+
+def count_text(n: float) -> str:
+    """``2.66 M``"""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if n >= size:
+            return f"{n / size:,.2f} {unit}"
+    return f"{n:,.3g}"
+
+
 def bytes_text(n: float) -> str:
     """``16.0 GiB``"""
     for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):

@@ -1,0 +1,173 @@
+"""Times are never below what hardware can do, and move the way hardware and workload do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archc.cost.count import count, workload
+from archc.cost.report import Mode, Time
+from archc.cost.setting import Parallel, Setting
+from archc.cost.time import Step
+from archc.drawers import drawer_class
+from archc.graph import Graph
+from archc.importers import load
+from archc.plan import plan
+from archc.schema import Hardware, Model
+
+SPECS = ("llama_3_1_8b", "deepseek_v3", "deepseek_v4_flash", "gpt_oss_20b")
+
+
+@cache
+def planned(spec: str) -> tuple[Model, Graph]:
+    model = load(spec)
+    return model, plan(model)
+
+
+def machine(kind: str = "h100", **figures: Any) -> Hardware:
+    found = drawer_class("hardware", kind)(**figures)
+    assert isinstance(found, Hardware)
+    return found
+
+
+def timed(spec: str, mode: Mode, setting: Setting, **given: Any) -> Time:
+    model, graph = planned(spec)
+    found = count(model, graph, mode=mode, setting=setting, **given).time
+    assert found is not None
+    return found
+
+
+MODES = st.sampled_from(["train", "prefill", "decode"])
+CASES = st.fixed_dictionaries(
+    {
+        "spec": st.sampled_from(SPECS),
+        "mode": MODES,
+        "batch": st.sampled_from([1, 2, 16, 64]),
+        "length": st.sampled_from([64, 1024, 8192]),
+    }
+)
+
+
+def sizes(case: dict[str, Any]) -> dict[str, int]:
+    """The workload's sizes: new tokens, or those of the cache."""
+    return {"batch": case["batch"], "context" if case["mode"] == "decode" else "seq": case["length"]}
+
+
+@given(CASES)
+@settings(max_examples=25, deadline=None)
+def test_no_step_is_faster_than_the_machine(case: dict[str, Any]) -> None:
+    """Ideal FLOPs at the highest peak, and weights that every token reads at the maker's bandwidth, are floors."""
+    hw = machine()
+    model, graph = planned(case["spec"])
+    report = count(model, graph, mode=case["mode"], setting=Setting(hardware=hw), **sizes(case))
+    assert report.time is not None
+    flops = report.flops.ideal.workload_total
+    assert report.time.total_s >= flops / hw.fp8
+    assert report.time.compute_s >= flops / hw.fp8
+    dense = report.params.total - report.params.by_component["experts"] - report.params.by_component["embedding"]
+    assert report.time.memory_s >= dense * 0.9 / hw.bandwidth
+    assert report.time.total_s == pytest.approx(sum(report.time.parts.values()))
+
+
+@given(CASES)
+@settings(max_examples=15, deadline=None)
+def test_every_kernel_takes_at_least_its_floor(case: dict[str, Any]) -> None:
+    model, graph = planned(case["spec"])
+    given = sizes(case)
+    w, _ = workload(model, case["mode"], given["batch"], given.get("seq"), given.get("context"))
+    step = Step(model, graph, w, case["mode"], Setting(hardware=machine()), machine())
+    for part in step.parts(0):
+        for work in part.works:
+            spent = step.clock.one(work, backward=part.backward)
+            assert spent.total >= step.clock.floor(work) * (1 - 1e-9), work.what
+
+
+@given(CASES, st.sampled_from(["bf16", "bandwidth", "launch"]))
+@settings(max_examples=25, deadline=None)
+def test_a_faster_machine_is_never_slower(case: dict[str, Any], figure: str) -> None:
+    plain = {"gemm_bf16": 0.0, "gemm_fp8": 0.0, "stream": 0.0, "attention": 0.0}
+    slow = machine(**plain)
+    fast = machine(**plain, **{figure: getattr(slow, figure) * (0.5 if figure == "launch" else 1.5)})
+    a, b = (timed(case["spec"], case["mode"], Setting(hardware=hw), **sizes(case)) for hw in (slow, fast))
+    assert b.total_s <= a.total_s
+    if figure == "launch":
+        assert b.total_s < a.total_s and b.parts["launch"] == pytest.approx(a.parts["launch"] / 2)
+
+
+@given(CASES)
+@settings(max_examples=25, deadline=None)
+def test_more_work_takes_longer(case: dict[str, Any]) -> None:
+    setting = Setting(hardware=machine())
+    base = sizes(case)
+    one = timed(case["spec"], case["mode"], setting, **base)
+    for name in base:
+        more = timed(case["spec"], case["mode"], setting, **{**base, name: 2 * base[name]})
+        assert more.total_s > one.total_s * (1 - 1e-9)
+    batched = timed(case["spec"], case["mode"], setting, **{**base, "batch": 2 * base["batch"]})
+    assert batched.tokens_per_s >= one.tokens_per_s * (1 - 1e-9), "a larger batch never costs more per token"
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_recomputation_costs_time_and_the_policies_are_in_order(spec: str) -> None:
+    seconds = {
+        policy: timed(spec, "train", Setting(hardware=machine(), recompute=policy), batch=4, seq=1024).total_s
+        for policy in ("none", "selective", "mhc", "full")
+    }
+    assert seconds["none"] < seconds["mhc"] <= seconds["selective"] < seconds["full"]
+
+
+def test_a_dense_train_step_has_the_time_of_its_products_by_hand() -> None:
+    """Llama-3.1-8B at 8192 tokens: products of weights alone, by hand, at the measured rate; the rest comes on top."""
+    hw = machine()
+    layer = 4096 * (4096 + 2 * 1024 + 4096 + 3 * 14336)
+    products = 6 * 8192 * (32 * layer + 4096 * 128256) / hw.gemm_bf16
+    found = timed("llama_3_1_8b", "train", Setting(hardware=hw), batch=1, seq=8192)
+    assert products < found.total_s < 1.6 * products
+
+
+def test_decoding_a_dense_model_takes_the_time_of_its_weights_by_hand() -> None:
+    """Llama-3.1-8B, one row: bfloat16 weights but the embedding's rows are read once, and the cache of 8192 tokens."""
+    hw = machine(launch=0.0)
+    weights = 2 * (8_030_261_248 - 128256 * 4096)
+    cache = 8192 * 2 * 8 * 128 * 2 * 32
+    found = timed("llama_3_1_8b", "decode", Setting(hardware=hw), batch=1, context=8192)
+    assert found.total_s == pytest.approx((weights + cache) / hw.stream, rel=0.01)
+    assert found.bound == "memory"
+
+
+def test_tensor_parallelism_divides_the_work_and_adds_waiting() -> None:
+    one = timed("llama_3_1_70b", "decode", Setting(hardware=machine()), batch=8, context=4096)
+    eight = timed(
+        "llama_3_1_70b", "decode", Setting(hardware=machine(), parallel=Parallel(tp=8)), batch=8, context=4096
+    )
+    assert eight.parts["memory"] == pytest.approx(one.parts["memory"] / 8, rel=0.1)
+    assert eight.parts["launch"] == one.parts["launch"]
+    assert eight.parts["communication"] > 0 == one.parts["communication"]
+
+
+def test_replicas_share_rows_and_keep_the_pace() -> None:
+    base = Setting(hardware=machine())
+    one = timed("llama_3_1_8b", "prefill", base, batch=4, seq=1024)
+    four = timed("llama_3_1_8b", "prefill", replace(base, parallel=Parallel(dp=4)), batch=16, seq=1024)
+    assert four.total_s == pytest.approx(one.total_s)
+    assert four.tokens_per_s == pytest.approx(4 * one.tokens_per_s)
+    assert four.mfu == pytest.approx(one.mfu)
+
+
+def test_a_machine_of_which_no_network_is_known_says_so() -> None:
+    setting = Setting(hardware=machine("mi300x"), parallel=Parallel(dp=16))
+    with pytest.raises(ValueError, match=r"no rate is known .* give it in the spec"):
+        timed("llama_3_1_8b", "train", setting, batch=16, seq=512)
+
+
+def test_a_budget_of_tokens_costs_hours_and_money() -> None:
+    setting = Setting(hardware=machine(), tokens=10**12, price=2.0, parallel=Parallel(dp=2))
+    found = timed("llama_3_1_8b", "train", setting, batch=2, seq=4096)
+    assert found.gpu_hours == pytest.approx(2 * 1e12 / found.tokens_per_s / 3600)
+    assert found.money == pytest.approx(2 * (found.gpu_hours or 0))
+    assert found.days == pytest.approx((found.gpu_hours or 0) / 48)
