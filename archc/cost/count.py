@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import get_args
 
+from archc.cost.formats import WEIGHT, product_of
 from archc.cost.memory import memory
 from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, Time, WorkloadReport
 from archc.cost.setting import Setting
@@ -16,7 +17,7 @@ from archc.ops.latent import LatentAttend
 from archc.ops.loss import Loss
 from archc.ops.sparse import IndexDivergence
 from archc.ops.time import row_parts
-from archc.schema import Cache, Model
+from archc.schema import Cache, Model, Precision
 from archc.version import VERSION
 
 DEFAULT_REWIND = 8
@@ -43,7 +44,10 @@ ASSUMPTIONS = (
         "kv_cache: tensors that `new_cache(batch, context)` allocates, with room to take back 8 tokens and the"
         " rows' lengths."
     ),
-    "weighted_fp8_equivalent: ideal FLOPs of a token with bfloat16 products counted twice, FP8 once.",
+    (
+        "weighted_fp8_equivalent: ideal FLOPs of a token, products in FP8 counted once, in FP4 half, in bfloat16 and"
+        " wider twice."
+    ),
 )
 
 LATENT = (
@@ -117,7 +121,7 @@ def count(
         archc=VERSION,
         workload=shown,
         params=params(graph),
-        flops=flops(graph, w, mode),
+        flops=flops(graph, w, mode, model.precision),
         kv_cache=kv_cache(graph, model.cache, batch=batch, max_tokens=shown.context),
         memory=memory(model, graph, w, mode, setting),
         time=_time(model, graph, w, mode, setting),
@@ -204,8 +208,9 @@ class Learning:
         return ideal, cost.backward
 
 
-def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
+def flops(graph: Graph, w: Workload, mode: Mode, precision: Precision) -> Flops:
     """FLOPs by component, ideal and executed."""
+    weighted = 0.0
     forward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
     learning = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
     learns = Learning(graph)
@@ -215,6 +220,8 @@ def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
         ideal, executed = learns.backward(node, cost)
         ahead["ideal"][node.component] += times * cost.useful
         ahead["executed"][node.component] += times * cost.executed
+        if ahead is forward and node.component != "mtp":
+            weighted += times * cost.useful * WEIGHT[product_of(node, precision)]
         learning["ideal"][node.component] += times * ideal
         learning["executed"][node.component] += times * executed
     tokens = w.batch * w.new
@@ -230,8 +237,11 @@ def flops(graph: Graph, w: Workload, mode: Mode) -> Flops:
             by_component=run,
         )
 
-    ideal = figures("ideal")
-    return Flops(ideal=ideal, executed=figures("executed"), weighted_fp8_equivalent=2 * ideal.forward_per_token)
+    return Flops(
+        ideal=figures("ideal"),
+        executed=figures("executed"),
+        weighted_fp8_equivalent=whole(weighted / tokens),
+    )
 
 
 def kv_cache(graph: Graph, cache: Cache, *, batch: int, max_tokens: int, max_rewind: int = DEFAULT_REWIND) -> KvCache:
@@ -248,7 +258,7 @@ def kv_cache(graph: Graph, cache: Cache, *, batch: int, max_tokens: int, max_rew
             else:
                 fixed += whole
     return KvCache(
-        bytes_per_token=_whole(growing),
+        bytes_per_token=whole(growing),
         bytes_per_sequence_fixed=fixed,
         bytes_total=sum(by_component.values()) + batch * LENGTH_BYTES,
         layout=cache.kind,
@@ -260,5 +270,6 @@ def _exact(total: int, count: int) -> float:
     return total // count if total % count == 0 else total / count
 
 
-def _whole(x: float) -> float:
+def whole(x: float) -> float:
+    """An int where it is one."""
     return int(x) if x == int(x) else x

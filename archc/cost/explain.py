@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost
+from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost, whole
+from archc.cost.formats import WEIGHT, product_of
 from archc.cost.report import Report
 from archc.diagnostics import Span
 from archc.graph import Graph, Node, Scope
@@ -16,7 +17,7 @@ from archc.ops import ParamSpec, Store, Table, Type, Workload, numel, size
 from archc.ops.loss import Loss
 from archc.ops.time import BYTES, row_parts
 from archc.record import dataclass
-from archc.schema import Cache, Compress, Drawer, Indexer, Model, Router
+from archc.schema import Cache, Compress, Drawer, Indexer, Model, Precision, Router
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation
     if section == "params":
         parts = _params(graph, rest, component)
     elif section == "flops":
-        parts = _flops(graph, report, rest, component)
+        parts = _flops(model.precision, graph, report, rest, component)
     elif section == "kv_cache":
         parts = _cache(model.cache, graph, report, rest, component)
     else:
@@ -142,14 +143,16 @@ def _parameters(graph: Graph) -> Iterator[tuple[Scope, str, ParamSpec, str, int]
             )
 
 
-def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> list[tuple[Term, Scope]]:
+def _flops(
+    precision: Precision, graph: Graph, report: Report, rest: str, component: str | None
+) -> list[tuple[Term, Scope]]:
     shown = report.workload
     w = Workload(batch=shown.batch, new=shown.seq, past=shown.context - shown.seq, cached=shown.mode != "train")
     ideal = not rest.startswith("executed")
     weighted = rest == "weighted_fp8_equivalent"
     forward = weighted or rest.endswith("forward_per_token")
     learns = Learning(graph)
-    out = []
+    out: list[tuple[Term, Scope]] = []
     per_token = weighted or rest.endswith("_per_token")
     for node, times in graph.walk(labels=shown.mode == "train"):
         cost = node_cost(node, w)
@@ -159,17 +162,18 @@ def _flops(graph: Graph, report: Report, rest: str, component: str | None) -> li
         if isinstance(node.op, Loss) and not training:
             continue
         both = bool(back) and training
-        total = (2 if weighted else 1) * times * (ahead + (back if both else 0))
+        number = product_of(node, precision)
+        total = (WEIGHT[number] if weighted else 1) * times * (ahead + (back if both else 0))
         if not total or (component is not None and node.component != component):
             continue
         if per_token and node.component == "mtp":
             continue
         what = f"{node.component}: {node.op.kind} {node.name or ''}".rstrip()
         learning = (" x 3 with backward" if back == 2 * ahead else f" + backward {back:,}") if both else ""
-        formula = _products(node, w, ahead) + learning + (" x 2" if weighted else "")
+        formula = _products(node, w, ahead) + learning + (f" x {WEIGHT[number]:g} ({number})" if weighted else "")
         if not ahead:
             formula = f"backward {back:,}"
-        out.append((Term(what=what, count=times, formula=formula, total=total), node.scope))
+        out.append((Term(what=what, count=times, formula=formula, total=whole(total)), node.scope))
     return out
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -23,6 +23,7 @@ from archc.ops import ParamSpec, Workload, numel
 from archc.ops.attention import Attend
 from archc.ops.latent import LatentAttend
 from archc.ops.sparse import SparseAttention
+from archc.record import dataclass
 from archc.schema import Model
 
 Kind = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]

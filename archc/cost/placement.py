@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from archc.graph import Graph, Node, Scope, Stack, Value
@@ -23,6 +22,7 @@ from archc.ops.matrix import Einsum, Linear
 from archc.ops.sparse import SparseAttention
 from archc.ops.time import Append, Recall
 from archc.ops.view import Unflatten, UnflattenRows
+from archc.record import dataclass
 
 ATTENTION = (Attend, LatentAttend, SparseAttention)
 

@@ -6,7 +6,7 @@ from archc.schema import Format, Number, Precision
 
 
 class Fp32(Precision):
-    """Weights, activations and products in float32."""
+    """Weights, gradients, activations and products in float32."""
 
     activation = 4
 

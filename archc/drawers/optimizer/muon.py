@@ -1,0 +1,19 @@
+"""Muon."""
+
+from __future__ import annotations
+
+from archc.drawers.optimizer.adamw import Adamw
+
+WITH_ADAMW = ("embedding", "head", "norm", "bias", "scale", "table")
+"""Roles that AdamW moves (DeepSeek-V4, arXiv:2606.19348, section 4.2.2)."""
+
+
+class Muon(Adamw):
+    """One momentum of every matrix, whose steps are made orthogonal; AdamW for the rest (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/; DeepSeek-V4, arXiv:2606.19348, section 2.4).
+    """
+
+    def state(self, role: str) -> int:
+        if role in WITH_ADAMW:
+            return super().state(role)
+        return 4 if self.moments == "fp32" else 2
