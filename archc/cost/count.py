@@ -240,7 +240,7 @@ def flops(graph: Graph, w: Workload, mode: Mode, precision: Precision) -> Flops:
     return Flops(
         ideal=figures("ideal"),
         executed=figures("executed"),
-        weighted_fp8_equivalent=whole(weighted / tokens),
+        weighted_fp8_equivalent=tidy(weighted / tokens),
     )
 
 
@@ -258,7 +258,7 @@ def kv_cache(graph: Graph, cache: Cache, *, batch: int, max_tokens: int, max_rew
             else:
                 fixed += whole
     return KvCache(
-        bytes_per_token=whole(growing),
+        bytes_per_token=tidy(growing),
         bytes_per_sequence_fixed=fixed,
         bytes_total=sum(by_component.values()) + batch * LENGTH_BYTES,
         layout=cache.kind,
@@ -270,6 +270,6 @@ def _exact(total: int, count: int) -> float:
     return total // count if total % count == 0 else total / count
 
 
-def whole(x: float) -> float:
+def tidy(x: float) -> float:
     """An int where it is one."""
     return int(x) if x == int(x) else x

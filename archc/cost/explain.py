@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost, whole
+from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost, tidy
 from archc.cost.formats import WEIGHT, product_of
 from archc.cost.report import Report
 from archc.diagnostics import Span
@@ -173,7 +173,7 @@ def _flops(
         formula = _products(node, w, ahead) + learning + (f" x {WEIGHT[number]:g} ({number})" if weighted else "")
         if not ahead:
             formula = f"backward {back:,}"
-        out.append((Term(what=what, count=times, formula=formula, total=whole(total)), node.scope))
+        out.append((Term(what=what, count=times, formula=formula, total=tidy(total)), node.scope))
     return out
 
 

@@ -9,8 +9,9 @@ WITH_ADAMW = ("embedding", "head", "norm", "bias", "scale", "table")
 
 
 class Muon(Adamw):
-    """One momentum of every matrix, whose steps are made orthogonal; AdamW for the rest (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon/; DeepSeek-V4, arXiv:2606.19348, section 2.4).
+    """One momentum of every matrix, whose steps are made orthogonal; AdamW for the rest (arXiv:2502.16982).
+
+    What AdamW moves is what it moves in DeepSeek-V4 (arXiv:2606.19348, section 2.4).
     """
 
     def state(self, role: str) -> int:

@@ -12,12 +12,11 @@ compressors pool, weights of index heads, what joins tokens ahead (arXiv:2412.19
 
 
 class Fp8(Precision):
-    """Linear maps and experts in FP8 (E4M3) with a scale for each block, all else in bfloat16 (DeepSeek-V3,
-    arXiv:2412.19437, section 3.3).
+    """Linear maps and experts in FP8 (E4M3) with scales for blocks, all else in bfloat16 (arXiv:2412.19437, 3.3).
 
-    Activations are quantised in rows of one token by a block; those that go to experts travel like that, what comes
-    back is bfloat16, as the gradients the other way round. Attention runs in bfloat16. Trained with a master copy and
-    gradients in float32.
+    So DeepSeek-V3 was trained and is served. Activations are quantised in rows of one token by a block; those that go
+    to experts travel like that, what comes back is bfloat16, as the gradients the other way round. Attention runs in
+    bfloat16. Trained with a master copy and gradients in float32.
     """
 
     block: int = field("rows and columns of weights that share a scale", unit="channels", default=128, gt=0)

@@ -9,11 +9,10 @@ from archc.schema import Format, field
 
 
 class Fp8Fp4(Fp8):
-    """As `fp8`, with routed experts stored in FP4 (E2M1) and a scale for each few of a row (DeepSeek-V4,
-    arXiv:2606.19348).
+    """As `fp8`, but routed experts are stored in FP4 (E2M1): the formats of DeepSeek-V4 (arXiv:2606.19348).
 
-    An expert's product takes FP8 activations and runs in FP8. Scales are powers of two, one byte each. Training holds
-    experts as it holds other weights: they learn to be rounded.
+    A few numbers of an expert's row share a scale. Its product takes FP8 activations and runs in FP8. Scales are powers
+    of two, one byte each. Training holds experts as it holds other weights: they learn to be rounded.
     """
 
     scales: Literal["fp32", "ue8m0"] = field("dtype of scales: float32, or powers of two in one byte", default="ue8m0")
