@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .blocks import LIMIT, causal, query_blocks, stores_scores
+from .kept import again
 from .state import Clock
 
 
@@ -207,7 +208,7 @@ def _softmax(
     (batch, new, heads, _), groups = q.shape, keys.shape[2]
     # The heads that share a key become rows of one product, so that keys are never repeated.
     rows = q.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)  # [B, G, H/G * S, D]
-    scores = (rows @ keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32))
+    scores = again(torch.matmul, rows, keys.permute(0, 2, 3, 1)).to(torch.promote_types(q.dtype, torch.float32))
     scores = scores.mul_(scale).view(batch, heads, new, -1)
     if seen is not None:
         scores = scores.masked_fill_(~seen, float("-inf"))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .kept import kept
 from .library import operator
 
 
@@ -92,7 +93,9 @@ def _gradients(
 class _GroupedLinear(torch.autograd.Function):
     """The product in plain PyTorch, with a gradient that touches only groups with rows."""
 
-    forward = staticmethod(_product)
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
+        return kept(_product, x, weight, ends, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

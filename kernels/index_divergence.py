@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .groups import visible
+from .kept import kept
 from .sparse_blocks import LIMIT, divergence_blocks
 from .state import Clock
 
@@ -110,53 +111,59 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
     return (left.flatten(1, 2) @ right).view(*left.shape[:3], right.shape[-1])
 
 
+def _divergence(
+    index_q: Tensor,
+    index_keys: Tensor,
+    index_weights: Tensor,
+    attention: _Attention,
+    blocks: list[tuple[int, int, int]],
+    learns: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What `index_divergence` gives; and what it takes to make its gradient, if it learns: those of the three index
+    operands but for a factor, and what divides it.
+    """
+    counts = attention.counts
+    wide, total = counts.dtype, counts.sum().clamp(min=1)
+    loss = counts.new_zeros(())
+    dq, dweights = (torch.zeros_like(t) if learns else t for t in (index_q, index_weights))
+    dkeys = torch.zeros_like(index_keys, dtype=wide) if learns else index_keys
+    for start, stop, columns in blocks:
+        if columns == 0:
+            continue
+        log_mass, seen, keys = attention.block(start, stop, columns, index_keys)
+        rows, mix = index_q[:, start:stop].to(wide), index_weights[:, start:stop, :, None].to(wide)
+        keys = keys.to(wide)
+        products = _products(rows, keys.mT)
+        met = products.relu()
+        scores = (met * mix).sum(2)
+        # Queries that see nothing are all NaN here, and zero once what is not seen is.
+        want, have = (z.masked_fill(~seen, float("-inf")).log_softmax(-1) for z in (log_mass, scores))
+        p = want.exp().masked_fill(~seen, 0)
+        here = counts[:, start:stop, None]
+        loss += (p * (want - have).masked_fill(~seen, 0) * here).sum()
+        if not learns:
+            continue
+        dscores = ((have.exp().masked_fill(~seen, 0) - p) * here)[:, :, None]
+        dweights[:, start:stop] = (met * dscores).sum(-1)
+        dproducts = (dscores * mix).masked_fill(products <= 0, 0)
+        dq[:, start:stop] = _products(dproducts, keys)
+        if attention.picks is None or not attention.gathered:
+            dkeys[:, :columns] += dproducts.flatten(1, 2).mT @ rows.flatten(1, 2)
+        else:
+            batch = torch.arange(len(seen), device=seen.device)[:, None, None]
+            ids = attention.picks[:, start:stop].clamp(min=0) + batch * index_keys.shape[1]
+            dkeys.view(-1, dkeys.shape[-1]).index_add_(0, ids.flatten(), (dproducts.mT @ rows).flatten(0, 2))
+    return loss / total, (dq, dkeys.to(index_keys.dtype), dweights, total) if learns else ()
+
+
 class _IndexDivergence(torch.autograd.Function):
     """Its gradient is made along with it: the products it takes are at hand, and only a factor is missing."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        index_q: Tensor,
-        index_keys: Tensor,
-        index_weights: Tensor,
-        attention: _Attention,
-        blocks: list[tuple[int, int, int]],
-        learns: bool,
-    ) -> Tensor:
-        counts = attention.counts
-        wide, total = counts.dtype, counts.sum().clamp(min=1)
-        loss = counts.new_zeros(())
-        dq, dweights = (torch.zeros_like(t) if learns else t for t in (index_q, index_weights))
-        dkeys = torch.zeros_like(index_keys, dtype=wide) if learns else index_keys
-        for start, stop, columns in blocks:
-            if columns == 0:
-                continue
-            log_mass, seen, keys = attention.block(start, stop, columns, index_keys)
-            rows, mix = index_q[:, start:stop].to(wide), index_weights[:, start:stop, :, None].to(wide)
-            keys = keys.to(wide)
-            products = _products(rows, keys.mT)
-            met = products.relu()
-            scores = (met * mix).sum(2)
-            # Queries that see nothing are all NaN here, and zero once what is not seen is.
-            want, have = (z.masked_fill(~seen, float("-inf")).log_softmax(-1) for z in (log_mass, scores))
-            p = want.exp().masked_fill(~seen, 0)
-            here = counts[:, start:stop, None]
-            loss += (p * (want - have).masked_fill(~seen, 0) * here).sum()
-            if not learns:
-                continue
-            dscores = ((have.exp().masked_fill(~seen, 0) - p) * here)[:, :, None]
-            dweights[:, start:stop] = (met * dscores).sum(-1)
-            dproducts = (dscores * mix).masked_fill(products <= 0, 0)
-            dq[:, start:stop] = _products(dproducts, keys)
-            if attention.picks is None or not attention.gathered:
-                dkeys[:, :columns] += dproducts.flatten(1, 2).mT @ rows.flatten(1, 2)
-            else:
-                batch = torch.arange(len(seen), device=seen.device)[:, None, None]
-                ids = attention.picks[:, start:stop].clamp(min=0) + batch * index_keys.shape[1]
-                dkeys.view(-1, dkeys.shape[-1]).index_add_(0, ids.flatten(), (dproducts.mT @ rows).flatten(0, 2))
-        if learns:
-            ctx.save_for_backward(dq, dkeys.to(index_keys.dtype), dweights, total)
-        return loss / total
+    def forward(ctx: Any, *operands: Any) -> Tensor:
+        loss, gradients = kept(_divergence, *operands)
+        ctx.save_for_backward(*gradients)
+        return loss
 
     @staticmethod
     @once_differentiable

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from .groups import visible
+from .kept import kept
 from .sparse_blocks import LIMIT, index_blocks
 from .state import Clock, Packed
 from .topk_lowest import topk_lowest
 
 
-@torch.no_grad()
 def index_topk(
     q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, *, k: int, every: int = 1, limit: int = LIMIT
 ) -> Tensor:
@@ -22,6 +22,12 @@ def index_topk(
     or before. Equal scores go to the lower id. In blocks of at most ``limit`` scores, in at least float32; a choice
     has no gradient.
     """
+    return kept(_best, q, keys, weights, time, k, every, limit)
+
+
+@torch.no_grad()
+def _best(q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, k: int, every: int, limit: int) -> Tensor:
+    """What `index_topk` gives."""
     (batch, new, heads, _), entries = q.shape, keys.shape[1]
     wide = torch.promote_types(q.dtype, torch.float32)
     alone = new == 1 and time.aligned and time.starts is None

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .groups import slots, visible
+from .kept import kept
 from .packed_rows import read_picked
 from .sparse_blocks import LIMIT, Block, Schedule, attention_blocks
 from .state import Clock, Packed
@@ -278,7 +279,7 @@ class _SparseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *operands: Any) -> Tensor | tuple[Tensor, Tensor]:
-        out, lse = _attend(*operands)
+        out, lse = kept(_attend, *operands)
         ctx.save_for_backward(*operands[:5], out)
         ctx.hidden, ctx.schedule, ctx.scale, _ = operands[5:]
         if lse is None:

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .kept import again
+
 
 def collapse(streams: Tensor, weights: Tensor) -> Tensor:
     """The sum of streams [..., M, D] times their weights [..., M]: [..., D], in the dtype of the streams."""
     flat = streams.flatten(0, -3)
-    return torch.bmm(weights.reshape(len(flat), 1, -1).to(flat.dtype), flat).view(*weights.shape[:-1], flat.shape[-1])
+    x = again(torch.bmm, weights.reshape(len(flat), 1, -1).to(flat.dtype), flat)
+    return x.view(*weights.shape[:-1], flat.shape[-1])
 
 
 def mix(streams: Tensor, comb: Tensor, y: Tensor, post: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ class _Mix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, streams: Tensor, comb: Tensor, y: Tensor, post: Tensor) -> Tensor:
         ctx.save_for_backward(streams, comb, y, post)
-        return _mixed(streams, comb, y, post)
+        return again(_mixed, streams, comb, y, post)
 
     @staticmethod
     @once_differentiable

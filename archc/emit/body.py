@@ -182,7 +182,7 @@ class Body:
         state = ", ".join(args)
         pad = " " * self.indent
         loop = (
-            f"for layer in self.{stack.name}:",
+            f"for layer in step.regions(self.{stack.name}):",
             f"    step.record({args[0]})",
             f"    {state} = layer({state}, step)",
         )

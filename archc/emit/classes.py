@@ -62,7 +62,13 @@ class Classes:
         takes_layer = bool(scope.states) or any(self.of[c].takes_layer for c in scope.children() if not c.slot)
         body = [*self.init(scope, slots), "", *self._forward(scope)]
         for name in self._names(scope):
-            head = [f"class {name}(nn.Module):", *docstring(scope.doc or f"{name}.", 4), "", *_keeps(scope)]
+            head = [
+                f"class {name}(nn.Module):",
+                *docstring(scope.doc or f"{name}.", 4),
+                "",
+                *_keeps(scope),
+                *_sub_layers(slots),
+            ]
             arguments = ", ".join(
                 ["self", *(["layer: int"] if takes_layer else []), *(f"{s}: nn.Module" for s in slots)]
             )
@@ -248,6 +254,15 @@ def _keeps(scope: Scope) -> list[str]:
     if len(lines[0]) > 110:
         lines = ["    keeps = {", *(f'        "{k}": {source(s.code())},' for k, s in scope.states.items()), "    }"]
     return [*lines, ""]
+
+
+def _sub_layers(slots: Sequence[str]) -> list[str]:
+    """What stands on the residual path of a layer, for what runs the rest of it again."""
+    return (
+        [f"    sub_layers = ({', '.join(map(repr, slots))}{',' * (len(slots) == 1)})".replace("'", '"'), ""]
+        if slots
+        else []
+    )
 
 
 def _with_std(made: ast.expr, specs: list[ParamSpec]) -> ast.expr:

@@ -9,7 +9,7 @@ from archc.emit.body import Body
 from archc.emit.classes import Classes, returned
 from archc.emit.flow import Flow
 from archc.emit.layout import aligned, docstring, fill, plain, statement
-from archc.graph import Graph, Node, Scope
+from archc.graph import Graph, Node, Scope, Stack
 from archc.ops import OPS
 from archc.ops.sparse import IndexTopk
 from archc.schema import Model
@@ -110,6 +110,8 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
         "",
     ]
     facts = {"vocab": model.vocab, "dim": model.dim, "context": model.context}
+    if (streams := _streams(backbone)) > 1:
+        facts["streams"] = streams
     lines += [f"    {name} = {value}" for name, value in facts.items()]
     lines.append(f'    cache_layout = "{model.cache.kind}"')
     if not any(p.name == "lm_head.weight" for p in graph.parameters()):
@@ -121,12 +123,13 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
     arguments = ["self", "*", "device: torch.device | str | None = None", "dtype: torch.dtype = torch.float32"]
     if model.mtp is not None:
         arguments.append("mtp: bool = True")
+    arguments.append('recompute: str = "none"')
     lines += [
         "",
         "    def __init__(",
         *fill(arguments, 8),
         "    ) -> None:",
-        "        super().__init__()",
+        "        super().__init__(recompute)",
         "        with building(device, dtype):",
         *("    " + line for line in (*classes.init(root, ()), *classes.ahead())),
         "",
@@ -142,6 +145,14 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
     if model.mtp is not None:
         lines += ["", *_ahead(graph, flow, reserved)]
     return "\n".join(lines)
+
+
+def _streams(backbone: Scope) -> int:
+    """The residual streams that layers pass on."""
+    state = next((i.args[0] for i in backbone.items if isinstance(i, Stack)), None)
+    width = 1 if state is None or len(state.shape) < 4 else state.shape[-2]
+    assert isinstance(width, int)
+    return width
 
 
 def _summarised(doc: str) -> str:
@@ -194,7 +205,7 @@ def _ahead(graph: Graph, flow: Flow, reserved: frozenset[str]) -> list[str]:
     carried = module.hints[scope.args[0]]
     hints = {**scope.hints, **{v: module.hints[v] for v in given if v in module.hints}}
     tail = Scope(graph.root.name, graph.root.cls, None, items=scope.items[:stop], hints=hints)
-    callee = ast.parse("self.mtp[depth]", mode="eval").body
+    callee = ast.parse("step.region(self.mtp[depth])", mode="eval").body
     body = Body(tail, flow, {scope.args[0]: carried}, given, reserved, callee=callee)
     body.run()
     head = f"    def ahead(self, depth: int, {carried}: Tensor, step: Step) -> {returned(given)}:"

@@ -36,6 +36,7 @@ class Effects:
     index_stage: Stage = "off"
     terms: list[Term] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
+    read: bool = False  # the losses are: what is added now runs again, and would only hold memory
 
     def wants(self, name: str) -> bool:
         """Whether the loss of that name is evaluated."""
@@ -48,6 +49,8 @@ class Effects:
                 f"the loss {name!r} of a layer under a reentrant checkpoint would have no gradient:"
                 " checkpoint with use_reentrant=False"
             )
+        if self.read:
+            return
         for held in self.terms:
             if (held.name, held.weight) == (name, weight) and held.finish is finish and held.sum.shape == value.shape:
                 held.sum = held.sum + value
@@ -55,7 +58,8 @@ class Effects:
         self.terms.append(Term(name=name, sum=value, weight=weight, finish=finish))
 
     def losses(self) -> Iterator[tuple[str, Tensor, float]]:
-        """Name, value and weight of every loss; a name comes once for each of its weights."""
+        """Name, value and weight of every loss; a name comes once for each of its weights. None are added later."""
+        self.read = True
         for term in self.terms:
             yield term.name, term.sum if term.finish is None else term.finish(term.sum), term.weight
 

@@ -16,6 +16,7 @@ from .balance import Load, add_up, recomputing, update
 from .cache import Cache
 from .effects import Effects, Stage
 from .generate import Generation, generate
+from .recompute import Recompute
 from .rows import Rows
 from .step import StepBase
 from .time import Time
@@ -42,13 +43,29 @@ class LanguageModel(nn.Module):
     """Names that a checkpoint may repeat, and the names of the parameters they repeat."""
     has_indexers: ClassVar[bool] = False
     """Whether some of its attention picks what it looks at, by scores that learn."""
+    streams: ClassVar[int] = 1
+    """Residual streams that layers pass on."""
     last_generation: Generation | None = None
     """What the last call of `generate` did."""
 
-    def __init__(self) -> None:
+    def __init__(self, recompute: str = "none") -> None:
         super().__init__()
+        self.recompute = recompute
         self._index_stage: Stage = "sparse" if self.has_indexers else "off"
         self.loads: list[Load] = []  # of every router with a bias, since the last `after_step`
+
+    @property
+    def recompute(self) -> Recompute:
+        """What a backward pass runs again instead of keeping it: "none", "selective", "full" or "mhc". See
+        `recompute.Recompute`; results and gradients are the same.
+        """
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, policy: str) -> None:
+        if policy not in get_args(Recompute):
+            raise ValueError(f"recompute is {', '.join(map(repr, get_args(Recompute)))}, not {policy!r}")
+        self._recompute: Recompute = policy
 
     @property
     def index_stage(self) -> Stage:
@@ -163,7 +180,8 @@ class LanguageModel(nn.Module):
         time = time_of(rows, position_ids, cache)
         step = self.step(rows.pack(input_ids), time, cache)
         step.hidden_states = [] if hidden_states else None
-        step.effects = effects
+        step.effects, step.streams = effects, self.streams
+        step.recompute = self.recompute if cache is None and torch.is_grad_enabled() else "none"
         x, carried = pair(self.hidden(step))
         if cache is not None and rows.known is not None:
             cache.advance(rows.count, rows.known)

@@ -105,5 +105,5 @@ class Columns:
     def step(self, model: LanguageModel, main: StepBase) -> StepBase:
         """The step of a module, whose effects join those of the main model."""
         step = model.step(self.tokens, time_of(self.rows(), self.positions, None), None)
-        step.effects = main.effects
+        step.effects, step.recompute, step.streams = main.effects, main.recompute, main.streams
         return step

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .balance import Load, count_choices
 from .cache import NO_STATE, Cache, NoState
 from .effects import Effects
+from .recompute import Recompute, Region, regions
 from .time import Time
 
 
@@ -24,10 +25,20 @@ class StepBase:
     cache: Cache | None
     hidden_states: list[Tensor] | None = None  # filled by `record` where the caller asked for them
     effects: Effects | None = None  # where layers leave losses and loads, if anybody wants them
+    recompute: Recompute = "none"
+    streams: int = 1  # that layers pass on
 
     def state(self, layer: int) -> SimpleNamespace | NoState:
         """The stores of a layer, each None where there is no cache."""
         return NO_STATE if self.cache is None else self.cache.layers[layer]
+
+    def regions(self, layers: Iterable[nn.Module]) -> Iterable[Region]:
+        """The layers; or, where a backward pass runs some of their work again, what to call instead of them."""
+        return layers if self.recompute == "none" else regions(list(layers), self.recompute, self.streams)
+
+    def region(self, layer: nn.Module) -> Region:
+        """The same of a layer that stands alone."""
+        return layer if self.recompute == "none" else regions([layer], self.recompute, self.streams)[0]
 
     def record(self, x: Tensor) -> None:
         """Keeps the input of a layer for the caller who asked for hidden states."""

@@ -39,7 +39,7 @@ def test_a_module_shares_its_class_and_the_embedding(files: dict[str, str]) -> N
     assert f"self.mtp = nn.ModuleList([{made}] if mtp else [])" in method(text, "__init__")
     assert method(text, "ahead").splitlines()[1:] == [
         "    embedding = self.model.embed_tokens(step.tokens)",
-        "    return self.mtp[depth](embedding, hidden, step)",
+        "    return step.region(self.mtp[depth])(embedding, hidden, step)",
     ]
     assert "class Model(MtpLanguageModel)" in text
     assert "mtp_weight = 0.1" in text
@@ -59,7 +59,7 @@ def test_a_module_that_reads_streams_hands_them_on(residual: str, last: str) -> 
     assert method(text, "ahead").splitlines() == [
         f"def ahead(self, depth: int, streams: Tensor, step: Step) -> {pair}:",
         "    embedding = self.model.embed_tokens(step.tokens)",
-        "    return self.mtp[depth](embedding, streams, step)",
+        "    return step.region(self.mtp[depth])(embedding, streams, step)",
     ]
     backbone = text.partition("class Backbone(nn.Module)")[2].partition("\nclass ")[0]
     assert f"def forward(self, step: Step) -> {pair}:" in backbone

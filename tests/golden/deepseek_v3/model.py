@@ -172,6 +172,8 @@ class Layer(nn.Module):
     2020, arXiv:2002.04745).
     """
 
+    sub_layers = ("self_attn", "mlp")
+
     def __init__(self, self_attn: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(7168, eps=1e-06)
@@ -204,7 +206,7 @@ class Backbone(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         x = self.embed_tokens(step.tokens)  # [B, S, 7168]
-        for layer in self.layers:
+        for layer in step.regions(self.layers):
             step.record(x)
             x = layer(x, step)
         x = self.norm(x)                    # [B, S, 7168]
@@ -216,6 +218,8 @@ class ConcatMtp(nn.Module):
     """A layer on the embedding of a token ahead beside the hidden vector so far (DeepSeek-V3,
     arXiv:2412.19437).
     """
+
+    sub_layers = ("self_attn", "mlp")
 
     def __init__(self, self_attn: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
@@ -257,9 +261,9 @@ class Model(MtpLanguageModel):
 
     def __init__(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
-        mtp: bool = True
+        mtp: bool = True, recompute: str = "none"
     ) -> None:
-        super().__init__()
+        super().__init__(recompute)
         with building(device, dtype):
             self.model = Backbone()
             self.lm_head = Linear(7168, 129280)
@@ -283,5 +287,5 @@ class Model(MtpLanguageModel):
         return self.lm_head(x)  # [B, S, 129280]
 
     def ahead(self, depth: int, hidden: Tensor, step: Step) -> Tensor:
-        embedding = self.model.embed_tokens(step.tokens)  # [B, S, 7168]
-        return self.mtp[depth](embedding, hidden, step)   # [B, S, 7168]
+        embedding = self.model.embed_tokens(step.tokens)              # [B, S, 7168]
+        return step.region(self.mtp[depth])(embedding, hidden, step)  # [B, S, 7168]

@@ -429,6 +429,8 @@ class Layer(nn.Module):
     2020, arXiv:2002.04745).
     """
 
+    sub_layers = ("self_attn", "mlp")
+
     def __init__(self, self_attn: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.attn_hc = HyperConnection()
@@ -490,7 +492,7 @@ class Backbone(nn.Module):
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         x = self.embed_tokens(step.tokens)               # [B, S, 4096]
         streams = x.unsqueeze(-2).expand(-1, -1, 4, -1)  # [B, S, 4, 4096]
-        for layer in self.layers:
+        for layer in step.regions(self.layers):
             step.record(streams)
             streams = layer(streams, step)
         x = self.hc_head(streams)                        # [B, S, 4096]
@@ -502,6 +504,8 @@ class Backbone(nn.Module):
 class MtpStreams(nn.Module):
     """A layer on the residual streams so far, each joined by the token ahead (DeepSeek-V4, arXiv:2606.19348).
     """
+
+    sub_layers = ("self_attn", "mlp")
 
     def __init__(self, self_attn: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
@@ -546,15 +550,16 @@ class Model(MtpLanguageModel):
     vocab = 129280
     dim = 4096
     context = 1048576
+    streams = 4
     cache_layout = "bf16"
     has_indexers = True
     mtp_weight = 0.3
 
     def __init__(
         self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
-        mtp: bool = True
+        mtp: bool = True, recompute: str = "none"
     ) -> None:
-        super().__init__()
+        super().__init__(recompute)
         with building(device, dtype):
             self.model = Backbone()
             self.lm_head = Linear(4096, 129280)
@@ -587,5 +592,5 @@ class Model(MtpLanguageModel):
         return self.lm_head(x)  # [B, S, 129280]
 
     def ahead(self, depth: int, streams: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        embedding = self.model.embed_tokens(step.tokens)  # [B, S, 4096]
-        return self.mtp[depth](embedding, streams, step)  # [B, S, 4096], [B, S, 4, 4096]
+        embedding = self.model.embed_tokens(step.tokens)               # [B, S, 4096]
+        return step.region(self.mtp[depth])(embedding, streams, step)  # [B, S, 4096], [B, S, 4, 4096]

@@ -152,6 +152,8 @@ class Layer(nn.Module):
     2020, arXiv:2002.04745).
     """
 
+    sub_layers = ("self_attn", "mlp")
+
     def __init__(self, self_attn: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(2880, eps=1e-05)
@@ -183,7 +185,7 @@ class Backbone(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         x = self.embed_tokens(step.tokens)  # [B, S, 2880]
-        for layer in self.layers:
+        for layer in step.regions(self.layers):
             step.record(x)
             x = layer(x, step)
         x = self.norm(x)                    # [B, S, 2880]
@@ -204,9 +206,10 @@ class Model(LanguageModel):
     cache_layout = "bf16"
 
     def __init__(
-        self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
+        recompute: str = "none"
     ) -> None:
-        super().__init__()
+        super().__init__(recompute)
         with building(device, dtype):
             self.model = Backbone()
             self.lm_head = Linear(2880, 201088)

@@ -77,6 +77,8 @@ class Layer(nn.Module):
     2020, arXiv:2002.04745).
     """
 
+    sub_layers = ("self_attn", "mlp")
+
     def __init__(self, self_attn: nn.Module, mlp: nn.Module) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(4096, eps=1e-05)
@@ -104,7 +106,7 @@ class Backbone(nn.Module):
 
     def forward(self, step: Step) -> Tensor:
         x = self.embed_tokens(step.tokens)  # [B, S, 4096]
-        for layer in self.layers:
+        for layer in step.regions(self.layers):
             step.record(x)
             x = layer(x, step)
         x = self.norm(x)                    # [B, S, 4096]
@@ -124,9 +126,10 @@ class Model(LanguageModel):
     cache_layout = "bf16"
 
     def __init__(
-        self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+        self, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
+        recompute: str = "none"
     ) -> None:
-        super().__init__()
+        super().__init__(recompute)
         with building(device, dtype):
             self.model = Backbone()
             self.lm_head = Linear(4096, 128256)
