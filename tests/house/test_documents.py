@@ -191,6 +191,22 @@ def test_the_readme_lists_the_library() -> None:
 SLOTS = ("attention", "ffn")
 
 
+def test_the_cost_page_shows_what_commands_print(tmp_path: Path) -> None:
+    """Every `$ archc ...` block, from its first line to the one that says that there is more; its Python runs."""
+    page = blocks(ROOT / "docs/cost.md")
+    shown = [block.text for block in page if block.text.startswith("$ archc ")]
+    assert shown
+    for text in shown:
+        command, _, output = text.partition("\n")
+        printed = archc(tmp_path, *command.removeprefix("$ archc ").split())
+        for part in filter(None, output.split("...\n")):
+            assert part in printed, command
+    for block in page:
+        if block.language == "python":
+            done = process(tmp_path, "-c", block.text)
+            assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("document", "spec"), [("docs/package.md", "deepseek_v3"), ("README.md", "deepseek_v4_flash")])
 def test_python_runs(document: str, spec: str, tmp_path: Path) -> None:
     """The Python of a document, block after block, on the tiny twin of the spec it speaks of."""
