@@ -198,7 +198,7 @@ def test_the_cost_page_shows_what_commands_print(tmp_path: Path) -> None:
     assert shown
     for text in shown:
         command, _, output = text.partition("\n")
-        printed = archc(tmp_path, *command.removeprefix("$ archc ").split())
+        printed = archc(ROOT, *command.removeprefix("$ archc ").split())
         for part in filter(None, output.split("...\n")):
             assert part in printed, command
     for block in page:
