@@ -232,7 +232,7 @@ class Step:
             "bubble": waiting,
             "optimizer": moving,
         }
-        ideal = flops(self.graph, w, self.mode).ideal.workload_total
+        ideal = flops(self.graph, w, self.mode, self.model.precision).ideal.workload_total
         tokens = w.batch * w.new / total
         hours = None if self.setting.tokens is None else self.setting.tokens / tokens * p.devices / 3600
         price = self.setting.price if self.setting.price is not None else self.hw.price
