@@ -151,6 +151,11 @@ def _parts(spec: str, *, mlp: str, attention: str, ends: str) -> tuple[Figure, .
 WITHOUT, ALL = "params.active_without_embedding", "params.active"
 CAUSAL = "of a token at 4,096; a query meets the keys before it; no MTP"
 OF_V32 = "of DeepSeek-V3.2's 61 x (656 + 132) bytes in FP8"
+EQUIVALENT = "of DeepSeek-V3.2's 1191 G; products in FP8 count once, in bfloat16 twice, in FP4 half"
+V32 = (
+    "V3.2 at token 1,048,576: 2 x 36.6 G in FP8, 61 x 128 x 2048 x (576 + 512) x 2 in bfloat16 (attention to latents),"
+    " 61 x 64 x 128 x 2 x 2^20 in FP8 (index scores)."
+)
 SHARE = "kv_cache.bytes_per_token / 48_068"
 
 FIGURES = (
@@ -236,6 +241,16 @@ FIGURES = (
     _train("deepseek_v3", "250G", "flops.ideal.train_per_token", f"{INSIGHTS}, table 2", convention=CAUSAL),
     _total("deepseek_v4_flash", "284B", V4),
     _total("deepseek_v4_flash", "284,332,230,231", TENSORS, rule="equal", convention="no MTP, no tables of experts"),
+    Figure(
+        spec="deepseek_v4_flash",
+        what="decoding FLOPs",
+        published="10 %",
+        key="flops.weighted_fp8_equivalent / 1191e9",
+        source=f"{V4}, abstract",
+        convention=EQUIVALENT,
+        options=MILLION,
+        note=V32,
+    ),
     _active("deepseek_v4_flash", "13B", WITHOUT, NO_EMBEDDING, V4),
     _cache(
         "deepseek_v4_flash",
@@ -264,6 +279,16 @@ FIGURES = (
         key="params.total + params.mtp",
         source=TENSORS,
         rule="equal",
+    ),
+    Figure(
+        spec="deepseek_v4_pro",
+        what="decoding FLOPs",
+        published="27 %",
+        key="flops.weighted_fp8_equivalent / 1191e9",
+        source=f"{V4}, abstract",
+        convention=EQUIVALENT,
+        options=MILLION,
+        note=V32,
     ),
     _active("deepseek_v4_pro", "49B", WITHOUT, NO_EMBEDDING, V4),
     _cache("deepseek_v4_pro", "10 %", V4, key=SHARE, convention=OF_V32, options=MILLION, sets={"cache": "v4_fp8"}),
@@ -335,6 +360,7 @@ HEADINGS = {
     "active parameters": ("active",),
     "cache of a token": ("cache of a token",),
     "FLOPs of training": ("training FLOPs",),
+    "FLOPs of decoding": ("decoding FLOPs",),
 }
 
 
@@ -347,9 +373,9 @@ def table() -> str:
         lines += ["|---|---:|---:|---:|---|---|---|"]
         for figure in FIGURES:
             if figure.what in kinds:
-                if figure.note:
+                if figure.note and figure.note not in notes:
                     notes.append(figure.note)
-                lines.append(_row(figure, f" ({len(notes)})" if figure.note else ""))
+                lines.append(_row(figure, f" ({notes.index(figure.note) + 1})" if figure.note else ""))
         lines.append("")
     return "\n".join([*lines, *(f"{i}. {note}" for i, note in enumerate(notes, 1)), ""])
 
