@@ -17,7 +17,7 @@ storage, once. Not counted are parameters, buffers, and the ids that the caller 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import prod
+from math import prod, sqrt
 from typing import Any
 
 from archc.cost.report import COMPONENTS
@@ -53,8 +53,6 @@ class Activations:
 
 def activations(graph: Graph, w: Workload, recompute: Recompute = "none") -> Activations:
     """What a training step of ``w`` keeps, under a policy of recomputation."""
-    if recompute != "none":
-        raise NotImplementedError(f"what {recompute} recomputation keeps is not counted yet")
     run = _Forward(graph, w, recompute)
     run.whole()
     return Activations(
@@ -101,6 +99,7 @@ class _Forward:
         self.layers: list[int] = []
         self.rest = self.logits = 0
         self.by_component: dict[str, int] = {}
+        self.time: list[Storage] = []
         self._known: dict[tuple, _Layer] = {}
 
     # --- the whole -------------------------------------------------------------------------------
@@ -146,6 +145,11 @@ class _Forward:
 
     def _steps(self, *, ahead: bool = False) -> None:
         """What is computed once per forward; tokens ``ahead`` are not those that the caller gave."""
+        t, batch = self.t, self.w.batch
+        self.time = [t.new((batch,), 8).storage for _ in range(2)]
+        if not ahead:
+            self.positions = t.new((batch, self.w.new), 8).storage
+        self.time.append(self.positions)
         for value in [v for node in self.graph.steps.nodes() for v in node.outs]:
             self.values.pop(value, None)
         self._scope(self.graph.steps)
@@ -175,6 +179,8 @@ class _Forward:
                 self._node(item)
             elif isinstance(item, Stack):
                 self._stack(item)
+            elif scope.ahead and item.slot and self.recompute != "none":
+                self._module(item)
             elif not item.ahead:
                 self._scope(item)
 
@@ -203,12 +209,14 @@ class _Forward:
     # --- layers ----------------------------------------------------------------------------------
     def _stack(self, stack: Stack) -> None:
         state = [self._get(v) for v in stack.args]
-        for index in stack.schedule:
+        block = _block_size(stack)
+        for i, index in enumerate(stack.schedule):
             given = [x for x in state if x is not None]
             layer = self._layer(stack.kinds[index], given)
             before = dict(self.by_component)
+            begins = self.recompute == "mhc" and i % block == 0
             for operand, kept in zip(given, layer.operands, strict=True):
-                if kept:
+                if kept or begins:
                     self._count([operand.storage], "residual")
             self._count(layer.shared, "attention")
             for component, size_ in layer.own.items():
@@ -238,13 +246,10 @@ class _Forward:
         return self._known[key]
 
     def _run(self, kind: Scope, given: list[Tensor]) -> _Layer:
-        losses = len(self.t.losses)
         operands = [Tensor(x.storage, x.shape, x.strides, x.width, Back()) for x in given]
         outer = {id(x.storage) for x in self.values.values() if x is not None}
         self.values.update(zip(kind.args, operands, strict=True))
-        self._scope(kind)
-        outs = [x for x in map(self._get, kind.returns) if x is not None]
-        found = list(_kept([*outs, *self.t.losses[losses:]]))
+        outs, found = self._region(kind, operands)
         own: dict[str, int] = {}
         shared: list[Storage] = []
         kept = {id(storage) for storage, _ in found}
@@ -255,7 +260,7 @@ class _Forward:
             if id(storage) in outer:
                 shared.append(storage)
             else:
-                component = owner.component if isinstance(owner, Node) else "residual"
+                component = _component(owner)
                 own[component] = own.get(component, 0) + storage.bytes
         layer = _Layer(
             own=own,
@@ -274,10 +279,76 @@ class _Forward:
                 for x in outs
             ),
         )
-        del self.t.losses[losses:]
         for value in [v for v in self.values if kind.holds(v.scope)]:
             del self.values[value]
         return layer
+
+    # --- recomputation ---------------------------------------------------------------------------
+    def _region(self, scope: Scope, operands: list[Tensor]) -> tuple[list[Tensor], list[tuple[Storage, object]]]:
+        """What a layer gives, and what is kept of it under the policy, each storage once with whom it is kept for."""
+        t, losses = self.t, len(self.t.losses)
+        t.products = [] if self.recompute == "selective" else None
+        self._scope(scope)
+        outs = [x for x in map(self._get, scope.returns) if x is not None]
+        found = list(_kept([*outs, *t.losses[losses:]]))
+        del t.losses[losses:]
+        products, t.products = t.products or [], None
+        if self.recompute == "none":
+            return outs, found
+        held: list[tuple[Storage, object]] = [(storage, None) for storage in self._of_the_step()]
+        if self.recompute == "mhc":
+            subs = _sub_layers(scope)
+            gave = [x for x in map(self._get, (v for sub in subs for v in sub.returns)) if x is not None]
+            held += [(x.storage, None) for x in gave]
+            held += [(x, owner) for x, owner in found if any(sub.holds(_scope_of(owner)) for sub in subs)]
+        else:
+            held += [(x.storage, None) for x in operands] + products
+        return outs, list({id(storage): (storage, owner) for storage, owner in held}.values())
+
+    def _of_the_step(self) -> list[Storage]:
+        """What a layer that runs again holds beside its operands: all of the step."""
+        made = (self.values.get(v) for node in self.graph.steps.nodes() for v in node.outs)
+        return [*(x.storage for x in made if x is not None), *self.time]
+
+    def _module(self, scope: Scope) -> None:
+        """A module of multi-token prediction, as a layer of its own."""
+        given = {v: x for v in scope.args if (x := self._get(v)) is not None}
+        operands = {v: Tensor(x.storage, x.shape, x.strides, x.width, Back()) for v, x in given.items()}
+        self.values.update(operands)
+        outs, found = self._region(scope, list(operands.values()))
+        self.values.update(given)
+        kept = [storage for storage, _ in found]
+        if self.recompute == "mhc":
+            kept += [x.storage for x in given.values()]
+        edges = tuple((x.back, x.place, x.bytes, False) for x in given.values() if x.back is not None)
+        owner = next(item for item in scope.nodes())
+        for value, out in zip(scope.returns, outs, strict=True):
+            again = Back(tuple(kept), edges, order=self.t.order, owner=owner)
+            self.values[value] = Tensor(out.storage, out.shape, out.strides, out.width, again)
+
+
+def _sub_layers(layer: Scope) -> list[Scope]:
+    """What stands on the residual path of a layer: memory, attention, feed-forward."""
+    return [item for item in layer.items if isinstance(item, Scope) and item.slot]
+
+
+def _scope_of(owner: object) -> Scope | None:
+    return owner.scope if isinstance(owner, Node) else None
+
+
+def _component(owner: object) -> str:
+    return owner.component if isinstance(owner, Node) else "residual"
+
+
+def _block_size(stack: Stack) -> int:
+    """Layers of a block of the policy ``mhc``: those that have about sqrt(n L / (n + 2)) of the L sub-layers, for n
+    streams, at least one (arXiv:2512.24880, section 4.3.2). As packages do it.
+    """
+    shape = stack.args[0].shape
+    streams = shape[-2] if len(shape) > 3 else 1
+    layers, subs = len(stack.schedule), sum(len(_sub_layers(stack.kinds[i])) for i in stack.schedule)
+    assert isinstance(streams, int)
+    return max(1, int(sqrt(streams * subs / (streams + 2)) * layers / max(1, subs) + 0.5))
 
 
 def _kept(roots: Iterable[Tensor]) -> Iterator[tuple[Storage, object]]:

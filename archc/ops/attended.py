@@ -92,7 +92,7 @@ def _softmax(t: Tape, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | No
     rows = t.permute(t.reshape(q, (batch, new, groups, each, width)), (0, 2, 3, 1, 4))
     rows = t.reshape(t.reshape(rows, (batch, groups, each * new, width)), (batch * groups, each * new, width))
     across = t.reshape(t.permute(keys, (0, 2, 3, 1)), (batch * groups, width, span))
-    scores = t.upcast(t.matmul(rows, across))
+    scores = t.upcast(t.matmul(rows, across, again=True))
     kept = [] if seen is None else [t.new(seen.shape, 1)]
     # What follows happens in place: exp keeps its result
     weights = t.made_of(Tensor(scores.storage, scores.shape, scores.strides, scores.width), (scores,), (*kept, scores))

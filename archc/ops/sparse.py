@@ -56,7 +56,9 @@ class IndexTopk(Op):
         return executed, 2 * heads * q.last * visible_entries(w, self.every), 0
 
     def run(self, t: Tape, q: Tensor, keys: Tensor, weights: Tensor, time: None) -> Tensor:
-        return t.new((*q.shape[:2], min(self.k, keys.shape[1])), 8)
+        picks = t.new((*q.shape[:2], min(self.k, keys.shape[1])), 8)
+        t.product(picks)
+        return picks
 
     def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
@@ -150,7 +152,7 @@ class SparseAttention(Op):
         sinks = t.new(q.shape[2:3], max(4, q.width)) if sinks is None else sinks
         ins = [x for x in (q, recent, sinks, entries) if x is not None]
         out, lse = t.new(q.shape, q.width), t.new(q.shape[:3], max(4, q.width))
-        t.product(out, lse)
+        t.product(out, *([lse] if self.lse else []))
         out = t.made_of(out, ins, (*ins, picks, out))
         return (out, lse) if self.lse else out
 
@@ -240,9 +242,11 @@ class IndexDivergence(Loss):
 
     def run(self, t: Tape, index_q: Tensor, index_keys: Tensor, index_weights: Tensor, *_: Tensor) -> None:
         """Its gradient is made along with it: that is what it keeps."""
-        index = (index_q, index_keys, index_weights)
-        made = [t.new(x.shape, x.width) for x in index]
-        t.losses.append(t.made_of(t.new((), max(4, index_q.width)), index, (*made, t.new((), 4))))
+        index, wide = (index_q, index_keys, index_weights), max(4, index_q.width)
+        made = [*(t.new(x.shape, x.width) for x in index), t.new((), wide)]
+        loss = t.new((), wide)
+        t.product(loss, *made)
+        t.losses.append(t.made_of(loss, index, made))
 
     def code(
         self,

@@ -28,7 +28,7 @@ class Collapse(RowOp):
         *some, m, d = streams.shape
         rows = math.prod(some)
         flat = t.reshape(streams, (rows, m, d))
-        out = t.matmul(t.to(t.reshape(weights, (rows, 1, m)), streams.width), flat)
+        out = t.matmul(t.to(t.reshape(weights, (rows, 1, m)), streams.width), flat, again=True)
         return t.reshape(out, (*some, d))
 
     def code(self, streams: ast.expr, weights: ast.expr) -> ast.expr:

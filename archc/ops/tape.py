@@ -105,8 +105,8 @@ class Tape:
         """Terms of the training loss."""
         self.sums: dict[tuple[float, int], int] = {}
         """Losses of shares [3, E] that all layers add up, by weight and E: the width of their elements."""
-        self.products: list[Storage] | None = None
-        """Where somebody wants to know: what products of matrices and attention gave."""
+        self.products: list[tuple[Storage, object]] | None = None
+        """Where somebody wants to know: what products of matrices and attention gave, and what ran."""
 
     # --- sources ---------------------------------------------------------------------------------
     def given(self, shape: Shape, width: int) -> Tensor:
@@ -234,12 +234,13 @@ class Tape:
     def product(self, *outs: Tensor) -> None:
         """Notes results of products of matrices, or of attention."""
         if self.products is not None:
-            self.products += [x.storage for x in outs]
+            self.products += [(x.storage, self.owner) for x in outs]
 
-    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        """a [..., n, k] @ b [..., k, m] of equal batches."""
+    def matmul(self, a: Tensor, b: Tensor, *, again: bool = False) -> Tensor:
+        """a [..., n, k] @ b [..., k, m] of equal batches; ``again``: so small that recomputation does not spare it."""
         out = self.new((*a.shape[:-1], b.shape[-1]), max(a.width, b.width))
-        self.product(out)
+        if not again:
+            self.product(out)
         return self.made_of(out, (a, b), (b if a.back else None, a if b.back else None))
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
 
 class _Held:
@@ -51,3 +53,42 @@ def kept_bytes(module: Any, ids: Tensor) -> int:
     size = sum(saved.storages(*module.parameters(), *module.buffers(), ids).values())
     del loss
     return size
+
+
+class Tracked(TorchDispatchMode):
+    """Bytes of living storages that were allocated inside: now, and at most. Views add nothing.
+
+    What operators allocate below PyTorch's dispatcher, inside of a kernel, is not seen.
+    """
+
+    def __init__(self, *known: Tensor) -> None:
+        super().__init__()
+        self.live = self.most = 0
+        self._seen: weakref.WeakKeyDictionary[Any, None] = weakref.WeakKeyDictionary()
+        for tensor in known:
+            self._seen[tensor.untyped_storage()] = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_iter(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self._seen:
+                    self._seen[storage] = None
+                    size = storage.nbytes()
+                    self.live += size
+                    weakref.finalize(storage, self._freed, size)
+        self.most = max(self.most, self.live)
+        return out
+
+    def _freed(self, size: int) -> None:
+        self.live -= size
+
+
+def held_bytes(module: Any, ids: Tensor) -> int:
+    """Bytes that a forward with labels leaves alive as long as its loss is, whatever holds them."""
+    with Tracked(*module.parameters(), *module.buffers(), ids) as tracked:
+        loss = module(ids, labels=ids).loss
+        size = tracked.live
+        del loss
+        return size - tracked.live
