@@ -247,7 +247,7 @@ class _Forward:
 
     def _run(self, kind: Scope, given: list[Tensor]) -> _Layer:
         operands = [Tensor(x.storage, x.shape, x.strides, x.width, Back()) for x in given]
-        outer = {id(x.storage) for x in self.values.values() if x is not None}
+        outer = {*(id(x.storage) for x in self.values.values() if x is not None), *map(id, self.time)}
         self.values.update(zip(kind.args, operands, strict=True))
         outs, found = self._region(kind, operands)
         own: dict[str, int] = {}

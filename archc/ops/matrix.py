@@ -152,12 +152,20 @@ class Einsum(Op):
         return small and all(t.shape[:2] == self.keep or t.shape in fixed for t in ins)
 
     def run(self, t: Tape, *ins: Tensor) -> Tensor:
-        """As PyTorch does it: both sides permuted to [shared, own, summed], one batched product, permuted back."""
+        """As PyTorch does it with two: permuted to [shared, own, summed], one batched product, permuted back."""
         left, out = self.spec.split("->")
         if len(ins) != 2:
             raise NotImplementedError
         (a, b), (x, y) = left.split(","), ins
         sizes = dict(zip(a + b, (*x.shape, *y.shape), strict=True))
+        if all(sizes[c] == 1 for c in sizes if c not in out):  # nothing is summed: an elementwise product
+
+            def spread(x: Tensor, letters: str) -> Tensor:
+                at = [letters.find(c) for c in out]
+                shape, strides = (tuple(0 if i < 0 else of[i] for i in at) for of in (x.shape, x.strides))
+                return t.view(x, tuple(n or 1 for n in shape), strides)
+
+            return t.mul(spread(x, a), spread(y, b))
         both = [c for c in out if c in a and c in b]
         of_a, of_b = ([c for c in out if c in one and c not in other] for one, other in ((a, b), (b, a)))
         summed = [c for c in a if c in b and c not in out]

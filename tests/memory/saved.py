@@ -86,9 +86,8 @@ class Tracked(TorchDispatchMode):
 
 
 def held_bytes(module: Any, ids: Tensor) -> int:
-    """Bytes that a forward with labels leaves alive as long as its loss is, whatever holds them."""
+    """Bytes that a forward with labels leaves alive as long as its loss is, whatever holds them, but for the loss."""
     with Tracked(*module.parameters(), *module.buffers(), ids) as tracked:
         loss = module(ids, labels=ids).loss
-        size = tracked.live
-        del loss
-        return size - tracked.live
+        module.loads.clear()
+        return tracked.live - loss.untyped_storage().nbytes()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from archc.cost.activations import activations
 from archc.cost.report import COMPONENTS
+from archc.cost.setting import Recompute
 from archc.graph import Graph
 from archc.ops import Workload
+from archc.ops.loss import CountLoads
 from archc.plan import plan
 from archc.resolve import load_text
 from archc.schema import Model
 from tests.built import built
-from tests.memory.saved import kept_bytes
+from tests.memory.saved import held_bytes, kept_bytes
 from tests.plan.test_agreement import HEAD, LIBRARY, SPECS, model_of
 
 MORE = {
@@ -25,7 +28,7 @@ MORE = {
     "attention = mla { heads = 6, q_rank = 9, kv_rank = 8, nope_dim = 4, rope_dim = 2, v_dim = 6, rope = rope }\n"
     "ffn = swiglu { hidden = 9, activation = gelu }",
 }
-SIZES = [(2, 40), (1, 64), (3, 17), (4, 1)]
+SIZES = [(2, 40), (1, 64), (4, 1)]
 WIDTHS = {4: torch.float32, 2: torch.bfloat16}
 
 
@@ -57,8 +60,29 @@ def test_what_a_forward_keeps(case: Case, batch: int, new: int, act: int) -> Non
     assert planned.kept == kept_bytes(case.modules[act], case.ids(batch, new))
 
 
-def test_parts_add_up(case: Case) -> None:
-    planned = activations(case.graph, case.workload(2, 40))
+@pytest.mark.parametrize("act", WIDTHS)
+@pytest.mark.parametrize("policy", get_args(Recompute))
+def test_what_recomputation_keeps(case: Case, policy: Recompute, act: int) -> None:
+    """All that lives as long as the loss. Beside what is planned, layers that run again hold the step, in which they
+    left the loads of experts and the losses so far.
+    """
+    module, ids = case.modules[act], case.ids(3, 17)
+    module(ids, labels=ids)  # what a first forward makes for all others
+    module.loads.clear()
+    module.recompute = policy
+    try:
+        held = held_bytes(module, ids)
+    finally:
+        module.recompute = "none"
+    left = [(node.ins[0].type.fixed(0), times) for node, times in case.graph.walk() if isinstance(node.op, CountLoads)]
+    beside = 0 if policy == "none" else 8 * sum(n * times for n, times in left) + 32
+    planned = activations(case.graph, case.workload(3, 17, act), policy).kept
+    assert planned <= held <= planned + beside
+
+
+@pytest.mark.parametrize("policy", get_args(Recompute))
+def test_parts_add_up(case: Case, policy: Recompute) -> None:
+    planned = activations(case.graph, case.workload(2, 40), policy)
     assert len(planned.layers) == case.model.layers
     assert set(planned.by_component) == set(COMPONENTS)
     assert sum(planned.by_component.values()) == planned.kept
