@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -83,6 +83,19 @@ class Ways(click.ParamType):
 )
 @click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Dollars for an hour of a device.")
 @click.option(
+    "--cache-from",
+    type=click.Choice(["host", "disk"]),
+    help="Serving: time to load the cache of the context from there, against computing it.",
+)
+@click.option("--speculate", type=Quantity(), metavar="K", help="Decode: tokens that the model's own modules draft.")
+@click.option(
+    "--accept",
+    type=click.FloatRange(min=0, max=1),
+    default=0.85,
+    show_default=True,
+    help="Probability that a drafted token is accepted.",
+)
+@click.option(
     "--explain", "key", metavar="KEY", help="Take one figure apart: its terms and the spec lines behind them."
 )
 @format_option("text", "json")
@@ -102,10 +115,15 @@ def command(
     recompute: Recompute,
     tokens: int | None,
     price: float | None,
+    cache_from: Literal["host", "disk"] | None,
+    speculate: int | None,
+    accept: float,
     key: str | None,
     format: str,
 ) -> None:
     """Parameters, FLOPs, cache, memory and time of a SPEC under a workload."""
+    from dataclasses import replace
+
     from archc.cost.count import count
     from archc.cost.setting import setting_of
     from archc.importers import load
@@ -124,6 +142,15 @@ def command(
             price=price,
             drawers=drawers,
         )
+        setting = replace(
+            setting,
+            serving=setting.hardware is not None and mode != "train" and key is None,
+            cache_from=cache_from,
+            speculate=speculate or 0,
+            accept=accept,
+        )
+        if (cache_from or speculate) and (setting.hardware is None or mode == "train"):
+            raise ValueError("--cache-from and --speculate time serving: they need --hardware and decode or prefill")
         report = count(resolved, graph, mode=mode, batch=batch, seq=seq, context=context, setting=setting)
     except ValueError as error:
         raise click.UsageError(str(error)) from error

@@ -135,7 +135,12 @@ def _time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting)
         return None
     from archc.cost.time import time
 
-    return time(model, graph, w, mode, setting)
+    plain = time(model, graph, w, mode, setting)
+    if plain is None or not (setting.serving or setting.cache_from or setting.speculate):
+        return plain
+    from archc.cost.serving import served
+
+    return served(model, graph, w, mode, setting, plain)
 
 
 def _time_assumptions(mode: Mode, setting: Setting) -> Iterator[str]:

@@ -129,13 +129,14 @@ def bubble(setting: Setting, batch: int) -> float:
     """The share of a step that a stage waits for others, of ``batch`` rows.
 
     With a forward of a micro-batch taking 1, its backward 2, of which 1 is for the weights: ``1f1b`` waits
-    3 (pp - 1) (Narayanan et al. 2021, arXiv:2104.04473), ``zero_bubble`` pp - 1 (ZB-H1, arXiv:2401.10241), and
-    ``dualpipe`` 2 (pp / 2 - 1) (DeepSeek-V3, arXiv:2412.19437, table 2), beside 3 for each micro-batch.
+    3 (pp - 1) / chunks (interleaved: Narayanan et al. 2021, arXiv:2104.04473), ``zero_bubble`` pp - 1 (ZB-H1,
+    arXiv:2401.10241), and ``dualpipe`` 2 (pp / 2 - 1) (DeepSeek-V3, arXiv:2412.19437, table 2), beside 3 for each
+    micro-batch.
     """
     pp = setting.parallel.pp
     if pp == 1:
         return 0.0
-    waits = {"1f1b": 3 * (pp - 1), "zero_bubble": pp - 1, "dualpipe": max(0, pp - 2)}[setting.schedule]
+    waits = {"1f1b": 3 * (pp - 1) / setting.chunks, "zero_bubble": pp - 1, "dualpipe": max(0, pp - 2)}[setting.schedule]
     return waits / (3 * setting.micros(batch) + waits)
 
 

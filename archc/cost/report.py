@@ -97,6 +97,41 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """A step of a batch of ``batch`` rows in all."""
+
+    batch: int
+    total_s: float
+    tokens_per_s: float
+    tokens_per_s_per_device: float
+    bytes_per_device: int | None
+    bound: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheLoad:
+    """Seconds to load the cache of a workload's context from ``source``, and to compute it instead."""
+
+    source: str
+    bytes_per_device: int
+    load_s: float
+    prefill_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """Decoding with drafts: the tokens that a step gives on average, and its seconds to draft and to check."""
+
+    drafts: int
+    accept: float
+    tokens_per_step: float
+    draft_s: float
+    check_s: float
+    tokens_per_s: float
+    speedup: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
     """Seconds of one step on the devices of the plan. ``bound`` names what takes most of it.
 
@@ -118,6 +153,9 @@ class Time:
     flops_per_device: float
     days: float | None = None
     money: float | None = None
+    serving: tuple[Serving, ...] | None = None
+    cache_load: CacheLoad | None = None
+    speculation: Speculation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,8 @@ class Clock:
     hardware: Hardware
     micros: int = 1
     """Micro-batches of a step."""
+    busy: float = 0.0
+    """Share of the cores that send."""
     _shards: dict[Value, float] = field(default_factory=dict)
 
     def spent(self, works: Iterable[Work], *, backward: bool = False) -> Spent:
@@ -79,6 +81,7 @@ class Clock:
         compute = self._compute(work, backward=backward) / ways
         if hw.drain and work.multiplies:
             compute += (work.results / ways + self._gradients(work)) / hw.drain
+        compute /= 1 - self.busy
         memory = self.bytes(work, ways) / hw.streams
         bound = compute > memory
         return Spent(
@@ -99,12 +102,12 @@ class Clock:
         hot = self.setting.imbalance if isinstance(work.main.op, GroupedLinear) else 1.0
         seconds = 0.0
         for s in work.sums:
-            at = (
-                self.hardware.attends(s.number, backward=backward)
-                if s.engine == "attention"
-                else self.hardware.rate(s.number)
-            )
-            seconds += s.flops / at
+            if s.engine == "attention":
+                # Its gradient computes the scores again: five products, where the ideal has four.
+                again = 5 / 4 if backward else 1.0
+                seconds += s.flops * again / self.hardware.attends(s.number, backward=backward)
+            else:
+                seconds += s.flops / self.hardware.rate(s.number)
         return seconds * hot
 
     # --- a device's part -------------------------------------------------------------------------

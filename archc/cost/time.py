@@ -78,8 +78,9 @@ def assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
     if mode == "train":
         yield (
             "time: a gradient reads what its forward read and the gradients that arrive, and writes those that leave;"
-            " gradients of parameters are added up in memory. Exchanges among experts, pipeline stages and replicas"
-            " run while a device computes; those of tp and cp are waited for."
+            " gradients of parameters are added up in memory. What pipeline stages and replicas send runs while a"
+            " device computes, exchanges among experts while it computes another micro-batch; those of tp and cp are"
+            " waited for."
         )
     elif setting.parallel.devices > 1:
         yield "time: one batch at a time: everything that devices send each other is waited for."
@@ -95,8 +96,15 @@ class Step:
         self.at_once = replace(w, batch=setting.at_once(w.batch))
         self.micros = setting.micros(w.batch)
         self.amounts: Amounts = amounts(graph, self.at_once, model.precision, model.cache)  # pyright: ignore[reportArgumentType]
-        self.clock = Clock(graph, self.at_once, setting, hw, self.micros)
+        self.clock = Clock(graph, self.at_once, setting, hw, self.micros, self.senders)
         self._names = unit_names(graph)
+
+    @property
+    def senders(self) -> float:
+        """The share of its cores that a device leaves to exchanges among experts: kernels that stay on the cores they
+        started on have to leave these alone throughout, for exchanges run beside them (arXiv:2412.19437, 3.2.2).
+        """
+        return self.hw.senders if self.mode == "train" and self.setting.parallel.ep > 1 else 0.0
 
     # --- works -----------------------------------------------------------------------------------
     def parts(self, stage: int) -> Iterator[Part]:
@@ -143,6 +151,15 @@ class Step:
             seconds = self.losses() / self.setting.parallel.tp / self.setting.parallel.cp / self.hw.streams
             total += Spent(memory=seconds, moving=seconds)
         return total
+
+    def stage_times(self) -> list[Spent]:
+        """Seconds of a micro-batch on the devices of each stage. DualPipe gives a device a stage from either end, each
+        with half of the micro-batches (arXiv:2412.19437, section 3.2.1).
+        """
+        found = [self.of_stage(stage) for stage in range(self.setting.parallel.pp)]
+        if self.mode == "train" and self.setting.schedule == "dualpipe":
+            found = [(a + b) * 0.5 for a, b in zip(found, reversed(found), strict=True)]
+        return found
 
     # --- optimizer -------------------------------------------------------------------------------
     def optimizer(self, stage: int) -> float:
@@ -191,13 +208,20 @@ class Step:
         """Whether the step stands still for a collective: in training what the next op needs, else everything."""
         return self.mode != "train" or what.what.endswith(WAITED_FOR)
 
+    def alone(self) -> float:
+        """The share of micro-batches that a stage runs while it has no other to compute: as its pipeline fills and
+        drains, or where there is only one. What they exchange among experts hides behind nothing.
+        """
+        unpaired = max(self.setting.parallel.pp - 1, 1 if self.micros == 1 else 0)
+        return min(1.0, unpaired / self.micros)
+
     # --- together --------------------------------------------------------------------------------
     def time(self) -> Time:
         """The step, put together."""
         from archc.cost.count import flops
 
         p, w = self.setting.parallel, self.w
-        stage_times = [self.of_stage(stage) for stage in range(p.pp)]
+        stage_times = self.stage_times()
         busiest = max(range(p.pp), key=lambda stage: stage_times[stage].total)
         if self.mode == "train":
             work, repeats = stage_times[busiest] * self.micros, 1
@@ -207,18 +231,19 @@ class Step:
             for one in stage_times:
                 work = work + one
             repeats = p.pp
-        waited = hidden_links = hidden_network = 0.0
+        sent = waited = 0.0
+        # By links and by the network at the same time: what comes over the one is passed on over the other.
+        bare, hidden = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
         for what in self.sent():
             seconds = self.seconds(what)
             if self.waits(what):
                 waited += seconds * repeats
-            elif what.network:
-                hidden_network += seconds
             else:
-                hidden_links += seconds
-        hidden = max(hidden_links, hidden_network)
-        slowed = self.hw.senders * min(hidden, work.total)
-        exposed = waited + slowed + max(0.0, hidden - work.total - slowed)
+                alone = self.alone() if what.kind == "all_to_all" else 0.0
+                bare[what.network] += alone * seconds
+                hidden[what.network] += (1 - alone) * seconds
+            sent += seconds
+        exposed = waited + max(bare.values()) + max(0.0, max(hidden.values()) - work.total)
         busy = work.total + exposed
         idle = bubble(self.setting, w.batch) if self.mode == "train" else 0.0
         waiting = busy * idle / (1 - idle)
@@ -239,7 +264,7 @@ class Step:
         return Time(
             compute_s=work.compute,
             memory_s=work.memory,
-            communication_s=waited + hidden_links + hidden_network,
+            communication_s=sent,
             total_s=total,
             bound=max(parts, key=lambda name: parts[name]),
             tokens_per_s=tokens,

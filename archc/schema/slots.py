@@ -260,11 +260,13 @@ class Hardware(Drawer):
         default=0.0,
         ge=0,
     )
-    attention: float = field("fused bfloat16 attention as measured", unit="FLOP/s", default=0.0, ge=0)
-    attention_backward: float = field("its gradient as measured; 0: like it", unit="FLOP/s", default=0.0, ge=0)
+    attention: float = field("fused causal attention as measured, in bfloat16", unit="FLOP/s", default=0.0, ge=0)
+    attention_backward: float = field(
+        "its gradient (five products) as measured; 0: like it", unit="FLOP/s", default=0.0, ge=0
+    )
     link_measured: float = field("fast links as measured", unit="bytes/s", default=0.0, ge=0)
     network_measured: float = field("the network as measured", unit="bytes/s", default=0.0, ge=0)
-    senders: float = field("share of a device's cores that sends while the others compute", default=0.0, ge=0, lt=1)
+    senders: float = field("share of its cores that products leave to exchanges among experts", default=0.0, ge=0, lt=1)
 
     def __init_subclass__(cls, **figures: float) -> None:
         super().__init_subclass__()

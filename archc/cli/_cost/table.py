@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from archc.cli._console import print_all
 from archc.cli._cost.units import bytes_text, flops_text
 from archc.cost.report import Report
@@ -87,7 +89,13 @@ def show(report: Report) -> None:
         if not line.startswith("weighted_fp8_equivalent"):  # a figure that only --format json has
             notes.add_row("-", line.replace("[", "\\["))
     title = f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}"
-    print_all(title, "", table, "", facts, "", "[dim]conventions[/dim]", notes, width=100)
+    serving: list[Any] = []
+    if report.time is not None and report.time.serving is not None:
+        from archc.cli._cost.times import by_batch
+
+        shown = report.time.serving
+        serving = ["", by_batch(shown) if shown else "no batch fits into memory: see --parallel"]
+    print_all(title, "", table, "", facts, *serving, "", "[dim]conventions[/dim]", notes, width=100)
 
 
 def _share(part: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from archc.cli._cost.units import count_text, flops_text, seconds_text
-from archc.cost.report import Time
+from typing import Any
+
+from archc.cli._cost.units import bytes_text, count_text, flops_text, seconds_text
+from archc.cost.report import Serving, Time
 
 
 def facts(time: Time, *, train: bool) -> list[tuple[str, str]]:
@@ -21,7 +23,47 @@ def facts(time: Time, *, train: bool) -> list[tuple[str, str]]:
         ),
         ("utilisation", f"MFU {100 * time.mfu:.1f} % of bfloat16, {flops_text(time.flops_per_device)}/s a device"),
     ]
+    if (load := time.cache_load) is not None:
+        rows.append(
+            (
+                "the cache",
+                (
+                    f"loading {bytes_text(load.bytes_per_device)} a device from {load.source}"
+                    f" {seconds_text(load.load_s)}, computing it {seconds_text(load.prefill_s)}"
+                ),
+            )
+        )
+    if (spec := time.speculation) is not None:
+        rows.append(
+            (
+                "speculation",
+                (
+                    f"{spec.drafts} drafted, {100 * spec.accept:g} % accepted: {spec.tokens_per_step:.2f} tokens a step"
+                    f" of {seconds_text(spec.draft_s)} to draft and {seconds_text(spec.check_s)} to check,"
+                    f" {count_text(spec.tokens_per_s)} tokens/s, {spec.speedup:.2f}x"
+                ),
+            )
+        )
     if time.gpu_hours is not None and train:
         money = "" if time.money is None else f", ${count_text(time.money)}"
         rows.append(("the run", f"{count_text(time.gpu_hours)} device-hours, {time.days or 0:,.1f} days{money}"))
     return rows
+
+
+def by_batch(rows: tuple[Serving, ...]) -> Any:
+    """A table of steps by batch."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("batch", "a step", "tokens/s", "a device", "memory a device", "most of it"):
+        table.add_column(column, justify="left" if column == "most of it" else "right")
+    for row in rows:
+        table.add_row(
+            f"{row.batch:,}",
+            seconds_text(row.total_s),
+            count_text(row.tokens_per_s),
+            count_text(row.tokens_per_s_per_device),
+            "-" if row.bytes_per_device is None else bytes_text(row.bytes_per_device),
+            row.bound,
+        )
+    return table

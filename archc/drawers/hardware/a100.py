@@ -17,11 +17,12 @@ class A100(
     network=25e9,
     host=32e9,
     gemm_bf16=271.2e12,
-    attention=228e12,
+    attention=173e12,
 ):
     """NVIDIA A100 SXM4 80 GB in nodes of 8 (DGX A100: a 200 Gb/s adapter for each).
 
     Stated: https://www.nvidia.com/en-us/data-center/a100/ (dense peaks; NVLink and PCIe per direction). Measured:
-    products by https://github.com/stas00/ml-engineering (compute/accelerator); attention: 73 % of the peak
-    (arXiv:2307.08691). No source: launch, stream, drain.
+    products by https://github.com/stas00/ml-engineering (compute/accelerator); attention: forward and
+    backward of 4096 tokens, heads of 128 (https://github.com/Dao-AILab/flash-attention). No source: launch, stream,
+    drain.
     """

@@ -22,7 +22,8 @@ class H100(
     gemm_bf16=794.5e12,
     gemm_fp8=1402.6e12,
     drain=1.97e12,
-    attention=740e12,
+    attention=579e12,
+    attention_backward=542e12,
     link_measured=396.4e9,
 ):
     """NVIDIA H100 SXM5 80 GB in nodes of 8 (DGX H100: a 400 Gb/s adapter for each).
@@ -30,5 +31,6 @@ class H100(
     Stated: https://www.nvidia.com/en-us/data-center/h100/ (half of the peaks with sparsity; NVLink and PCIe per
     direction). Measured: launch in CUDA graphs by https://hazyresearch.stanford.edu/blog/2025-05-27-no-bubbles;
     products and links (a pairwise copy on H200) by https://github.com/stas00/ml-engineering; attention:
-    arXiv:2407.08608; stream and drain as of the H800, which is the same chip.
+    figures 5 and 6 of arXiv:2407.08608 (4096 tokens, heads of 128); stream and drain as of the H800, which is the same
+    chip.
     """

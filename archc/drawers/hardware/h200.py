@@ -21,7 +21,8 @@ class H200(
     gemm_bf16=794.5e12,
     gemm_fp8=1453.4e12,
     drain=1.97e12,
-    attention=740e12,
+    attention=579e12,
+    attention_backward=542e12,
     link_measured=396.4e9,
 ):
     """NVIDIA H200 SXM 141 GB in nodes of 8 (DGX H200: a 400 Gb/s adapter for each).
