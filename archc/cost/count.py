@@ -6,22 +6,27 @@ import math
 from collections.abc import Iterator
 from typing import get_args
 
-from archc.cost.formats import WEIGHT, product_of
 from archc.cost.memory import memory
-from archc.cost.report import COMPONENTS, FlopCount, Flops, KvCache, Mode, Params, Report, Time, WorkloadReport
+from archc.cost.report import (
+    COMPONENTS,
+    FlopCount,
+    Flops,
+    KvCache,
+    Memory,
+    Mode,
+    Params,
+    Report,
+    Time,
+    WorkloadReport,
+)
 from archc.cost.setting import Setting
-from archc.graph import Graph, Node
-from archc.graph.gradient import constants, trained
-from archc.ops import Cost, Table, Workload
+from archc.cost.tally import DEFAULT_REWIND, Learning, Tally, flop_sums, node_cost, parameter_sums, tally
+from archc.graph import Graph
+from archc.ops import Workload
 from archc.ops.latent import LatentAttend
-from archc.ops.loss import Loss
 from archc.ops.sparse import IndexDivergence
-from archc.ops.time import row_parts
 from archc.schema import Cache, Model, Precision
 from archc.version import VERSION
-
-DEFAULT_REWIND = 8
-"""Tokens that a cache can take back unless told otherwise: the default of a package's `new_cache`."""
 
 LENGTH_BYTES = 8
 """A cache keeps the length of every row as a 64-bit integer."""
@@ -116,16 +121,15 @@ def count(
     """The cost of a planned model under a workload, in a setting. Raises ValueError for what cannot be."""
     setting = setting or Setting(hardware=model.hardware)
     w, shown = workload(model, mode, batch, seq, context)
-    return Report(
-        model=model.name,
-        archc=VERSION,
-        workload=shown,
-        params=params(graph),
-        flops=flops(graph, w, mode, model.precision),
-        kv_cache=kv_cache(graph, model.cache, batch=batch, max_tokens=shown.context),
+    return figures(
+        model,
+        tally(graph, w, model.cache, model.precision),
+        w,
+        shown,
+        predicts=bool(graph.predictions()),
         memory=memory(model, graph, w, mode, setting),
         time=_time(model, graph, w, mode, setting),
-        assumptions=(*_assumptions(model, graph), *_time_assumptions(mode, setting)),
+        further=tuple(_time_assumptions(mode, setting)),
     )
 
 
@@ -150,121 +154,99 @@ def _time_assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
         yield from assumptions(mode, setting)
 
 
-def _assumptions(model: Model, graph: Graph) -> Iterator[str]:
+def figures(
+    model: Model,
+    total: Tally,
+    w: Workload,
+    shown: WorkloadReport,
+    *,
+    predicts: bool,
+    memory: Memory | None = None,
+    time: Time | None = None,
+    further: tuple[str, ...] = (),
+) -> Report:
+    """The report that a tally means; ``predicts``: whether the model has modules that predict further tokens.
+
+    ``further`` are assumptions of memory and time.
+    """
+    return Report(
+        model=model.name,
+        archc=VERSION,
+        workload=shown,
+        params=_params(total),
+        flops=_flops(total, w, shown.mode),
+        kv_cache=_kv_cache(total, model.cache, shown.batch),
+        memory=memory,
+        time=time,
+        assumptions=(*_assumptions(model, total, predicts), *further),
+    )
+
+
+def _assumptions(model: Model, total: Tally, predicts: bool) -> Iterator[str]:
     """The conventions that figures of a model follow."""
     yield from ASSUMPTIONS
     if model.cache.packs:
         yield f"{model.cache.kind}: {model.cache.packs}"
-    if any(isinstance(node.op, LatentAttend) for node, _ in graph.walk()):
+    if LatentAttend.kind in total.kinds:
         yield LATENT
-    if graph.predictions():
+    if predicts:
         yield AHEAD
-    if any(isinstance(node.op, IndexDivergence) for node, _ in graph.walk()):
+    if IndexDivergence.kind in total.kinds:
         yield INDEX
 
 
 def params(graph: Graph) -> Params:
-    """Parameters by component and convention."""
-    total = dict.fromkeys(COMPONENTS, 0)
-    active = dict.fromkeys(COMPONENTS, 0)
-    buffers = 0
-    for scope, times in graph.scopes():
-        for value in scope.params:
-            spec = value.param
-            assert spec is not None
-            n = times * math.prod(spec.shape)
-            if spec.buffer:
-                buffers += n if scope.owners[spec.name] != "mtp" else 0
-                continue
-            used, of = spec.share
-            total[scope.owners[spec.name]] += n
-            active[scope.owners[spec.name]] += n * used // of
-    main = sum(active.values()) - active["mtp"]
-    return Params(
-        total=sum(total.values()) - total["mtp"],
-        active=main,
-        active_without_embedding=main - active["embedding"],
-        active_core=main - active["embedding"] - active["head"],
-        mtp=total["mtp"],
-        buffers=buffers,
-        by_component=total,
-    )
-
-
-def node_cost(node: Node, w: Workload) -> Cost:
-    """The cost of one run of a node."""
-    return node.op.cost(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
-
-
-class Learning:
-    """What training adds to the forward of every node of a graph."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.trained, self.constants = trained(graph), constants(graph)
-
-    def backward(self, node: Node, cost: Cost) -> tuple[int, int]:
-        """Ideal and executed FLOPs of a node's gradient."""
-        if node not in self.trained:
-            return 0, 0
-        ideal = 2 * cost.useful if cost.useful_backward is None else cost.useful_backward
-        if cost.backward == 2 * cost.executed and any(v in self.constants for v in node.ins):
-            # A product of two operands: the gradient of each costs what the product does, and one has none.
-            return cost.useful, cost.executed
-        return ideal, cost.backward
+    """Parameters of a graph by component and convention."""
+    total, active, buffers = parameter_sums(graph)
+    return _params(Tally.of(total=total, active=active, buffers=buffers))
 
 
 def flops(graph: Graph, w: Workload, mode: Mode, precision: Precision) -> Flops:
+    """FLOPs of a graph by component, ideal and executed."""
+    ahead, back, halves, kinds = flop_sums(graph, w, precision)
+    return _flops(Tally.of(ahead=ahead, back=back, halves=halves, kinds=kinds), w, mode)
+
+
+def _params(total: Tally) -> Params:
+    """Parameters by component and convention."""
+    main = sum(total.active.values()) - total.active["mtp"]
+    return Params(
+        total=sum(total.total.values()) - total.total["mtp"],
+        active=main,
+        active_without_embedding=main - total.active["embedding"],
+        active_core=main - total.active["embedding"] - total.active["head"],
+        mtp=total.total["mtp"],
+        buffers=total.buffers,
+        by_component={c: total.total[c] for c in COMPONENTS},
+    )
+
+
+def _flops(total: Tally, w: Workload, mode: Mode) -> Flops:
     """FLOPs by component, ideal and executed."""
-    weighted = 0.0
-    forward = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
-    learning = {kind: dict.fromkeys(COMPONENTS, 0) for kind in ("ideal", "executed")}
-    learns = Learning(graph)
-    for node, times in graph.walk():
-        cost = node_cost(node, w)
-        ahead = learning if isinstance(node.op, Loss) else forward
-        ideal, executed = learns.backward(node, cost)
-        ahead["ideal"][node.component] += times * cost.useful
-        ahead["executed"][node.component] += times * cost.executed
-        if ahead is forward and node.component != "mtp":
-            weighted += times * cost.useful * WEIGHT[product_of(node, precision)]
-        learning["ideal"][node.component] += times * ideal
-        learning["executed"][node.component] += times * executed
     tokens = w.batch * w.new
 
-    def figures(kind: str) -> FlopCount:
-        train = {c: n + learning[kind][c] for c, n in forward[kind].items()}
+    def of(kind: str) -> FlopCount:
+        forward = {c: total.ahead[kind, c] for c in COMPONENTS}
+        train = {c: n + total.back[kind, c] for c, n in forward.items()}
         # What predicts further tokens runs only where there are labels.
-        run = train if mode == "train" else {**forward[kind], "mtp": 0}
+        run = train if mode == "train" else {**forward, "mtp": 0}
         return FlopCount(
-            forward_per_token=_exact(sum(forward[kind].values()) - forward[kind]["mtp"], tokens),
+            forward_per_token=_exact(sum(forward.values()) - forward["mtp"], tokens),
             train_per_token=_exact(sum(train.values()) - train["mtp"], tokens),
             workload_total=sum(run.values()),
             by_component=run,
         )
 
-    return Flops(
-        ideal=figures("ideal"),
-        executed=figures("executed"),
-        weighted_fp8_equivalent=tidy(weighted / tokens),
-    )
+    return Flops(ideal=of("ideal"), executed=of("executed"), weighted_fp8_equivalent=_exact(total.halves, 2 * tokens))
 
 
-def kv_cache(graph: Graph, cache: Cache, *, batch: int, max_tokens: int, max_rewind: int = DEFAULT_REWIND) -> KvCache:
-    """Bytes of the cache for ``batch`` rows of ``max_tokens``."""
-    growing, fixed = 0.0, LENGTH_BYTES
-    by_component = dict.fromkeys(COMPONENTS, 0)
-    for scope, times in graph.scopes(labels=False):
-        for name, store in scope.states.items():
-            row = sum(row_parts(store, element=cache.element, layout=cache.kind).values())
-            whole = times * store.rows(max_tokens, max_rewind) * row
-            by_component[scope.owners[f"state.{name}"]] += batch * whole
-            if isinstance(store, Table):
-                growing += times * row / store.every
-            else:
-                fixed += whole
+def _kv_cache(total: Tally, cache: Cache, batch: int) -> KvCache:
+    """Bytes of the cache for ``batch`` rows."""
+    by_component = {c: batch * total.kept[c] for c in COMPONENTS}
+    common = math.lcm(*total.grows)
     return KvCache(
-        bytes_per_token=tidy(growing),
-        bytes_per_sequence_fixed=fixed,
+        bytes_per_token=_exact(sum(n * (common // every) for every, n in total.grows.items()), common),
+        bytes_per_sequence_fixed=LENGTH_BYTES + total.fixed,
         bytes_total=sum(by_component.values()) + batch * LENGTH_BYTES,
         layout=cache.kind,
         by_component=by_component,
@@ -278,3 +260,17 @@ def _exact(total: int, count: int) -> float:
 def tidy(x: float) -> float:
     """An int where it is one."""
     return int(x) if x == int(x) else x
+
+
+__all__ = [
+    "DEFAULT_REWIND",
+    "Learning",
+    "count",
+    "figures",
+    "flops",
+    "node_cost",
+    "params",
+    "tally",
+    "tidy",
+    "workload",
+]

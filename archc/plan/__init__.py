@@ -21,14 +21,15 @@ def plan(model: Model, *, names: bool = True) -> Graph:
         graph = assemble(model, names=names)
     except BuildError as error:
         raise ArchError((_diagnostic(error),)) from error
-    if model.cache.packs and not any(_knows(store, model.cache.kind) for _, _, store in graph.states()):
+    if model.cache.packs and not any(knows(store, model.cache.kind) for _, _, store in graph.states()):
         raise ArchError((_unknown(model.cache),))
     for run in PASSES:
         graph = run(graph)
     return graph
 
 
-def _knows(store: Store, layout: str) -> bool:
+def knows(store: Store, layout: str) -> bool:
+    """Whether a store has a packing of its own in caches of a layout."""
     return store.packing is not None and store.packing.layout == layout
 
 
@@ -52,4 +53,4 @@ def _diagnostic(error: BuildError) -> Diagnostic:
     )
 
 
-__all__ = ["ahead_slots", "plan", "shrink"]
+__all__ = ["ahead_slots", "knows", "plan", "shrink"]

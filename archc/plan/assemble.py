@@ -21,6 +21,12 @@ NORM_NAMES = {
 }
 """Names of a layer's norms, (on entering, on leaving) a sub-layer: those that transformers uses."""
 
+MODULES = {"memory": "memory", "attention": "self_attn", "ffn": "mlp"}
+"""Names of a layer's sub-layers."""
+
+COMPONENTS = {"memory": "memory", "attention": "attention", "ffn": "dense_ffn"}
+"""What they count as, where they say nothing else."""
+
 PLACEMENT = {
     "pre": "what enters a sub-layer is normed (Xiong et al. 2020, arXiv:2002.04745)",
     "post": "what a sub-layer gives back is normed (OLMo 2, arXiv:2501.00656)",
@@ -89,7 +95,7 @@ def _predictions(
 def ahead_slots(model: Model, mtp: Mtp) -> LayerSlots:
     """The drawers of a module that predicts further tokens: its own, or those of the last layer."""
     last = model.schedule[-1]
-    return LayerSlots(attention=mtp.attention or last.attention, ffn=mtp.ffn or last.ffn)
+    return LayerSlots.model_construct(attention=mtp.attention or last.attention, ffn=mtp.ffn or last.ffn)
 
 
 def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
@@ -97,16 +103,13 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
 
     def layer(g: Builder, *state: Value) -> tuple[Value, ...]:
         if slots.memory is not None:
-            with g.component("memory"):
+            with g.component(COMPONENTS["memory"]):
                 before = model.residual.as_streams(g, state)
                 name = class_name("memory", slots.memory.label)
-                streams = g.call("memory", name, slots.memory.build, before, slot=True)
+                streams = g.call(MODULES["memory"], name, slots.memory.build, before, slot=True)
                 _fits(g, streams, before)
                 state = model.residual.with_streams(g, state, streams)
-        for slot, module, mixer, component in (
-            ("attention", "self_attn", slots.attention, "attention"),
-            ("ffn", "mlp", slots.ffn, "dense_ffn"),
-        ):
+        for slot, mixer in (("attention", slots.attention), ("ffn", slots.ffn)):
             if mixer is None:
                 continue
             entering, leaving = NORM_NAMES[model.norm_placement][slot]
@@ -115,8 +118,8 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
             with g.component("norm"):
                 if entering:
                     h = model.norm.build(g, h, entering)
-            with g.component(component):
-                y = g.call(module, class_name(slot, mixer.label), mixer.build, h, slot=True)
+            with g.component(COMPONENTS[slot]):
+                y = g.call(MODULES[slot], class_name(slot, mixer.label), mixer.build, h, slot=True)
                 _fits(g, y, h)
             with g.component("norm"):
                 if leaving:

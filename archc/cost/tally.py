@@ -1,0 +1,160 @@
+"""What a graph adds up to: sums over its nodes and scopes, which add up in turn.
+
+A model is the sum of its parts: the tally of a whole graph is that of its layers and of what is around them, as often
+as each is run. So a sweep may count the parts that differ and add.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from archc.cost.formats import WEIGHT, product_of
+from archc.graph import Graph, Node
+from archc.graph.gradient import constants, trained
+from archc.ops import Cost, Table, Workload
+from archc.ops.loss import Loss
+from archc.ops.time import row_parts
+from archc.record import dataclass
+from archc.schema import Cache, Precision
+
+DEFAULT_REWIND = 8
+"""Tokens that a cache can take back unless told otherwise: the default of a package's `new_cache`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums of a graph or of a part of one, by component; all whole numbers.
+
+    ``total``, ``active``: parameters. ``ahead``: FLOPs of the forward by (ideal or executed, component), ``back`` those
+    that training adds. ``halves``: twice the ideal FLOPs of the forward in equivalents of FP8. ``kept``: bytes of a
+    row's cache; ``fixed`` those that do not grow; ``grows``: bytes of an entry of tables by the tokens between entries.
+    ``kinds``: ops that are run. ``buffers`` and ``halves`` leave MTP out.
+    """
+
+    total: Counter[str]
+    active: Counter[str]
+    buffers: int
+    ahead: Counter[tuple[str, str]]
+    back: Counter[tuple[str, str]]
+    halves: int
+    kept: Counter[str]
+    fixed: int
+    grows: Counter[int]
+    kinds: frozenset[str]
+
+    @classmethod
+    def of(cls, **sums: Any) -> Tally:
+        """The tally of these sums, the others empty."""
+        empty: dict[str, Any] = {f.name: Counter() for f in fields(cls)}
+        return cls(**{**empty, "buffers": 0, "halves": 0, "fixed": 0, "kinds": frozenset(), **sums})
+
+
+def combined(parts: Iterable[tuple[Tally, int]]) -> Tally:
+    """The sum of parts, each so many times."""
+    sums: dict[str, Any] = {f.name: Counter() for f in fields(Tally)} | {"buffers": 0, "halves": 0, "fixed": 0}
+    kinds: set[str] = set()
+    for part, times in parts:
+        for name, total in sums.items():
+            added = getattr(part, name)
+            if isinstance(added, frozenset):
+                kinds |= added
+            elif isinstance(added, int):
+                sums[name] = total + times * added
+            else:
+                for key, n in added.items():
+                    total[key] += times * n
+    return Tally(**{**sums, "kinds": frozenset(kinds)})
+
+
+def node_cost(node: Node, w: Workload) -> Cost:
+    """The cost of one run of a node."""
+    return node.op.cost(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
+
+
+class Learning:
+    """What training adds to the forward of every node of a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.trained, self.constants = trained(graph), constants(graph)
+
+    def backward(self, node: Node, cost: Cost) -> tuple[int, int]:
+        """Ideal and executed FLOPs of a node's gradient."""
+        if node not in self.trained:
+            return 0, 0
+        ideal = 2 * cost.useful if cost.useful_backward is None else cost.useful_backward
+        if cost.backward == 2 * cost.executed and any(v in self.constants for v in node.ins):
+            # A product of two operands: the gradient of each costs what the product does, and one has none.
+            return cost.useful, cost.executed
+        return ideal, cost.backward
+
+
+def tally(graph: Graph, w: Workload, cache: Cache, precision: Precision) -> Tally:
+    """The sums of a graph under a workload; of its cache those of one row."""
+    total, active, buffers = parameter_sums(graph)
+    ahead, back, halves, kinds = flop_sums(graph, w, precision)
+    kept, fixed, grows = _cache(graph, w.total, cache)
+    return Tally(total, active, buffers, ahead, back, halves, kept, fixed, grows, kinds)
+
+
+def parameter_sums(graph: Graph) -> tuple[Counter[str], Counter[str], int]:
+    """Parameters, active ones by component, and buffers."""
+    total: Counter[str] = Counter()
+    active: Counter[str] = Counter()
+    buffers = 0
+    for scope, times in graph.scopes():
+        for value in scope.params:
+            spec = value.param
+            assert spec is not None
+            n, owner = math.prod(spec.shape), scope.owners[spec.name]
+            if spec.buffer:
+                buffers += times * n if owner != "mtp" else 0
+                continue
+            used, of = spec.share
+            total[owner] += times * n
+            active[owner] += times * (n * used // of)
+    return total, active, buffers
+
+
+def flop_sums(
+    graph: Graph, w: Workload, precision: Precision
+) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]], int, frozenset[str]]:
+    """FLOPs of the forward and what training adds, twice those in equivalents of FP8, and the ops that are run."""
+    ahead: Counter[tuple[str, str]] = Counter()
+    back: Counter[tuple[str, str]] = Counter()
+    halves = 0
+    kinds: set[str] = set()
+    learns = Learning(graph)
+    for node, times in graph.walk():
+        kinds.add(node.op.kind)
+        cost = node_cost(node, w)
+        run = back if isinstance(node.op, Loss) else ahead
+        ideal, executed = learns.backward(node, cost)
+        if cost.useful or ideal:
+            run["ideal", node.component] += times * cost.useful
+            back["ideal", node.component] += times * ideal
+            if run is ahead and node.component != "mtp":
+                halves += times * cost.useful * int(2 * WEIGHT[product_of(node, precision)])
+        if cost.executed or executed:
+            run["executed", node.component] += times * cost.executed
+            back["executed", node.component] += times * executed
+    return ahead, back, halves, frozenset(kinds)
+
+
+def _cache(graph: Graph, tokens: int, cache: Cache) -> tuple[Counter[str], int, Counter[int]]:
+    kept: Counter[str] = Counter()
+    grows: Counter[int] = Counter()
+    fixed = 0
+    for scope, times in graph.scopes(labels=False):
+        for name, store in scope.states.items():
+            row = sum(row_parts(store, element=cache.element, layout=cache.kind).values())
+            whole = times * store.rows(tokens, DEFAULT_REWIND) * row
+            kept[scope.owners[f"state.{name}"]] += whole
+            if isinstance(store, Table):
+                grows[store.every] += times * row
+            else:
+                fixed += whole
+    return kept, fixed, grows
