@@ -20,7 +20,7 @@ from archc.cost.report import (
     WorkloadReport,
 )
 from archc.cost.setting import Setting
-from archc.cost.tally import DEFAULT_REWIND, Learning, Tally, flop_sums, node_cost, parameter_sums, tally
+from archc.cost.tally import DEFAULT_REWIND, Learning, Tally, cache_sums, flop_sums, node_cost, parameter_sums, tally
 from archc.graph import Graph
 from archc.ops import Workload
 from archc.ops.latent import LatentAttend
@@ -205,6 +205,12 @@ def flops(graph: Graph, w: Workload, mode: Mode, precision: Precision) -> Flops:
     """FLOPs of a graph by component, ideal and executed."""
     ahead, back, halves, kinds = flop_sums(graph, w, precision)
     return _flops(Tally.of(ahead=ahead, back=back, halves=halves, kinds=kinds), w, mode)
+
+
+def kv_cache(graph: Graph, cache: Cache, *, batch: int, max_tokens: int, max_rewind: int = DEFAULT_REWIND) -> KvCache:
+    """Bytes of the cache for ``batch`` rows of ``max_tokens``."""
+    kept, fixed, grows = cache_sums(graph, max_tokens, cache, max_rewind)
+    return _kv_cache(Tally.of(kept=kept, fixed=fixed, grows=grows), cache, batch)
 
 
 def _params(total: Tally) -> Params:

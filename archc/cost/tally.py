@@ -96,7 +96,7 @@ def tally(graph: Graph, w: Workload, cache: Cache, precision: Precision) -> Tall
     """The sums of a graph under a workload; of its cache those of one row."""
     total, active, buffers = parameter_sums(graph)
     ahead, back, halves, kinds = flop_sums(graph, w, precision)
-    kept, fixed, grows = _cache(graph, w.total, cache)
+    kept, fixed, grows = cache_sums(graph, w.total, cache)
     return Tally(total, active, buffers, ahead, back, halves, kept, fixed, grows, kinds)
 
 
@@ -144,14 +144,17 @@ def flop_sums(
     return ahead, back, halves, frozenset(kinds)
 
 
-def _cache(graph: Graph, tokens: int, cache: Cache) -> tuple[Counter[str], int, Counter[int]]:
+def cache_sums(
+    graph: Graph, tokens: int, cache: Cache, max_rewind: int = DEFAULT_REWIND
+) -> tuple[Counter[str], int, Counter[int]]:
+    """Bytes of a row's cache for so many tokens by component, those that do not grow, and those of growing entries."""
     kept: Counter[str] = Counter()
     grows: Counter[int] = Counter()
     fixed = 0
     for scope, times in graph.scopes(labels=False):
         for name, store in scope.states.items():
             row = sum(row_parts(store, element=cache.element, layout=cache.kind).values())
-            whole = times * store.rows(tokens, DEFAULT_REWIND) * row
+            whole = times * store.rows(tokens, max_rewind) * row
             kept[scope.owners[f"state.{name}"]] += whole
             if isinstance(store, Table):
                 grows[store.every] += times * row
