@@ -31,6 +31,8 @@ class Asked:
     gpus: int | None = None
     parallel: Parallel | None = None
     recompute: Recompute = "none"
+    tokens: int | None = None
+    price: float | None = None
 
     def common(self, models: list[Model]) -> Asked:
         """For several models: what would follow from a model is the shortest of theirs, so that all do the same."""
@@ -40,6 +42,16 @@ class Asked:
         if self.mode == "decode":
             return replace(self, context=self.context or max(shortest, self.seq or 1))
         return replace(self, seq=self.seq or min(4096, shortest))
+
+    def words(self) -> dict[str, str]:
+        """The options of `archc cost` that ask for it."""
+        from dataclasses import fields
+
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.parallel is not None:
+            ways = ((f.name, getattr(self.parallel, f.name)) for f in fields(self.parallel))
+            given["parallel"] = ",".join(f"{name}={n}" for name, n in ways if n > 1) or "dp=1"
+        return {name: str(value) for name, value in given.items() if value not in {None, "none"}}
 
     def report(self, model: Model, graph: Graph, drawers: tuple[Path, ...] = ()) -> Report:
         """The cost of a planned model. Raises click.UsageError for what cannot be."""
@@ -53,6 +65,8 @@ class Asked:
                 gpus=self.gpus,
                 parallel=self.parallel,
                 recompute=self.recompute,
+                tokens=self.tokens,
+                price=self.price,
                 drawers=drawers,
             )
             return count(
@@ -93,6 +107,8 @@ _OPTIONS = (
         show_default=True,
         help="What a backward pass computes again instead of keeping it.",
     ),
+    click.option("--tokens", type=Quantity(), help="Tokens of a training run."),
+    click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Dollars for an hour of a device."),
 )
 
 

@@ -57,6 +57,7 @@ COMMANDS = {
     "cost llama_3_1_8b --format json": set(),
     "diff llama_3_1_8b olmoe_1b_7b": {"rich"},
     "diff llama_3_1_8b olmoe_1b_7b --format json": set(),
+    "report llama_3_1_8b olmoe_1b_7b": {"jinja2"},
     "build llama_3_1_8b": {"jinja2"},
     "build toy.arch --tiny": {"jinja2"},
     "plan llama_3_1_8b": {"rich"},
