@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def resolved(
         merger.body(owner, part.body)
     if overrides is not None:
         overrides.apply(r, merger)
-    return _model(r, section, before), r
+    return modelled(r, section, before), r
 
 
 def loose_names(sink: Sink, unit: Unit, folders: tuple[Path, ...]) -> Resolution:
@@ -53,8 +52,11 @@ def loose_names(sink: Sink, unit: Unit, folders: tuple[Path, ...]) -> Resolution
     return r
 
 
-def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
-    """The model, None when there are more than the ``before`` errors of earlier models."""
+def modelled(r: Resolution, section: tree.Section, before: int, *, variant: bool = False) -> Model | None:
+    """The model, None when there are more than the ``before`` errors of earlier models.
+
+    A ``variant`` of a sweep has the sweeps and the warnings of the model it is a variant of: they are left out.
+    """
     for named in list(r.names.values()):
         if named.what == "param":
             used = named.used
@@ -78,11 +80,10 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
     checks = tuple(Check(statement, scope, r) for statement, scope in r.checks)
     for check in checks:
         check_now(check, r.sink)
-    held = [(s, scope) for s, scope in r.sweeps]
-    found = sweeps(r, held + _file_sweeps(r))
+    found = () if variant else sweeps(r, r.sweeps + _file_sweeps(r))
     if fields is FAILED or schedule is None or len(r.sink.errors) > before:
         return None
-    if not r.frame.recipe.broken:
+    if not variant and not r.frame.recipe.broken:
         lints.unused(r.sink, r.names.values(), scheduled, r.unit)
     model = Model.model_construct(
         **{name: getattr(fields, name) for name in ModelFields.model_fields},
@@ -93,8 +94,9 @@ def _model(r: Resolution, section: tree.Section, before: int) -> Model | None:
     )
     model.placed(r.frame.recipe.label, fields.origin)
     vocabularies_agree(r.sink, model)
-    lints.doubtful(r.sink, model)
-    return model.completed(checks=checks, sweeps=found, machines=machines, spec_hash=spec_hash(model))
+    if not variant:
+        lints.doubtful(r.sink, model)
+    return model.completed(checks=checks, sweeps=found, machines=machines, spec_hash=spec_hash)
 
 
 def _params(r: Resolution) -> list[Named]:
@@ -184,6 +186,8 @@ def spec_hash(model: Model) -> str:
     """The first 16 hex digits of the SHA-256 of a model's name and resolved values: comments, order and spelling of the
     spec do not count.
     """
+    import json
+
     # layers of equal drawers share one object: each is written once
     distinct = list({id(layer): layer for layer in model.schedule}.values())
     place = {id(layer): i for i, layer in enumerate(distinct)}

@@ -32,7 +32,7 @@ class Frame:
     first asked for.
     """
 
-    __slots__ = ("_built", "_parts", "_values", "infos", "lacking", "outer", "r", "recipe")
+    __slots__ = ("_parts", "_values", "infos", "lacking", "outer", "r", "recipe")
 
     def __init__(
         self, r: Resolution, recipe: Recipe, outer: Frame | None, infos: dict[str, FieldInfo] | None = None
@@ -42,8 +42,7 @@ class Frame:
         self.lacking: tuple[str, ...] = ()
         """Slots of layers that a model leaves open; reported with its missing fields."""
         self._values: dict[str, Any] = {}
-        self._parts: dict[str, Frame | list[Frame | None] | Failed | None] = {}
-        self._built: Drawer | Failed | None = None
+        self._parts: dict[str, Any] = {}
 
     def given(self, name: str) -> bool:
         """Whether a spec says something about a field."""
@@ -76,10 +75,12 @@ class Frame:
 
     def slot(self, name: str) -> Frame | list[Frame | None] | Failed | None:
         """The frame in a slot: None when it is switched off, a list for a list of drawers."""
-        if name not in self._parts:
+
+        def make() -> Frame | list[Frame | None] | Failed | None:
             with self.r.entered((str(id(self)), name), name, self._span(name)) as open_:
-                self._parts[name] = self._slot(self.infos[name]) if open_ else FAILED
-        return self._parts[name]
+                return self._slot(self.infos[name]) if open_ else FAILED
+
+        return self.r.once(self._parts, name, make)
 
     def recipe_of(self, name: str) -> Expanded:
         """The recipe of the drawer in a slot."""
@@ -151,14 +152,15 @@ class Frame:
 
     def value(self, name: str) -> Any:
         """The value of a field, `_ABSENT` when nothing gives it one."""
-        if name not in self._values:
+
+        def make() -> Any:
             info = self.infos[name]
             if info.slot or (info.item is not None and info.item.slot):
-                self._values[name] = self._drawer(info)
-            else:
-                with self.r.entered((str(id(self)), name), name, self._span(name)) as open_:
-                    self._values[name] = self._scalar(info) if open_ else FAILED
-        return self._values[name]
+                return self._drawer(info)
+            with self.r.entered((str(id(self)), name), name, self._span(name)) as open_:
+                return self._scalar(info) if open_ else FAILED
+
+        return self.r.once(self._values, name, make)
 
     def _drawer(self, info: FieldInfo) -> Any:
         found = self.slot(info.name)
@@ -215,9 +217,7 @@ class Frame:
 
     def build(self) -> Any:
         """The drawer, or FAILED: every field's error and every limit is reported."""
-        if self._built is None:
-            self._built = self._build()
-        return self._built
+        return self.r.once(self._values, "", self._build)
 
     def _build(self) -> Drawer | Failed:
         decimal_in(self.r.sink, self.recipe.fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from archc.diagnostics import Diagnostic, Related, Span
 from archc.diagnostics.suggest import closest
@@ -29,7 +29,7 @@ class Recipes:
 
     def __init__(self, r: Resolution) -> None:
         self.r = r
-        self._known: dict[tuple[Key, str], Expanded] = {}
+        self._known: dict[tuple[Key, str], Any] = {}
 
     def expand(self, expr: tree.Expr, scope: Scope, slot: str) -> Expanded:
         """The recipe of the drawer that ``expr`` names or amends, for a field of this slot."""
@@ -58,11 +58,14 @@ class Recipes:
     def named(self, named: Named, slot: str) -> Expanded:
         """The recipe behind a drawer, or behind a `let` or `param` used where a drawer of this slot is wanted."""
         named.used = True
-        key = (named.key, slot)
-        if key not in self._known:
+
+        def make() -> Expanded:
+            if named.what == "param":
+                self.r.reads.add(named.key)
             with self.r.entered(named.key, named.text, named.name.span) as open_:
-                self._known[key] = self._define(named, slot) if open_ else FAILED
-        return self._known[key]
+                return self._define(named, slot) if open_ else FAILED
+
+        return self.r.once(self._known, (named.key, slot), make)
 
     def _define(self, named: Named, slot: str) -> Expanded:
         base = named.definition.base

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from archc.diagnostics import Sink, Span
 from archc.resolve.convert import Misfit, Word, converted, unknown_word
@@ -19,6 +20,8 @@ from archc.resolve.suggest import article, did_you_mean, listed
 from archc.schema import LayerSlots, ModelFields
 from archc.schema.describe import FieldInfo, describe
 from archc.syntax import tree
+
+T = TypeVar("T")
 
 MAX_DEPTH = 60
 """How many definitions may lead to one another before a spec counts as nested too deeply."""
@@ -45,6 +48,38 @@ class Resolution(Names):
         self.frame = Frame(self, Recipe(ModelFields, None), None, model_infos())
         self._active: dict[Key, str] = {}
         self._values: dict[Key, Any] = {}
+        self.columns: dict[str, Any] = {}
+        """What every layer holds in a slot, once its schedule has been expanded."""
+        self.entries: dict[int, Any] = {}
+        """The drawers that stand in schedules without a name."""
+        self.reads: set[Key] = set()
+        """The params that what is being made has read so far."""
+        self._kept: list[tuple[dict[Any, Any], Any, frozenset[Key]]] = []
+
+    def once(self, store: dict[Any, Any], key: Any, make: Callable[[], T]) -> T:
+        """What ``make`` gives, made once and kept in ``store``, with the params it was made of: `forget` needs them."""
+        if key in store:
+            value, reads = store[key]
+        else:
+            outer, self.reads = self.reads, set()
+            try:
+                value = make()
+            finally:
+                reads, self.reads = frozenset(self.reads), outer
+            store[key] = value, reads
+            if reads:
+                self._kept.append((store, key, reads))
+        self.reads |= reads
+        return value
+
+    def forget(self, params: AbstractSet[Key]) -> None:
+        """Drops what was made of any of these params, so that it is made anew."""
+        kept, self._kept = self._kept, []
+        for store, key, reads in kept:
+            if reads & params:
+                del store[key]
+            else:
+                self._kept.append((store, key, reads))
 
     @contextmanager
     def entered(self, key: Key, name: str, span: Span | None) -> Iterator[bool]:
@@ -112,22 +147,30 @@ class Resolution(Names):
             return self.param_value(named)
         # a bare name may be a word of the field that asks: only then does the value depend on who asks
         plain = not isinstance(definition.base.expr, tree.Ref | tree.List)
-        if plain and named.key in self._values:
-            return self._values[named.key]
-        with self.entered(named.key, named.text, named.name.span) as open_:
-            value = self.evaluator.value(definition.base.expr, definition.base.scope, info) if open_ else FAILED
-        if plain or value is FAILED:
-            self._values[named.key] = value
-        return value
+
+        def make() -> Any:
+            assert definition.base is not None
+            with self.entered(named.key, named.text, named.name.span) as open_:
+                return self.evaluator.value(definition.base.expr, definition.base.scope, info) if open_ else FAILED
+
+        if plain:
+            return self.once(self._values, named.key, make)
+        if named.key in self._values:  # it has failed
+            return self._values[named.key][0]
+        value = make()
+        return self.once(self._values, named.key, lambda: value) if value is FAILED else value
 
     def param_value(self, named: Named) -> Any:
         """The value of a `param`, checked against its domain; a bare name that means nothing else stands for itself."""
         base = named.definition.base
         assert base is not None
-        if named.key not in self._values:
+
+        def make() -> Any:
+            self.reads.add(named.key)
             with self.entered(named.key, named.text, named.name.span) as open_:
-                self._values[named.key] = self.in_domain(named, base) if open_ else FAILED
-        return self._values[named.key]
+                return self.in_domain(named, base) if open_ else FAILED
+
+        return self.once(self._values, named.key, make)
 
     def in_domain(self, named: Named, bound: Bound) -> Any:
         """The value of ``bound`` for a `param`; an error when the domain does not contain it."""
@@ -235,10 +278,12 @@ class Resolution(Names):
     def frame_of(self, named: Named) -> Frame | Failed:
         """The frame of a named drawer, right inside the model."""
         named.used = True
-        if named.key not in self._values:
+
+        def make() -> Frame | Failed | None:
             recipe = self.recipes.named(named, named.slot)
-            self._values[named.key] = Frame(self, recipe, self.frame) if isinstance(recipe, Recipe) else recipe
-        found = self._values[named.key]
+            return Frame(self, recipe, self.frame) if isinstance(recipe, Recipe) else recipe
+
+        found = self.once(self._values, named.key, make)
         return found if found is not None else self.error("E0118", f"`{named.text}` is `none`", named.name.span)
 
     def not_in_file(self, unit: Unit, ref: tree.Ref) -> Failed:

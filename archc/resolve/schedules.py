@@ -29,10 +29,17 @@ class Schedules:
     def __init__(self, r: Resolution, layers: int | Failed) -> None:
         self.r = r
         self.layers = layers if not isinstance(layers, Failed) and 0 < layers <= MAX_LAYERS else FAILED
-        self._frames: dict[int, Entry] = {}
 
     def slot(self, slot: str) -> Column:
         """The drawer of each layer in a slot; FAILED after an error."""
+
+        def make() -> Column:
+            self.r.frame.get("layers")  # read again, so that it counts as read here
+            return self._slot(slot)
+
+        return self.r.once(self.r.columns, slot, make)
+
+    def _slot(self, slot: str) -> Column:
         r = self.r
         info = r.frame.infos[slot]
         bound = r.schedule.get(slot)
@@ -208,10 +215,12 @@ class Schedules:
             if named is not None:
                 recipe = self.r.recipes.named(named, slot)
                 return self.r.frame_of(named) if isinstance(recipe, Recipe) else recipe
-        if id(expr) not in self._frames:
+
+        def make() -> Entry:
             found: Expanded = self.r.recipes.expand(expr, scope, slot)
-            self._frames[id(expr)] = Frame(self.r, found, self.r.frame) if isinstance(found, Recipe) else found
-        return self._frames[id(expr)]
+            return Frame(self.r, found, self.r.frame) if isinstance(found, Recipe) else found
+
+        return self.r.once(self.r.entries, id(expr), make)
 
     # --- placements ------------------------------------------------------------------------------
     def _placed(self, slot: str, bound: Bound, placements: list[tree.Placed]) -> Column:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -82,7 +83,7 @@ class Model(ModelFields):
     _checks: tuple[Any, ...] = PrivateAttr(default=())
     _sweeps: tuple[Sweep, ...] = PrivateAttr(default=())
     _machines: dict[str, Hardware] = PrivateAttr(default_factory=dict)
-    _spec_hash: str = PrivateAttr(default="")
+    _spec_hash: str | Callable[[Model], str] = PrivateAttr(default="")
 
     def completed(
         self,
@@ -90,9 +91,9 @@ class Model(ModelFields):
         checks: tuple[Any, ...],
         sweeps: tuple[Sweep, ...],
         machines: dict[str, Hardware],
-        spec_hash: str,
+        spec_hash: str | Callable[[Model], str],
     ) -> Model:
-        """Itself, with what resolve knows beyond its values (called once)."""
+        """Itself, with what resolve knows beyond its values (called once); the hash may be made when asked for."""
         self._checks, self._sweeps, self._machines, self._spec_hash = checks, sweeps, machines, spec_hash
         return self
 
@@ -104,6 +105,8 @@ class Model(ModelFields):
     @property
     def spec_hash(self) -> str:
         """SHA-256 (first 16 hex digits) of the resolved values: equal models have equal hashes whatever their text."""
+        if not isinstance(self._spec_hash, str):
+            self._spec_hash = self._spec_hash(self)
         return self._spec_hash
 
     @property
