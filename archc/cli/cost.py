@@ -160,7 +160,7 @@ def command(
         else:
             from archc.cli._cost.table import show
 
-            show(report)
+            show(report, setting.hardware and setting.hardware.memory)
         return
     from archc.cost.explain import explain
 

@@ -1,15 +1,397 @@
-"""What a workload holds in memory, on all devices together and on the fullest of them."""
+"""What a workload holds in memory, on all devices together and on the fullest of them.
+
+Every figure is a sum of entries: a parameter in its format, a layer's activations, a slot of state. `ledger` gives them
+by pipeline stage; `memory` adds them up; `archc cost --explain memory.weights` shows them.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from archc.cost.formats import held, size_of
+from archc.cost.parallel import gradient_bytes, groups, local_workload, shard_shape, stage_units, stages
+from archc.cost.placement import Split, Unit, cached_rows, handed_on, routed, routing, splits, units
 from archc.cost.report import Memory, Mode
 from archc.cost.setting import Setting
-from archc.graph import Graph
-from archc.ops import Workload
+from archc.cost.shards import rank_rows
+from archc.graph import Graph, Value
+from archc.ops import ParamSpec, Table, Workload, numel
+from archc.ops.base import nbytes
+from archc.ops.time import Append, row_parts
 from archc.schema import Model
 
+SECTIONS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "logits",
+    "workspace",
+    "kv_cache",
+    "buffers",
+)
+"""What a device's memory is made of, in order; what lies on its host is none of it."""
 
-def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> Memory | None:
-    """Memory of a workload in a setting."""
-    del model, graph, w, mode, setting
-    return None
+REWIND, LENGTH = 8, 8
+"""Tokens that a cache can take back, and bytes of a row's length: as `kv_cache` counts."""
+
+
+class Entry(NamedTuple):
+    """A part of a section: ``count`` equal ones on a device of a stage."""
+
+    section: str
+    what: str
+    device: float
+    """Bytes of one on the fullest device."""
+    total: float
+    """Bytes of one on all devices of the stage."""
+    form: str = ""
+    """Number format of weights, tier of caches."""
+    formula: str = ""
+    """How the bytes on a device come about, in numbers."""
+    whole: str = ""
+    """How those of all devices do."""
+    count: int = 1
+
+
+def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> Memory:
+    """Memory of a workload in a setting. Raises ValueError for a plan that the model does not have."""
+    found = ledger(model, graph, w, mode, setting)
+    per_stage = []
+    total: dict[str, float] = dict.fromkeys((*SECTIONS, "host", "disk"), 0)
+    formats: dict[str, float] = {}
+    tiers = dict.fromkeys(("device", "host", "disk"), 0.0)
+    master = 0.0
+    for entries in found:
+        device = dict.fromkeys(SECTIONS, 0.0)
+        for e in entries:
+            if e.section in device:
+                device[e.section] += e.count * e.device
+            total[e.section] += e.count * e.total
+            if e.section == "weights":
+                formats[e.form] = formats.get(e.form, 0) + e.count * e.total
+            elif e.form == "master":
+                master += e.count * e.total
+            elif e.form in tiers:
+                tiers[e.form] += e.count * e.total
+        per_stage.append(device)
+    fullest = max(range(len(per_stage)), key=lambda i: sum(per_stage[i].values()))
+    per_device = {name: round(n) for name, n in per_stage[fullest].items()}
+    per_device["total"] = sum(per_device.values())
+    hardware = setting.hardware
+    return Memory(
+        weights=round(total["weights"]),
+        gradients=round(total["gradients"]),
+        optimizer=round(total["optimizer"]),
+        activations=round(total["activations"]),
+        kv_cache=round(sum(tiers.values())),
+        host=round(total["host"]),
+        per_device=per_device,
+        fits=None if hardware is None else per_device["total"] <= hardware.memory,
+        logits=round(total["logits"]),
+        workspace=round(total["workspace"]),
+        buffers=round(total["buffers"]),
+        master=round(master),
+        devices=setting.parallel.devices,
+        stage=fullest,
+        weights_by_format={name: round(n) for name, n in formats.items()},
+        kv_cache_by_tier={name: round(n) for name, n in tiers.items()},
+    )
+
+
+def ledger(
+    model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, *, words: bool = False
+) -> tuple[tuple[Entry, ...], ...]:
+    """The entries of every pipeline stage; with ``words`` they say how they come about."""
+    p = setting.parallel
+    parts = units(graph)
+    cut = stages(graph, p.pp)
+    train = mode == "train"
+    split = splits(graph) if p.tp > 1 else {}
+    fixed: dict[int, tuple[Entry, ...]] = {}
+    kept = _activations(graph, w, setting) if train else None
+    local = local_workload(w, setting)
+    n = p.devices // p.pp
+    found = []
+    for stage, layers in enumerate(cut):
+        held_by = stage_units(parts, layers, stage, p.pp, training=train)
+        if p.pp > 1 and setting.schedule == "dualpipe" and train:
+            # Two stages on every device, from both ends (arXiv:2412.19437, section 3.2.1)
+            other = p.pp - 1 - stage
+            held_by += stage_units(parts, cut[other], other, p.pp, training=train)
+        entries: list[Entry] = []
+        for unit, times in held_by:
+            if id(unit) not in fixed:
+                fixed[id(unit)] = tuple(_of_unit(model, unit, w, mode, setting, split, words))
+            entries += (e._replace(count=e.count * times) for e in fixed[id(unit)])
+        last = stage == p.pp - 1
+        if last and p.pp > 1 and any(_borrows(unit, parts.first) for unit, _ in held_by):
+            entries += (e for e in _of_unit(model, parts.first, w, mode, setting, split, words))
+        if kept is not None:
+            entries += _saved(kept, layers, stage, w, setting, words)
+        else:
+            entries += _served(model, held_by, local, setting, last)
+            if stage == 0:
+                rows = setting.rows(w.batch) * LENGTH
+                where = "kv_cache" if setting.cache == "device" else setting.cache
+                text = f"{setting.rows(w.batch):,} x {LENGTH} bytes" if words else ""
+                entries.append(Entry(where, "lengths of rows", rows, rows * n, setting.cache, text, text))
+        buffers = _buffers(model, graph, held_by, local, mode, setting, split)
+        entries += (Entry("buffers", what, size, size * n) for what, size in buffers if size)
+        found.append(tuple(entries))
+    return tuple(found)
+
+
+def _borrows(unit: Unit, first: Unit) -> bool:
+    """Whether what runs elsewhere reads a weight of the first unit: a tied head, further tokens' embedding."""
+    own = set(first.params())
+    return unit is not first and any(v in own for node in unit.nodes() for v in node.ins)
+
+
+# --- weights, gradients, optimizer, cache --------------------------------------------------------
+def _of_unit(
+    model: Model, unit: Unit, w: Workload, mode: Mode, setting: Setting, split: Mapping[Value, Split], words: bool
+) -> Iterator[Entry]:
+    """What a unit holds whatever runs: its parameters and all that training keeps for them, or its cache."""
+    train = mode == "train"
+    for value in unit.params():
+        assert value.param is not None
+        yield from _parameter(model, value.param, split.get(value), setting, train, words)
+    if not train:
+        yield from _cache(model, unit, w, setting, words)
+
+
+def _parameter(
+    model: Model, spec: ParamSpec, split: Split | None, setting: Setting, train: bool, words: bool
+) -> Iterator[Entry]:
+    p, g = setting.parallel, groups(setting)
+    devices = p.devices // p.pp
+    precision = model.precision
+    form = held(spec, precision, training=train)
+    part = shard_shape(spec, split, setting) if p.devices > 1 else spec.shape
+    spread = routed(spec) or spec.role == "table"
+    ways = _different(spec, split, setting)
+    shards = 1 if spec.buffer else g.expert_shards if spread else g.shards
+    shard = (rank_rows(part[0], shards, 0), *part[1:]) if part else part
+    far = spec.role == "table" and setting.tables != "device"
+    host = "host" if setting.tables == "host" else "disk"
+
+    def entry(
+        section: str, sharded: bool, count: tuple[int, int], whole: tuple[int, int], name: str, text: str
+    ) -> Iterator[Entry]:
+        copies = devices / (ways * (shards if sharded else 1))
+        here = shard if sharded else part
+        for size, all_of_it, suffix in zip(count, whole, ("", " scales"), strict=True):
+            if not size:
+                continue
+            a, b = (f"{_product(s)} x {text}{suffix}" for s in (here, spec.shape)) if words else ("", "")
+            if words and copies != 1:
+                b = f"{b} x {copies:g} copies"
+            label = spec.name + suffix if words else ""
+            yield Entry(host if far else section, label, size, all_of_it * copies, name + suffix, a, b)
+
+    sharded = shards > 1 and setting.zero == 3
+    here = shard if sharded else part
+    text = f"{form.bits / 8:g} bytes" if words else ""
+    yield from entry("weights", sharded, size_of(form, here), size_of(form, spec.shape), form.name, text)
+    if not train or spec.buffer:
+        return
+    of_one = gradient_bytes(spec, model)
+    sharded = shards > 1 and setting.zero >= 2
+    here = shard if sharded else part
+    sizes = ((math.prod(s) * of_one, 0) for s in (here, spec.shape))
+    yield from entry("gradients", sharded, next(sizes), next(sizes), "gradients", f"{of_one} bytes")
+    state, a_row = model.optimizer.state(spec.role), model.optimizer.row_state(spec.role)
+    copy = precision.master_bytes(spec.role) if spec.dtype == "act" else 0
+    sizes = (((math.prod(s) * state + s[0] * a_row) if s else state, 0) for s in (shard, spec.shape))
+    yield from entry(
+        "optimizer", shards > 1, next(sizes), next(sizes), "state", f"{state} bytes of {model.optimizer.kind}"
+    )
+    sizes = ((math.prod(s) * copy, 0) for s in (shard, spec.shape))
+    yield from entry("optimizer", shards > 1, next(sizes), next(sizes), "master", f"{copy} bytes of a master copy")
+
+
+def _different(spec: ParamSpec, split: Split | None, setting: Setting) -> int:
+    """How many devices of a stage hold different parts of a parameter, shards of these left out."""
+    p, g = setting.parallel, groups(setting)
+    if routed(spec):
+        return g.model if len(spec.shape) == 3 else p.ep
+    if spec.role == "table":
+        return p.ep
+    return 1 if split is None else split.ways(p.tp)
+
+
+def _product(shape: tuple[int, ...]) -> str:
+    return " x ".join(f"{n:,}" for n in shape) or "1"
+
+
+def _cache(model: Model, unit: Unit, w: Workload, setting: Setting, words: bool) -> Iterator[Entry]:
+    """The slots of state of a unit, for the rows of a replica: heads split by tp, tables of tokens by cp."""
+    p = setting.parallel
+    rows = setting.rows(w.batch)
+    devices = p.devices // p.pp
+    for scope in unit.scopes:
+        for name, store in scope.states.items():
+            row = sum(row_parts(store, element=model.cache.element, layout=model.cache.kind).values())
+            kept = store.rows(w.total, REWIND)
+            if isinstance(store, Table):
+                kept = math.ceil(kept / p.cp)
+            heads = math.gcd(store.shape[0], p.tp) if len(store.shape) > 1 else 1
+            size = rows * kept * row / heads
+            text = f"{rows:,} x {kept:,} x {row:,} bytes" + (f" / {heads}" if heads > 1 else "") if words else ""
+            section = "kv_cache" if setting.cache == "device" else setting.cache
+            whole = f"{text} x {devices} devices" if devices > 1 else text
+            yield Entry(section, name if words else "", size, size * devices, setting.cache, text, whole)
+
+
+# --- activations ---------------------------------------------------------------------------------
+class _Kept(NamedTuple):
+    layers: tuple[float, ...]
+    rest: float
+    logits: float
+    transient: float
+    components: dict[str, int]
+
+
+def _activations(graph: Graph, w: Workload, setting: Setting) -> _Kept:
+    """What a micro-batch keeps on a device. With tp all of it is split, sequences where heads and channels are not
+    (arXiv:2205.05198, section 4.2.2); experts of the busiest device keep ``imbalance`` as much.
+    """
+    from archc.cost.activations import activations
+
+    p = setting.parallel
+    a = activations(graph, local_workload(w, setting), setting.recompute)
+    whole = sum(a.by_component.values())
+    more = 1 + (setting.imbalance - 1) * a.by_component.get("experts", 0) / whole if p.ep > 1 and whole else 1
+    return _Kept(
+        tuple(n * more / p.tp for n in a.layers), a.rest / p.tp, a.logits / p.tp, a.transient / p.tp, a.by_component
+    )
+
+
+def in_flight(setting: Setting, stage: int, batch: int) -> int:
+    """Micro-batches whose activations a stage keeps at a time: those that are on their way to the last stage and back.
+
+    1F1B: pp - stage (arXiv:2104.04473, section 2.2.1), as ZB-H1; DualPipe pp + 1 of half as much each
+    (arXiv:2412.19437, table 2).
+    """
+    pp = setting.parallel.pp
+    most = pp + 1 if setting.schedule == "dualpipe" and pp > 1 else pp - stage
+    return min(setting.micros(batch), most)
+
+
+def _saved(
+    kept: _Kept, layers: tuple[int, ...], stage: int, w: Workload, setting: Setting, words: bool
+) -> Iterator[Entry]:
+    p = setting.parallel
+    n = p.devices // p.pp
+    live = in_flight(setting, stage, w.batch)
+    runs: dict[float, list[int]] = {}
+    for i in layers:
+        runs.setdefault(kept.layers[i], []).append(i)
+    for size, which in runs.items():
+        text = f"{round(size):,} bytes" + (f" x {live} micro-batches" if live > 1 else "") if words else ""
+        every = f"{text} x {n} devices" if n > 1 else text
+        what = f"layer {_ranges(which)}" if words else ""
+        yield Entry("activations", what, size * live, size * live * n, "", text, every, len(which))
+    if stage == p.pp - 1:
+        yield Entry("activations", "outside of layers", kept.rest, kept.rest * n)
+        yield Entry("logits", "logits and what losses keep", kept.logits, kept.logits * n)
+    yield Entry("workspace", "beside what is kept, at most", kept.transient, kept.transient * n)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """``0..2, 5``"""
+    runs: list[list[int]] = []
+    for i in numbers:
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return ", ".join(f"{a}..{b}" if a < b else str(a) for a, b in runs[:4]) + (", .." if len(runs) > 4 else "")
+
+
+def _served(
+    model: Model, held_by: tuple[tuple[Unit, int], ...], local: Workload, setting: Setting, last: bool
+) -> Iterator[Entry]:
+    """What a forward without gradients needs beside weights and cache: operands and results of its largest op."""
+    p = setting.parallel
+    n = p.devices // p.pp
+    most, what = 0, ""
+    for unit, _ in held_by:
+        for node in unit.nodes():
+            if node.op.view or isinstance(node.op, Append):
+                continue
+            ins = (v for v in node.ins if v.param is None and not (v.node and isinstance(v.node.op, Append)))
+            size = sum(nbytes(v.type, local) for v in (*ins, *node.outs) if v.type.dtype != "none")
+            if size > most and not _is_head(node.ins):
+                most, what = size, f"{node.component}: {node.op.kind} {node.name or ''}".rstrip()
+    yield Entry("workspace", what, most / p.tp, most / p.tp * n)
+    if last:
+        logits = numel((local.batch, local.new), local) * model.vocab * local.act / p.tp
+        yield Entry("logits", "logits of every new token", logits, logits * n)
+
+
+def _is_head(ins: tuple[Value, ...]) -> bool:
+    return any(v.param is not None and v.param.role == "head" for v in ins)
+
+
+# --- buffers -------------------------------------------------------------------------------------
+def _buffers(
+    model: Model,
+    graph: Graph,
+    held_by: tuple[tuple[Unit, int], ...],
+    local: Workload,
+    mode: Mode,
+    setting: Setting,
+    split: Mapping[Value, Split],
+) -> Iterator[tuple[str, float]]:
+    """What a device holds of others: (what, bytes).
+
+    ZeRO-3: the weights of two layers, the one that runs and the next, those outside of layers, and the gradients of one
+    before they are scattered. Experts: the rows of one layer that came, and that go back. tp: the stream once whole.
+    cp: the keys of one layer. pp: what came from a stage and what goes to the next.
+    """
+    p, g = setting.parallel, groups(setting)
+    train = mode == "train"
+    act = model.precision.activation
+    if p.devices == 1:
+        return
+    if setting.zero == 3 and (g.shards > 1 or g.expert_shards > 1):
+        inside: list[tuple[float, float]] = []
+        outside = 0.0
+        for unit, times in held_by:
+            weights = gradients = 0.0
+            for value in unit.params():
+                spec = value.param
+                assert spec is not None
+                if spec.buffer or (g.expert_shards if routed(spec) or spec.role == "table" else g.shards) == 1:
+                    continue
+                shape = shard_shape(spec, split.get(value), setting)
+                weights += sum(size_of(held(spec, model.precision, training=train), shape))
+                gradients += math.prod(shape) * gradient_bytes(spec, model)
+            if unit.layer:
+                inside += [(weights, gradients)] * min(times, 2)
+            else:
+                outside += weights
+                inside.append((0.0, gradients))
+        yield "gathered weights of two layers", sum(sorted((x for x, _ in inside), reverse=True)[:2])
+        yield "gathered weights outside of layers", outside
+        if train:
+            yield "gradients of one layer", max(x for _, x in inside)
+    tokens = local.batch * local.new
+    if p.ep > 1:
+        rows = [
+            tokens / p.tp * route.reached(p.ep) * setting.imbalance
+            * sum(sum(size_of(model.precision.sent(way), (1, route.width))) for way in ("dispatch", "combine"))
+            for unit, _ in held_by
+            if (route := routing(unit)) is not None
+        ]  # fmt: skip
+        yield "rows of experts", max(rows, default=0.0)
+    if p.tp > 1:
+        yield "the stream of all of tp", tokens * model.dim * act
+    if p.cp > 1 and mode != "decode":
+        yield "keys of all of cp", max(cached_rows(unit, local, p.tp)[0] for unit, _ in held_by) * p.cp * act
+    if p.pp > 1:
+        yield "streams between stages", 2 * handed_on(graph, local) * act / p.tp

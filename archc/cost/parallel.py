@@ -183,13 +183,12 @@ def _of_stage(
     around: tuple[tuple[Kind, int], ...] = (("all_gather", 2), ("reduce_scatter", 1))  # and how often in a backward
 
     for unit, times in held_by:
-        layers = bool(unit.layers)
         # --- tensor parallelism
         if p.tp > 1:
             stream = numel((local.batch, local.new), local) * model.dim * act
             mixers = sum(1 for v in unit.params() if v in split and split[v].axis == 1)
             for kind, back in around:
-                n = mixers * times * micros * ((runs if layers else 1) + (back if train else 0))
+                n = mixers * times * micros * ((runs if unit.layer else 1) + (back if train else 0))
                 yield from _spread(kind, "the stream (tp)", stream, p.tp, 1, domain, n)
             ends = sum(1 for v in unit.params() if v.param is not None and v.param.role in ("embedding", "head"))
             for kind, _ in around[: 2 if train else 1]:
@@ -202,7 +201,7 @@ def _of_stage(
             for way in ("dispatch", "combine"):
                 form = model.precision.sent(way)
                 row = sum(size_of(form, (1, route.width)))
-                n = times * micros * ((runs if layers else 1) + (1 if train else 0))
+                n = times * micros * ((runs if unit.layer else 1) + (1 if train else 0))
                 hot = setting.imbalance
                 if within > 1:
                     sent = rows * route.reached(p.ep) * (within - 1) / within * row * hot
@@ -216,7 +215,7 @@ def _of_stage(
                     )
         if route is not None and g.channels > 1:
             rows = local.batch * local.new / p.tp * route.active * route.width * act * g.channels
-            n = times * micros * ((runs if layers else 1) + (1 if train else 0))
+            n = times * micros * ((runs if unit.layer else 1) + (1 if train else 0))
             for kind, _ in around:
                 yield from _spread(kind, "rows of experts (tp)", rows, g.channels, p.ep, domain, n)
         # --- sequences
@@ -289,7 +288,7 @@ def _sequences(
 ) -> Iterator[Collective]:
     """What devices of cp send for the attention of a unit."""
     p = setting.parallel
-    runs = runs if unit.layers else 1
+    runs = runs if unit.layer else 1
     if mode == "decode":
         partial = sum(
             numel(node.outs[0].shape, local) * 4 / math.gcd(node.outs[0].type.fixed(2), p.tp)
@@ -354,7 +353,7 @@ def _weights(
         what = "experts" if experts else "weights"
         if shards > 1:
             # What stands outside of layers is gathered once: it is not put away after the forward.
-            gathers = micros * (2 if train and unit.layers else 1) if setting.zero == 3 else 1 if train else 0
+            gathers = micros * (2 if train and unit.layer else 1) if setting.zero == 3 else 1 if train else 0
             yield from _spread("all_gather", f"{what} (fsdp)", weights, shards, stride, domain, times * gathers)
             reduces = (micros if setting.zero > 1 else 1) if train else 0
             yield from _spread(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import starmap
 
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec, Workload, numel, size
@@ -76,6 +77,8 @@ class Unit:
     scopes: tuple[Scope, ...]
     layers: tuple[int, ...] = ()
     """Layers of the stack that are this unit; none for what stands outside."""
+    layer: bool = False
+    """Whether it is a layer, or a module that predicts further tokens: run again, and gathered again, as one."""
 
     def params(self) -> Iterator[Value]:
         """Parameters and buffers that it owns."""
@@ -108,17 +111,19 @@ def units(graph: Graph) -> Units:
     ahead = graph.predictions()
     outside = [s for s in _outside(graph.root) if not any(p.holds(s) for p in ahead)]
     stack = next((i for s in outside for i in s.items if isinstance(i, Stack)), None)
-    kinds = () if stack is None else tuple(
-        Unit(name=kind.cls, scopes=tuple(kind.scopes()), layers=stack.indices(k)) for k, kind in enumerate(stack.kinds)
-    )  # fmt: skip
+    kinds = () if stack is None else tuple(starmap(partial(_layer, stack), enumerate(stack.kinds)))
     before, after = _sides(outside)
     return Units(
         first=Unit(name="embedding", scopes=before),
         kinds=kinds,
         schedule=() if stack is None else stack.schedule,
         last=Unit(name="head", scopes=after),
-        ahead=tuple(Unit(name=f"mtp.{k}", scopes=tuple(_outside(scope))) for k, scope in enumerate(ahead)),
+        ahead=tuple(Unit(name=f"mtp.{k}", scopes=tuple(_outside(scope)), layer=True) for k, scope in enumerate(ahead)),
     )
+
+
+def _layer(stack: Stack, number: int, kind: Scope) -> Unit:
+    return Unit(name=kind.cls, scopes=tuple(kind.scopes()), layers=stack.indices(number), layer=True)
 
 
 def _outside(scope: Scope) -> Iterator[Scope]:

@@ -84,7 +84,12 @@ class KvCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes of all devices together, and of the fullest device. ``fits`` is None where no hardware is given."""
+    """Bytes of all devices together, and of the fullest device. ``fits`` is None where no hardware is given.
+
+    ``optimizer`` holds master copies, of which ``master`` are those alone. ``activations`` live from forward to
+    backward, without ``logits``; ``workspace`` lives beside them at the worst moment; ``buffers`` hold what was
+    gathered from other devices, or came from them. ``stage`` is the pipeline stage of the fullest device.
+    """
 
     weights: int
     gradients: int
@@ -94,6 +99,15 @@ class Memory:
     host: int
     per_device: dict[str, int]
     fits: bool | None
+    logits: int = 0
+    workspace: int = 0
+    buffers: int = 0
+    master: int = 0
+    devices: int = 1
+    stage: int = 0
+    weights_by_format: dict[str, int] = field(default_factory=dict)
+    activations_by_component: dict[str, int] = field(default_factory=dict)
+    kv_cache_by_tier: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

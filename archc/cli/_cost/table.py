@@ -9,8 +9,8 @@ from archc.cli._cost.units import bytes_text, flops_text
 from archc.cost.report import Report
 
 
-def show(report: Report) -> None:
-    """Prints a report."""
+def show(report: Report, room: float | None = None) -> None:
+    """Prints a report; ``room`` is the memory of a device in bytes."""
     from rich.table import Table
 
     w, p, f, c = report.workload, report.params, report.flops, report.kv_cache
@@ -89,13 +89,17 @@ def show(report: Report) -> None:
         if not line.startswith("weighted_fp8_equivalent"):  # a figure that only --format json has
             notes.add_row("-", line.replace("[", "\\["))
     title = f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}"
-    serving: list[Any] = []
+    more: list[Any] = []
+    if report.memory is not None:
+        from archc.cli._cost.memories import table as memory_table
+
+        more += ["", memory_table(report.memory, room)]
     if report.time is not None and report.time.serving is not None:
         from archc.cli._cost.times import by_batch
 
         shown = report.time.serving
-        serving = ["", by_batch(shown) if shown else "no batch fits into memory: see --parallel"]
-    print_all(title, "", table, "", facts, *serving, "", "[dim]conventions[/dim]", notes, width=100)
+        more += ["", by_batch(shown) if shown else "no batch fits into memory: see --parallel"]
+    print_all(title, "", table, "", facts, *more, "", "[dim]conventions[/dim]", notes, width=100)
 
 
 def _share(part: float) -> str:

@@ -1,0 +1,70 @@
+"""Memory, part by part."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from archc.cli._cost.units import bytes_text
+from archc.cost.report import Memory
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NAMES = {"kv_cache": "cache", "buffers": "from other devices"}
+"""What parts are called where their key says too little."""
+
+
+def table(memory: Memory, room: float | None) -> Table:
+    """A line for each part: on all devices together, and on the fullest; ``room`` is what a device has."""
+    from rich.table import Table
+
+    several = memory.devices > 1
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("memory")
+    if several:
+        shown.add_column(f"{memory.devices:,} devices", justify="right")
+        shown.add_column("the fullest", justify="right")
+    else:
+        shown.add_column("bytes", justify="right")
+    shown.add_column("of which", style="dim")
+    totals = {**vars_of(memory), "total": 0}
+    totals["total"] = sum(totals.values())
+    for name, on_device in memory.per_device.items():
+        if not totals[name] and name != "total":
+            continue
+        if name == "total":
+            shown.add_section()
+        both = (totals[name], on_device) if several else (on_device,)
+        style = "bold" if name == "total" else None
+        shown.add_row(NAMES.get(name, name), *map(bytes_text, both), _which(memory, name, room), style=style)
+    if memory.host:
+        shown.add_row("on hosts", *(["-"] if several else []), bytes_text(memory.host), "")
+    return shown
+
+
+def vars_of(memory: Memory) -> dict[str, int]:
+    """The parts of all devices together that lie on devices."""
+    return {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "workspace": memory.workspace,
+        "kv_cache": memory.kv_cache_by_tier.get("device", 0),
+        "buffers": memory.buffers,
+    }
+
+
+def _which(memory: Memory, name: str, room: float | None) -> str:
+    """What a part is made of, where that is worth a word."""
+    if name == "weights" and len([n for n in memory.weights_by_format.values() if n]) > 1:
+        some = sorted(memory.weights_by_format.items(), key=lambda item: -item[1])
+        return ", ".join(f"{form} {bytes_text(n)}" for form, n in some if n >= 0.001 * memory.weights)
+    if name == "optimizer" and memory.master:
+        return f"master copies {bytes_text(memory.master)}"
+    if name == "total" and room is not None:
+        stage = f" (stage {memory.stage})" if memory.stage else ""
+        verdict = "fits" if memory.fits else "does not fit"
+        return f"{verdict}: a device has {bytes_text(room)}{stage}"
+    return ""
