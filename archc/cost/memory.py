@@ -270,14 +270,18 @@ def _activations(graph: Graph, w: Workload, setting: Setting) -> _Kept:
     )
 
 
-def in_flight(setting: Setting, stage: int, batch: int) -> int:
+def in_flight(setting: Setting, stage: int, batch: int) -> float:
     """Micro-batches whose activations a stage keeps at a time: those that are on their way to the last stage and back.
 
-    1F1B: pp - stage (arXiv:2104.04473, section 2.2.1), as ZB-H1; DualPipe pp + 1 of half as much each
-    (arXiv:2412.19437, table 2).
+    1F1B: pp - stage (arXiv:2104.04473, section 2.2.1), as ZB-H1; in interleaved chunks more, pp + (pp - 1) / chunks on
+    the first stage (arXiv:2205.05198, section 4.2.3); DualPipe pp + 1 of half as much each (arXiv:2412.19437, table 2).
     """
-    pp = setting.parallel.pp
-    most = pp + 1 if setting.schedule == "dualpipe" and pp > 1 else pp - stage
+    pp, chunks = setting.parallel.pp, setting.chunks
+    most: float = pp - stage
+    if pp > 1 and setting.schedule == "dualpipe":
+        most = pp + 1
+    elif pp > 1 and chunks > 1:
+        most = (2 * (pp - stage - 1) + (chunks - 1) * pp + 1) / chunks
     return min(setting.micros(batch), most)
 
 
@@ -291,7 +295,7 @@ def _saved(
     for i in layers:
         runs.setdefault(kept.layers[i], []).append(i)
     for size, which in runs.items():
-        text = f"{round(size):,} bytes" + (f" x {live} micro-batches" if live > 1 else "") if words else ""
+        text = f"{round(size):,} bytes" + (f" x {live:g} micro-batches" if live > 1 else "") if words else ""
         every = f"{text} x {n} devices" if n > 1 else text
         what = f"layer {_ranges(which)}" if words else ""
         yield Entry("activations", what, size * live, size * live * n, "", text, every, len(which))

@@ -213,6 +213,13 @@ def test_more_shards_never_take_more(ways: int) -> None:
         assert all(many[section] <= few[section] for section in ("weights", "gradients", "optimizer"))
 
 
+def test_interleaved_chunks_keep_more_of_the_first_stage() -> None:
+    """Megatron-LM's 1 + (p - 1) / (p m) of a whole pipeline (arXiv:2205.05198, section 4.2.3)."""
+    s = setting("llama_3_1_8b", "pp=8", chunks=2)
+    assert in_flight(s, 0, 64) == pytest.approx(8 * (1 + 7 / (8 * 2)))
+    assert in_flight(s, 7, 64) == pytest.approx((8 + 1) / 2)
+
+
 def test_imbalance_fills_the_busiest_device() -> None:
     name = "deepseek_v3"
     even, busy = (
