@@ -61,7 +61,11 @@ def convert(
     computed = getattr(family, "COMPUTED", frozenset())
     left_out = [key for key in reader.filled if family.DEFAULTS.get(key) is not None or key in computed]
     notes = [f"Not in the config, so as the class has it: {', '.join(left_out)}."] if left_out else []
-    notes += [stored] if stored else []
+    if stored is not None:
+        told, precision = stored
+        notes.append(told)
+        if precision is not None:
+            spec = replace(spec, fields=spec.fields | {"precision": precision})
     return write(spec, name, doc, [line for note in notes for line in textwrap.wrap(note, 98)]), sink.in_order()
 
 

@@ -142,15 +142,16 @@ arch 1
 ## DeepSeek-V4: attention over a window and compressed entries, residual streams, mixture of experts.
 ## Imported from config.json (transformers model type `deepseek_v4`).
 model deepseek_v4_flash {
-  vocab    = 129_280
-  dim      = 4096
-  layers   = 43
-  context  = 1Mi
-  norm     = rms { eps = 1e-6 }
-  head     = untied
-  residual = mhc { streams = 4, sinkhorn_iters = 20, hc_eps = 1e-6 }
-  init     = normal { std = 0.02 }
-  mtp      = mtp_streams { depth = 1, attention = swa, ffn = moe }
+  vocab     = 129_280
+  dim       = 4096
+  layers    = 43
+  context   = 1Mi
+  norm      = rms { eps = 1e-6 }
+  head      = untied
+  residual  = mhc { streams = 4, sinkhorn_iters = 20, hc_eps = 1e-6 }
+  init      = normal { std = 0.02 }
+  precision = fp8_fp4
+  mtp       = mtp_streams { depth = 1, attention = swa, ffn = moe }
 
   attention swa = windowed {
     heads      = 64
@@ -198,7 +199,7 @@ def test_a_person_reads_it() -> None:
 
 def test_drawers_of_modules_for_further_tokens_alone_stand_behind_the_others() -> None:
     text, _ = convert(DEEPSEEK_V4_PRO, "model_x", mtp=True)
-    assert "mtp      = mtp_streams { depth = 1, attention = swa, ffn = moe }\n" in text
+    assert "mtp       = mtp_streams { depth = 1, attention = swa, ffn = moe }\n" in text
     assert "attention swa = hca { rope = rope { theta = 10_000, pairs = interleaved }, compress = none }\n" in text
     assert "attention = [hca * 2, (csa, hca) * 29, csa]" in text
     assert "swa" not in convert(DEEPSEEK_V4_PRO, "model_x")[0]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import re
 from typing import Any
 
 import pytest
@@ -316,3 +317,23 @@ def test_examples_of_codes(code: Any, tmp_path: Any) -> None:
 
     assert codes(code.failing) == {code.id}
     assert codes(code.fixed) == set()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "stored", "written"),
+    [
+        ("llama", None, None),
+        ("llama", FP8, "precision = fp8"),
+        ("llama", FP8 | {"weight_block_size": [64, 64]}, "precision = fp8 { block = 64 }"),
+        ("llama", FP8 | {"weight_block_size": [64, 128]}, None),
+        ("deepseek_v3", FP8 | {"scale_fmt": "ue8m0"}, "precision = fp8 { scales = ue8m0 }"),
+        ("deepseek_v4", FP8 | {"scale_fmt": "ue8m0", "expert_dtype": "fp4"}, "precision = fp8_fp4"),
+        ("deepseek_v4", FP8 | {"expert_dtype": "fp4"}, "precision = fp8_fp4 { scales = fp32 }"),
+        ("gpt_oss", {"quant_method": "mxfp4"}, "precision = mxfp4"),
+    ],
+)
+def test_the_format_of_a_checkpoint_is_its_precision(model_type: str, stored: Any, written: str | None) -> None:
+    text, diagnostics = converted(small(model_type) | ({} if stored is None else {"quantization_config": stored}))
+    assert diagnostics == ()
+    found = re.findall(r"^  (precision) +(= .*)$", text, re.MULTILINE)
+    assert found == ([] if written is None else [tuple(written.split(" ", 1))])

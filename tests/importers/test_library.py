@@ -15,9 +15,10 @@ from tests.importers.configs import MIXTURES, PARAMETERS, PUBLISHED, converted
 UNSAID: dict[str, dict[str, Any]] = {
     "deepseek_v2_lite": {"moe.router.balance_weight": 0},
     "deepseek_v2": {"moe.router.balance_weight": 0},
-    "deepseek_v3": {"moe.router.balance_weight": 0},
-    "deepseek_v4_flash": {"moe.router.balance_weight": 0},
-    "deepseek_v4_pro": {"moe.router.balance_weight": 0},
+    "deepseek_v3": {"moe.router.balance_weight": 0, "optimizer": "adamw"},
+    "kimi_k2": {"precision.working": "fp8", "optimizer": "adamw"},
+    "deepseek_v4_flash": {"moe.router.balance_weight": 0, "optimizer": "adamw"},
+    "deepseek_v4_pro": {"moe.router.balance_weight": 0, "optimizer": "adamw"},
 }
 """How the library's models are trained, of which the implementation in transformers knows nothing."""
 

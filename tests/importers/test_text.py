@@ -51,14 +51,15 @@ arch 1
 ## DeepSeek-V3: latent attention, mixture of experts balanced by biases, pre-norm.
 ## Imported from config.json (transformers model type `deepseek_v3`).
 model deepseek_v3 {
-  vocab   = 129_280
-  dim     = 7168
-  layers  = 61
-  context = 160Ki
-  norm    = rms { eps = 1e-6 }
-  head    = untied
-  init    = normal { std = 0.02 }
-  mtp     = concat { depth = 1 }
+  vocab     = 129_280
+  dim       = 7168
+  layers    = 61
+  context   = 160Ki
+  norm      = rms { eps = 1e-6 }
+  head      = untied
+  init      = normal { std = 0.02 }
+  precision = fp8
+  mtp       = concat { depth = 1 }
 
   attention = mla {
     heads    = 128
