@@ -165,7 +165,7 @@ def command(
     from archc.cost.explain import explain
 
     try:
-        explanation = explain(resolved, graph, report, key)
+        explanation = explain(resolved, graph, report, key, setting)
     except KeyError as error:
         raise click.UsageError(f"no figure `{key}`; there are {', '.join(error.args[1])}") from error
     if format == "json":

@@ -11,6 +11,7 @@ from typing import Any
 from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost, tidy
 from archc.cost.formats import WEIGHT, product_of
 from archc.cost.report import Report
+from archc.cost.setting import Setting
 from archc.diagnostics import Span
 from archc.graph import Graph, Node, Scope
 from archc.ops import ParamSpec, Store, Table, Type, Workload, numel, size
@@ -64,8 +65,8 @@ class Explanation:
         }
 
 
-def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation:
-    """The figure at ``key`` of a report, taken apart. Raises KeyError with the keys there are."""
+def explain(model: Model, graph: Graph, report: Report, key: str, setting: Setting | None = None) -> Explanation:
+    """The figure at ``key`` of a report made in a ``setting``, taken apart. Raises KeyError with the keys there are."""
     value = report.value(key)
     section, _, rest = key.partition(".")
     component = rest.rpartition(".")[2] if ".by_component." in key else None
@@ -77,6 +78,11 @@ def explain(model: Model, graph: Graph, report: Report, key: str) -> Explanation
         parts = _cache(model.cache, graph, report, rest, component)
     else:
         parts = []
+    if section == "time" and setting is not None and report.time is not None:
+        from archc.cost.timed import terms
+
+        found = tuple(terms(model, graph, report, rest, setting))
+        return Explanation(key=key, value=value, terms=found, sources=())
     scopes = dict.fromkeys(scope for _, scope in parts)
     per_token = section == "flops" and (rest.endswith("_per_token") or rest == "weighted_fp8_equivalent")
     return Explanation(

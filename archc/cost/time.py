@@ -161,6 +161,17 @@ class Step:
             found = [(a + b) * 0.5 for a, b in zip(found, reversed(found), strict=True)]
         return found
 
+    def shares(self) -> list[tuple[int, float]]:
+        """The stages whose works make up the time of a step, and how many micro-batches of each."""
+        pp = self.setting.parallel.pp
+        times = [spent.total for spent in self.stage_times()]
+        busiest = max(range(pp), key=times.__getitem__)
+        if self.mode != "train":
+            return [(stage, self.micros if stage == busiest else 1) for stage in range(pp)]
+        if self.setting.schedule == "dualpipe":
+            return [(busiest, self.micros / 2), (pp - 1 - busiest, self.micros / 2)]
+        return [(busiest, self.micros)]
+
     # --- optimizer -------------------------------------------------------------------------------
     def optimizer(self, stage: int) -> float:
         """Seconds in which a device moves its part of a stage's parameters: gradient and state read, state and weights
@@ -232,17 +243,19 @@ class Step:
                 work = work + one
             repeats = p.pp
         sent = waited = 0.0
-        # By links and by the network at the same time: what comes over the one is passed on over the other.
+        # Exchanges go by links and by the network at once: what comes over the one is passed on over the other.
         bare, hidden = {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
         for what in self.sent():
             seconds = self.seconds(what)
-            if self.waits(what):
+            sent += seconds
+            if what.kind == "all_to_all":
+                alone = self.alone() if self.mode == "train" else repeats
+                bare[what.network] += alone * seconds
+                hidden[what.network] += max(0.0, 1 - alone) * seconds
+            elif self.waits(what):
                 waited += seconds * repeats
             else:
-                alone = self.alone() if what.kind == "all_to_all" else 0.0
-                bare[what.network] += alone * seconds
-                hidden[what.network] += (1 - alone) * seconds
-            sent += seconds
+                hidden[what.network] += seconds
         exposed = waited + max(bare.values()) + max(0.0, max(hidden.values()) - work.total)
         busy = work.total + exposed
         idle = bubble(self.setting, w.batch) if self.mode == "train" else 0.0

@@ -66,8 +66,8 @@ class Work:
     @property
     def what(self) -> str:
         """What it is called in an explanation."""
-        named = [f"{n.name} ({n.op.kind})" if n.name else n.op.kind for n in self.kernel.nodes]
-        return named[0] if len(named) == 1 else f"{named[0]} .. {named[-1]}, {len(named)} row-wise ops"
+        named = [n.name or n.op.kind for n in self.kernel.nodes]
+        return named[0] if len(named) == 1 else f"{len(named)} ops to {named[-1]}"
 
     @property
     def multiplies(self) -> bool:

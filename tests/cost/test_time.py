@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archc.cost.count import count, workload
+from archc.cost.explain import explain
 from archc.cost.report import Mode, Time
 from archc.cost.setting import Parallel, Setting
 from archc.cost.time import Step
@@ -171,3 +172,35 @@ def test_a_budget_of_tokens_costs_hours_and_money() -> None:
     assert found.gpu_hours == pytest.approx(2 * 1e12 / found.tokens_per_s / 3600)
     assert found.money == pytest.approx(2 * (found.gpu_hours or 0))
     assert found.days == pytest.approx((found.gpu_hours or 0) / 48)
+
+
+# --- taken apart ---------------------------------------------------------------------------------
+APART = ("total_s", "compute_s", "memory_s", "communication_s", "parts.compute", "parts.memory", "parts.launch", "mfu")
+
+
+@pytest.mark.parametrize("key", APART)
+@pytest.mark.parametrize(
+    ("spec", "mode", "setting", "sizes"),
+    [
+        ("deepseek_v3", "train", Setting(hardware=machine("h800"), parallel=Parallel(pp=4, ep=8, fsdp=8)), (64, 4096)),
+        (
+            "deepseek_v3",
+            "train",
+            Setting(hardware=machine("h800"), parallel=Parallel(pp=4, dp=2), schedule="dualpipe", recompute="full"),
+            (16, 1024),
+        ),
+        ("deepseek_v4_flash", "prefill", Setting(hardware=machine(), parallel=Parallel(tp=4, pp=2)), (4, 2048)),
+        ("llama_3_1_8b", "decode", Setting(hardware=machine()), (8, 1)),
+    ],
+)
+def test_the_terms_of_a_time_sum_to_it(
+    spec: str, mode: Mode, setting: Setting, sizes: tuple[int, int], key: str
+) -> None:
+    model, graph = planned(spec)
+    batch, seq = sizes
+    context = 4096 if mode == "decode" else None
+    report = count(model, graph, mode=mode, batch=batch, seq=seq, context=context, setting=setting)
+    found = explain(model, graph, report, f"time.{key}", setting)
+    assert sum(term.total for term in found.terms) == pytest.approx(found.value, rel=1e-6)
+    if key == "total_s":
+        assert len(found.terms) > 5

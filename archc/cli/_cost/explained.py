@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from archc.cli._console import print_all
+from archc.cli._cost.units import seconds_text
 from archc.cost.explain import Explanation
 
 
@@ -12,14 +14,16 @@ def show(e: Explanation) -> None:
     """Prints an explanation."""
     from rich.table import Table
 
-    value = f"{e.value:,}" if isinstance(e.value, int | float) else e.value
+    of_time = e.key.endswith("_s") or e.key.startswith("time.parts.")
+    text: Callable[[float], str] = seconds_text if of_time else "{:,}".format
+    value = text(e.value) if isinstance(e.value, int | float) else e.value
     parts: list[Any] = [f"[bold]{e.key}[/bold] = {value}", ""]
     if e.terms:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("term", "count", "one of them", "together"):
             table.add_column(column, justify="right" if column in ("count", "together") else "left", overflow="fold")
         for term in e.terms:
-            table.add_row(term.what, f"{term.count:,}", term.formula.replace("[", "\\["), f"{term.total:,}")
+            table.add_row(term.what, f"{term.count:,}", term.formula.replace("[", "\\["), text(term.total))
         parts.append(table)
         if e.over > 1:
             parts.append(f"all together {sum(t.total for t in e.terms):,}, of {e.over:,} tokens")
