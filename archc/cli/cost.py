@@ -11,7 +11,7 @@ from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
     from archc.cost.report import Mode
-    from archc.cost.setting import Parallel, Recompute
+    from archc.cost.setting import Parallel, Recompute, Schedule
 
 
 class Quantity(click.ParamType):
@@ -78,6 +78,35 @@ class Ways(click.ParamType):
     show_default=True,
     help="What a backward pass computes again instead of keeping it.",
 )
+@click.option("--micro", type=Quantity(), help="Rows of a replica at a time; by default all, with pipeline stages 1.")
+@click.option(
+    "--zero",
+    type=click.IntRange(1, 3),
+    default=3,
+    show_default=True,
+    help="What fsdp shards: 1 optimizer state, 2 gradients too, 3 parameters too.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["1f1b", "zero_bubble", "dualpipe"]),
+    default="1f1b",
+    show_default=True,
+    help="How pipeline stages take turns.",
+)
+@click.option(
+    "--chunks",
+    type=Quantity(),
+    default=1,
+    show_default=True,
+    help="Pieces of the model on a stage, interleaved (1f1b).",
+)
+@click.option(
+    "--imbalance",
+    type=click.FloatRange(min=1),
+    default=1.0,
+    show_default=True,
+    help="Work of the busiest device of ep over the mean.",
+)
 @click.option(
     "--tokens", type=Quantity(), help="Tokens of a training run: its GPU-hours, days and, with a price, money."
 )
@@ -113,6 +142,11 @@ def command(
     gpus: int | None,
     parallel: Parallel | None,
     recompute: Recompute,
+    micro: int | None,
+    zero: Literal[1, 2, 3],
+    schedule: Schedule,
+    chunks: int,
+    imbalance: float,
     tokens: int | None,
     price: float | None,
     cache_from: Literal["host", "disk"] | None,
@@ -144,6 +178,11 @@ def command(
         )
         setting = replace(
             setting,
+            micro=micro,
+            zero=zero,
+            schedule=schedule,
+            chunks=chunks,
+            imbalance=imbalance,
             serving=setting.hardware is not None and mode != "train" and key is None,
             cache_from=cache_from,
             speculate=speculate or 0,

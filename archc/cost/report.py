@@ -163,8 +163,8 @@ class Time:
     tokens_per_s: float
     gpu_hours: float | None
     mfu: float
-    parts: dict[str, float]
-    flops_per_device: float
+    parts: dict[str, float] = field(default_factory=dict)
+    flops_per_device: float = 0.0
     days: float | None = None
     money: float | None = None
     serving: tuple[Serving, ...] | None = None

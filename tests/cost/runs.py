@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from archc.cost.count import count
+from archc.cost.count import workload
 from archc.cost.report import Time
 from archc.cost.setting import Parallel, Setting
+from archc.cost.time import time
 from archc.drawers import drawer_class
 from archc.graph import Graph
 from archc.importers import load
@@ -166,7 +167,8 @@ def planned(spec: str) -> tuple[Model, Graph]:
 def timed(run: Run, setting: Setting | None = None) -> Time:
     """The time of a step of a run."""
     model, graph = planned(run.spec)
-    found = count(model, graph, mode="train", batch=run.batch, seq=run.seq, setting=setting or run.setting).time
+    w, _ = workload(model, "train", run.batch, run.seq, None)
+    found = time(model, graph, w, "train", setting or run.setting)
     assert found is not None
     return found
 
@@ -187,24 +189,24 @@ def tables() -> Iterator[str]:
     yield "| run | devices, plan | published hours | ours | deviation | MFU | source |"
     yield "|---|---|---:|---:|---:|---:|---|"
     for run in RUNS:
-        time, hw = timed(run), run.setting.hardware
+        step, hw = timed(run), run.setting.hardware
         assert hw is not None
-        assert time.gpu_hours is not None
+        assert step.gpu_hours is not None
         devices = f"{run.setting.parallel.devices:,} {hw.kind}, {_plan(run.setting)}"
-        off = 100 * (time.gpu_hours / run.hours - 1)
+        off = 100 * (step.gpu_hours / run.hours - 1)
         yield (
-            f"| `{run.spec}` | {devices} | {_hours(run.hours)} | {_hours(time.gpu_hours)} | {off:+.0f} %"
-            f" | {100 * time.mfu:.1f} % | {run.source} |"
+            f"| `{run.spec}` | {devices} | {_hours(run.hours)} | {_hours(step.gpu_hours)} | {off:+.0f} %"
+            f" | {100 * step.mfu:.1f} % | {run.source} |"
         )
     yield from ("", "A step of DeepSeek-V3's run, in parts:", "")
-    time = timed(V3)
+    step = timed(V3)
     yield from ("| part | seconds | share |", "|---|---:|---:|")
-    for name, seconds in time.parts.items():
-        yield f"| {name} | {seconds:.3f} | {100 * seconds / time.total_s:.1f} % |"
-    yield f"| total | {time.total_s:.3f} | 100.0 % |"
-    yield f"| all arithmetic | {time.compute_s:.3f} | |"
-    yield f"| all bytes | {time.memory_s:.3f} | |"
-    yield f"| all that is sent | {time.communication_s:.3f} | |"
+    for name, seconds in step.parts.items():
+        yield f"| {name} | {seconds:.3f} | {100 * seconds / step.total_s:.1f} % |"
+    yield f"| total | {step.total_s:.3f} | 100.0 % |"
+    yield f"| all arithmetic | {step.compute_s:.3f} | |"
+    yield f"| all bytes | {step.memory_s:.3f} | |"
+    yield f"| all that is sent | {step.communication_s:.3f} | |"
     yield from ("", "The same run under other rules:", "")
     yield from ("| rules | hours | deviation |", "|---|---:|---:|")
     for name, setting in OTHER_RULES:

@@ -14,7 +14,7 @@ from archc.cost.count import count, workload
 from archc.cost.explain import explain
 from archc.cost.report import Mode, Time
 from archc.cost.setting import Parallel, Setting
-from archc.cost.time import Step
+from archc.cost.time import Step, time
 from archc.drawers import drawer_class
 from archc.graph import Graph
 from archc.importers import load
@@ -38,7 +38,11 @@ def machine(kind: str = "h100", **figures: Any) -> Hardware:
 
 def timed(spec: str, mode: Mode, setting: Setting, **given: Any) -> Time:
     model, graph = planned(spec)
-    found = count(model, graph, mode=mode, setting=setting, **given).time
+    if setting.serving or setting.cache_from or setting.speculate:
+        found = count(model, graph, mode=mode, setting=setting, **given).time
+    else:  # without counting memory
+        w, _ = workload(model, mode, given.get("batch", 1), given.get("seq"), given.get("context"))
+        found = time(model, graph, w, mode, setting)
     assert found is not None
     return found
 
