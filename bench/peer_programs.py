@@ -172,8 +172,8 @@ def megatron(folder: Path, arguments: dict[str, Any]) -> Answers:
         "parameters": printed.after("Total number of parameters in billions:") * 1e9,
         "active": printed.after("Total number of active parameters in billions:") * 1e9,
         "train": names["num_floating_point_operations"](args, 1) / args.seq_length,
-        "weights and optimizer of a device": weights,
-        "activations of a device": kept,
+        "state": weights,
+        "activations": kept,
     }
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import archc
+from archc.cost.count import count
+from archc.cost.setting import Parallel, Setting
+from archc.plan import plan
 from bench import peer_programs
 from tests.importers.configs import PUBLISHED
 
@@ -37,6 +40,7 @@ QUESTIONS = {
     "prefill": "Forward FLOPs of a token, mean of a prefill of 4,096",
     "decode": "Forward FLOPs of decoding token 4,096",
     "train": "FLOPs of a token in training at 4,096, forward and backward",
+    "state": "Bytes of a device for weights, gradients and AdamW: 2 + 4 a parameter, and 12 over its replicas (ZeRO-1)",
 }
 SOURCES = {
     ("parameters", "llama_3_1_8b"): "8B",
@@ -51,6 +55,9 @@ SOURCES = {
 
 PLAIN, CAREFUL = "FlopCounterMode", "FlopCounterMode, with care"
 LLMVIZ, LLM_VIEWER, MEGATRON = "llmviz", "LLM-Viewer", "Megatron-LM"
+
+PLANS = {"llama_3_1_8b": "fsdp=8", "qwen3_235b_a22b": "fsdp=256,ep=32", "deepseek_v3": "fsdp=2048,ep=64"}
+"""Plans of the last question, as `archc cost --parallel` has them."""
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "llama_3_1_8b": {
@@ -78,8 +85,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "moe_router_topk": 8,
         "padded_vocab_size": 151936,
         "world_size": 256,
-        "data_parallel_size": 32,
-        "pipeline_model_parallel_size": 8,
+        "data_parallel_size": 256,
         "expert_model_parallel_size": 32,
     },
     "deepseek_v3": {
@@ -101,8 +107,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "moe_router_topk": 8,
         "padded_vocab_size": 129280,
         "world_size": 2048,
-        "data_parallel_size": 128,
-        "pipeline_model_parallel_size": 16,
+        "data_parallel_size": 2048,
         "expert_model_parallel_size": 64,
     },
 }
@@ -119,7 +124,7 @@ def ours(model: str) -> dict[str, tuple[float, float]]:
     def both(x: float) -> tuple[float, float]:
         return x, x
 
-    return {
+    answers = {
         "parameters": both(train.params.total),
         "active": both(train.params.active),
         "cache": both(decode.kv_cache.bytes_per_token),
@@ -127,6 +132,19 @@ def ours(model: str) -> dict[str, tuple[float, float]]:
         "decode": (decode.flops.ideal.forward_per_token, decode.flops.executed.forward_per_token),
         "train": (train.flops.ideal.train_per_token, train.flops.executed.train_per_token),
     }
+    if model in PLANS:
+        answers["state"] = both(state(model))
+    return answers
+
+
+def state(model: str) -> int:
+    """Bytes of weights, gradients and optimizer of the fullest device, in bfloat16 with AdamW, without MTP."""
+    spec = archc.load(model, set={"precision": "bf16", "optimizer": "adamw", "mtp": "none"})
+    setting = Setting(parallel=Parallel.parse(PLANS[model]), zero=1)
+    rows = setting.parallel.fsdp
+    held = count(spec, plan(spec), mode="train", batch=rows, seq=peer_programs.SEQ, setting=setting).memory
+    assert held is not None
+    return sum(held.per_device[part] for part in ("weights", "gradients", "optimizer"))
 
 
 def asked(megatron: Path | None, llm_viewer: Path | None) -> dict[str, Any]:
@@ -179,24 +197,26 @@ def tables(data: dict[str, Any]) -> list[str]:
         head = ["published", "archc", *(["archc, executed"] if flops else []), *programs]
         lines = [f"**{title}**", "", f"| | {' | '.join(head)} |", "|---|" + "---:|" * len(head)]
         for model, shown in MODELS.items():
+            if question not in mine[model]:
+                continue
             ideal, executed = mine[model][question]
             cells = [SOURCES.get((question, model), ""), _figure(ideal, flops)]
             if flops:
                 cells.append(_figure(executed, flops) + _off(executed, ideal))
             for program in programs:
                 said = answers[program].get(model, {}).get(question)
-                cells.append("" if said is None else _answer(program, said, ideal, flops))
+                cells.append("" if said is None else _answer(program, question, said, ideal))
             lines.append(f"| {shown} | {' | '.join(cells)} |")
         found.append("\n".join(lines))
     return found
 
 
-def _answer(program: str, said: float, right: float, flops: bool) -> str:
+def _answer(program: str, question: str, said: float, right: float) -> str:
     """A program's figure and how far it is off; Megatron-LM prints parameters in billions, with two decimals."""
-    if program == MEGATRON and not flops:
+    if program == MEGATRON and question in {"parameters", "active"}:
         shown = f"{said / 1e9:.2f} B"
         return shown + (", equal" if shown == f"{right / 1e9:.2f} B" else _off(said, right))
-    return _figure(said, flops) + _off(said, right)
+    return _figure(said, question in {"prefill", "decode", "train"}) + _off(said, right)
 
 
 def _figure(x: float, flops: bool) -> str:

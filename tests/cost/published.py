@@ -21,7 +21,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
 BEGIN = "<!-- written by tests/cost/published.py -->\n"
 END = "<!-- end of what is written -->\n"
 
-UNITS = {"": 1, "K": 1e3, "KB": 1e3, "B": 1e9, "T": 1e12, "G": 1e9, "%": 1e-2}
+UNITS = {"": 1, "K": 1e3, "KB": 1e3, "B": 1e9, "T": 1e12, "G": 1e9, "%": 1e-2, "GiB": 2**30}
 """Factors of published units: thousands as the papers have them; B is a billion parameters, T a trillion."""
 
 V2, V3, V3_README = "arXiv:2405.04434", "arXiv:2412.19437", "deepseek-ai/DeepSeek-V3 README_WEIGHTS"
@@ -347,10 +347,26 @@ FIGURES = (
     _total("gpt_oss_20b", "20.91B", GPT_OSS),
     *_parts("gpt_oss_20b", mlp="19.12B", attention="0.64B", ends="1.16B"),
     _total("gpt_oss_20b", "20,914,757,184", META, rule="equal"),
+    Figure(
+        spec="gpt_oss_20b",
+        what="weights",
+        published="12.8 GiB",
+        key="memory.weights",
+        source=GPT_OSS,
+        convention="experts in FP4 with scales, the rest in bfloat16",
+    ),
     _active("gpt_oss_20b", "3.61B", WITHOUT, NO_EMBEDDING, GPT_OSS),
     _total("gpt_oss_120b", "116.83B", GPT_OSS),
     *_parts("gpt_oss_120b", mlp="114.71B", attention="0.96B", ends="1.16B"),
     _total("gpt_oss_120b", "116,829,156,672", META, rule="equal"),
+    Figure(
+        spec="gpt_oss_120b",
+        what="weights",
+        published="60.8 GiB",
+        key="memory.weights",
+        source=GPT_OSS,
+        convention="experts in FP4 with scales, the rest in bfloat16",
+    ),
     _active("gpt_oss_120b", "5.13B", WITHOUT, NO_EMBEDDING, GPT_OSS),
 )
 
@@ -358,6 +374,7 @@ FIGURES = (
 HEADINGS = {
     "parameters": ("parameters", "parameters with MTP", "MTP", "part"),
     "active parameters": ("active",),
+    "bytes of the checkpoint": ("weights",),
     "cache of a token": ("cache of a token",),
     "FLOPs of training": ("training FLOPs",),
     "FLOPs of decoding": ("decoding FLOPs",),
