@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -26,17 +26,28 @@ class Term:
     finish: Callable[[Tensor], Tensor] | None
 
 
-@dataclass(kw_only=True)
+class States:
+    """Hidden states that layers left.
+
+    No list, as `Effects` is no dataclass: FSDP2 copies both where they hold tensors with a gradient, and what later
+    layers leave in a copy is lost.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[Tensor] = []
+
+
 class Effects:
     """What is wanted of the layers, and what they left."""
 
-    learning: bool  # there are labels: losses are evaluated
-    counting: bool  # loads are counted
-    graded: bool  # the forward as a whole has a gradient
-    index_stage: Stage = "off"
-    terms: list[Term] = field(default_factory=list)
-    loads: list[Load] = field(default_factory=list)
-    read: bool = False  # the losses are: what is added now runs again, and would only hold memory
+    def __init__(self, *, learning: bool, counting: bool, graded: bool, index_stage: Stage = "off") -> None:
+        self.learning = learning  # there are labels: losses are evaluated
+        self.counting = counting  # loads are counted
+        self.graded = graded  # the forward as a whole has a gradient
+        self.index_stage: Stage = index_stage
+        self.terms: list[Term] = []
+        self.loads: list[Load] = []
+        self.read = False  # the losses are: what is added now runs again, and would only hold memory
 
     def wants(self, name: str) -> bool:
         """Whether the loss of that name is evaluated."""

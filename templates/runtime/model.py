@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from ..kernels.state import DTYPES, Ring, Table
 from .balance import Load, add_up, recomputing, update
 from .cache import Cache
-from .effects import Effects, Stage
+from .effects import Effects, Stage, States
 from .generate import Generation, generate
 from .recompute import Recompute
 from .rows import Rows
+from .sharded import group_of
 from .step import StepBase
 from .time import Time
 from .weights import SHARD_BYTES, save_weights
@@ -45,6 +46,10 @@ class LanguageModel(nn.Module):
     """Whether some of its attention picks what it looks at, by scores that learn."""
     streams: ClassVar[int] = 1
     """Residual streams that layers pass on."""
+    mesh: Any = None
+    """The processes that it is sharded over, if it is. See `parallelize.apply_fsdp`."""
+    param_dtype: torch.dtype | None = None
+    """What its weights are cast to where they are used, if they are sharded and cast."""
     last_generation: Generation | None = None
     """What the last call of `generate` did."""
 
@@ -146,8 +151,8 @@ class LanguageModel(nn.Module):
         out = Output(logits=logits)
         if counting:
             add_up(self.loads, effects.take_loads())
-        if hidden_states:
-            out.hidden_states = tuple(rows.unpack(state) for state in step.hidden_states or ())
+        if step.hidden_states is not None:
+            out.hidden_states = tuple(rows.unpack(state) for state in step.hidden_states.found)
         if labels is not None:
             out.loss = out.lm_loss = cross_entropy(logits, rows.targets(labels))
             for name, value, weight in effects.losses():
@@ -179,7 +184,7 @@ class LanguageModel(nn.Module):
         """The step, the normed output of the last layer, and what modules of MTP read, in the model's columns."""
         time = time_of(rows, position_ids, cache)
         step = self.step(rows.pack(input_ids), time, cache)
-        step.hidden_states = [] if hidden_states else None
+        step.hidden_states = States() if hidden_states else None
         step.effects, step.streams = effects, self.streams
         step.recompute = self.recompute if cache is None and torch.is_grad_enabled() else "none"
         x, carried = pair(self.hidden(step))
@@ -219,7 +224,7 @@ class LanguageModel(nn.Module):
         like = next(self.parameters())
         dtype = DTYPES.get(layout or self.cache_layout, torch.bfloat16)  # of what a layout that packs does not pack
         if layout is None:
-            wider = torch.promote_types(dtype, like.dtype)
+            wider = torch.promote_types(dtype, self.param_dtype or like.dtype)
             layout, dtype = (self.cache_layout if wider == dtype else None), wider
         return Cache(layers, batch, max_tokens, max_rewind, dtype=dtype, device=like.device, layout=layout)
 
@@ -242,6 +247,11 @@ class LanguageModel(nn.Module):
         """
         if speculate < 0:
             raise ValueError(f"needs speculate >= 0, got {speculate}")
+        if self.mesh is not None and (speculate or eos is not None):
+            raise ValueError(
+                "the model is sharded: all processes have to run equally many passes, so generate without eos and"
+                " speculate, or save its weights and generate in one process"
+            )
         ids, self.last_generation = self.generator_of(speculate)(
             self,
             input_ids,
@@ -263,8 +273,11 @@ class LanguageModel(nn.Module):
 
     def after_step(self, group: Any = None) -> None:
         """What has to happen between optimizer steps: router biases move by the loads of training forwards since the
-        last call, summed over a process group. See `balance.update`; a model without such biases has nothing to do.
+        last call, summed over a process group (None: those that the model is sharded over, or all). See
+        `balance.update`; a model without such biases has nothing to do.
         """
+        if group is None and self.mesh is not None:
+            group = group_of(self.mesh)
         update(self.loads, self.buffers(), group)
 
     def save_weights(

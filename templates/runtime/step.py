@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .balance import Load, count_choices
 from .cache import NO_STATE, Cache, NoState
-from .effects import Effects
+from .effects import Effects, States
 from .recompute import Recompute, Region, regions
 from .time import Time
 
@@ -23,7 +23,7 @@ class StepBase:
     tokens: Tensor  # [B, S]
     time: Time
     cache: Cache | None
-    hidden_states: list[Tensor] | None = None  # filled by `record` where the caller asked for them
+    hidden_states: States | None = None  # filled by `record` where the caller asked for them
     effects: Effects | None = None  # where layers leave losses and loads, if anybody wants them
     recompute: Recompute = "none"
     streams: int = 1  # that layers pass on
@@ -43,7 +43,7 @@ class StepBase:
     def record(self, x: Tensor) -> None:
         """Keeps the input of a layer for the caller who asked for hidden states."""
         if self.hidden_states is not None:
-            self.hidden_states.append(x)
+            self.hidden_states.found.append(x)
 
     def wants(self, loss: str) -> bool:
         """Whether a loss is evaluated: all where there are labels, that of indexers only without a cache and unless

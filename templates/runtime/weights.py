@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, write, write_sharded
 from .formats import Stored, stored
 from .names import PUBLISHED, Names, Place
+from .sharded import gathered, group_of, is_sharded, released, rows_held, shape_of
 
 if TYPE_CHECKING:
     from .model import LanguageModel
@@ -41,17 +43,22 @@ def load_weights(
     Names are those of transformers, of the hub (experts one by one, MTP modules as further layers), or of DeepSeek's
     inference code; MTP modules that the model was built without are passed over. Weights in blocks of FP8 or FP4 are
     dequantised in float32. Files are memory-mapped and read one matrix at a time, into the model's dtype. A model on
-    the meta device is given memory on `device` (default: cpu). ValueError lists every tensor that is missing or
+    the meta device is given memory on `device` (default: cpu); one that is sharded has memory (`to_empty`), and each
+    process reads the rows that it holds. ValueError lists every tensor that is missing or
     unexpected (unless not `strict`), of another shape, or not to be read; nothing is changed then.
     """
+    if model.mesh is not None:
+        released(model)
     wanted = _tensors(model)
+    if any(is_sharded(tensor) and tensor.is_meta for tensor in wanted.values()):
+        raise ValueError('a sharded model on the meta device has no memory: call to_empty(device="cpu") or so first')
     names = Names(wanted, model.tied_weights)
     with Checkpoint(Path(path)) as checkpoint:
         sources, unexpected, problems = _sources(names, stored(checkpoint.headers, checkpoint.block))
         _share(sources, wanted)
         missing = tuple(_missing(names, sources))
         for place, source in sources.items():
-            problems += _misfit(place, source, place.of(wanted[place.name]))
+            problems += _misfit(place, source, place.of(shape_of(wanted[place.name])))
         if strict:
             problems += _listed("missing from the checkpoint", missing) + _listed("not in the model", unexpected)
         else:
@@ -76,23 +83,32 @@ def save_weights(
     A shard has at most `shard_bytes` bytes, or one tensor. Names are those of transformers' modules, which
     `from_pretrained` loads; "hub" has experts one by one and MTP modules as further layers, as most families publish
     them; "mixtral" is the same in Mixtral's words; "deepseek_v4" has the names of DeepSeek-V4's inference code. Files
-    take their places only when all are written.
+    take their places only when all are written. Of a sharded model all processes call this, and the first writes.
     """
     path = Path(path)
     owners: dict[int, str] = {}
     own = {name: tensor for name, tensor in _tensors(model).items() if name not in model.tied_weights}
     tensors = {name: tensor for name, tensor in own.items() if owners.setdefault(id(tensor), name) == name}
+    if names not in PUBLISHED and names != "transformers":
+        known = ", ".join(map(repr, ("transformers", *PUBLISHED)))
+        raise ValueError(f"names is {names!r}; this package writes {known}")
+    if model.mesh is not None:
+        released(model)
+        first = not any(model.mesh.get_coordinate())
+        tensors = gathered(tensors, first)
+        if not first:
+            dist.barrier(group_of(model.mesh))
+            return
     if names in PUBLISHED:
         places = Names(tensors, model.tied_weights).published(PUBLISHED[names])
         tensors = {name: place.of(tensors[place.name]) for name, place in places.items()}
-    elif names != "transformers":
-        known = ", ".join(map(repr, ("transformers", *PUBLISHED)))
-        raise ValueError(f"names is {names!r}; this package writes {known}")
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path.parent, {path.name: list(tensors)}, tensors)
     else:
         write_sharded(path, tensors, shard_bytes)
+    if model.mesh is not None:
+        dist.barrier(group_of(model.mesh))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -171,6 +187,9 @@ def _fill(
     homes: dict[int, Tensor] = {}
     for place, source in sources.items():
         home = tensor = wanted[place.name]
+        if is_sharded(tensor):
+            _fill_part(place, source, tensor, checkpoint)
+            continue
         if tensor.is_meta:
             if id(tensor) not in homes:
                 memory = torch.empty(tensor.shape, dtype=tensor.dtype, device=device or "cpu")
@@ -179,6 +198,17 @@ def _fill(
             home = homes[id(tensor)]
             _assign(model, place.name, home)
         source.copy_to(place.of(home), checkpoint)
+
+
+def _fill_part(place: Place, source: Stored, tensor: Any, checkpoint: Checkpoint) -> None:
+    """Reads what this process holds of a sharded tensor: an expert, or rows of what is read whole."""
+    part, (start, stop) = tensor.to_local(), rows_held(tensor)
+    if place.expert is None:
+        whole = torch.empty(tensor.shape, dtype=tensor.dtype)
+        source.copy_to(whole, checkpoint)
+        part.copy_(whole[start:stop])
+    elif start <= place.expert < stop:
+        source.copy_to(place._replace(expert=place.expert - start).of(part), checkpoint)
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -1,0 +1,80 @@
+"""Packages sharded over real processes: what each computes and holds, against one process and against the plan."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import archc
+from archc.cost.shards import rank_shapes
+from archc.plan import plan, shrink
+from tests.package.conftest import SPECS
+
+ROOT = Path(__file__).parents[2]
+FLOAT32 = 4
+
+
+def ran(models: list[archc.Model], folder: Path, ways: int, policies: str) -> list[dict[str, Any]]:
+    """What every process found, of packages of these models."""
+    for model in models:
+        archc.build(model, folder / "packages")
+    command = [sys.executable, "-m", "tests.package.sharded", str(folder / "packages")]
+    file = folder / "found"
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(ways), str(file), policies],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(ways)
+    ]
+    try:
+        said = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), "\n\n".join(said)
+    return [json.loads(Path(f"{file}.{rank}").read_text(encoding="utf-8")) for rank in range(ways)]
+
+
+def assert_agree(models: list[archc.Model], found: list[dict[str, Any]]) -> None:
+    """Nothing differs, and every process holds of each parameter, gradient and moment what the plan says."""
+    for model in models:
+        graph = plan(model)
+        for rank, all_of in enumerate(found):
+            assert {k: v for k, v in all_of[model.name]["wrong"].items() if v} == {}, f"process {rank}"
+            want = rank_shapes(graph, len(found), rank)
+            held = all_of[model.name]["held"]
+            assert held.keys() == want.keys()
+            for name, shape in want.items():
+                size = FLOAT32
+                for d in shape:
+                    size *= d
+                assert all(part == [list(shape), size] for part in held[name]), name
+            # A parameter, its gradient and two moments; less of what has no gradient.
+            trained = [name for name, parts in held.items() if len(parts) == 4]
+            assert len(trained) >= 0.9 * len(held)
+
+
+@pytest.mark.parametrize(("ways", "policies"), [(2, "none,selective,full,mhc"), (4, "none")])
+def test_sharded_training_is_that_of_one_process(tmp_path: Path, ways: int, policies: str) -> None:
+    """Widths that processes do not divide, dimensions smaller than their number, tied weights, all that MTP and routers
+    leave behind; also with copies of shards (HSDP), in bfloat16, and from weights that were written.
+    """
+    models = [archc.load(SPECS / f"{name}.arch") for name in ("mixed", "routed", "streams")]
+    assert_agree(models, ran(models, tmp_path, ways, policies))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ways", [2, 4])
+def test_sharded_twins_train_as_in_one_process(tmp_path: Path, ways: int) -> None:
+    names = ("deepseek_v3", "deepseek_v4_flash", "gpt_oss_20b", "olmoe_1b_7b")
+    models = [shrink(archc.load(name)) for name in names]
+    assert_agree(models, ran(models, tmp_path, ways, "none,selective,full,mhc"))
