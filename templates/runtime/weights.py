@@ -19,6 +19,8 @@ from .names import PUBLISHED, Names, Place
 from .sharded import gathered, group_of, is_sharded, released, rows_held, shape_of
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from .model import LanguageModel
 
 SHARD_BYTES = 5_000_000_000
@@ -47,8 +49,7 @@ def load_weights(
     process reads the rows that it holds. ValueError lists every tensor that is missing or
     unexpected (unless not `strict`), of another shape, or not to be read; nothing is changed then.
     """
-    if model.mesh is not None:
-        released(model)
+    released(model)
     wanted = _tensors(model)
     if any(is_sharded(tensor) and tensor.is_meta for tensor in wanted.values()):
         raise ValueError('a sharded model on the meta device has no memory: call to_empty(device="cpu") or so first')
@@ -92,12 +93,13 @@ def save_weights(
     if names not in PUBLISHED and names != "transformers":
         known = ", ".join(map(repr, ("transformers", *PUBLISHED)))
         raise ValueError(f"names is {names!r}; this package writes {known}")
-    if model.mesh is not None:
+    mesh: DeviceMesh | None = getattr(model, "mesh", None)
+    if mesh is not None:
         released(model)
-        first = not any(model.mesh.get_coordinate())
+        first = not any(mesh.get_coordinate() or ())
         tensors = gathered(tensors, first)
         if not first:
-            dist.barrier(group_of(model.mesh))
+            dist.barrier(group_of(mesh))
             return
     if names in PUBLISHED:
         places = Names(tensors, model.tied_weights).published(PUBLISHED[names])
@@ -107,8 +109,8 @@ def save_weights(
         write(path.parent, {path.name: list(tensors)}, tensors)
     else:
         write_sharded(path, tensors, shard_bytes)
-    if model.mesh is not None:
-        dist.barrier(group_of(model.mesh))
+    if mesh is not None:
+        dist.barrier(group_of(mesh))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -246,7 +246,7 @@ def test_effects_cost_nothing_without_training() -> None:
 
 
 def test_printed_effects_fit_the_step_and_satisfy_its_tools(tmp_path: Path) -> None:
-    """Each of them, and no other call of the step but for what layers record and remember."""
+    """Each of them, and no other call of the step but for what layers record, remember and run again."""
     routers = [
         f"sigmoid {{ active = {ACTIVE}, balance_weight = 1e-4 }}",
         f"softmax {{ active = {ACTIVE}, balance = batch, balance_weight = 0.01 }}",
@@ -267,7 +267,7 @@ def test_printed_effects_fit_the_step_and_satisfy_its_tools(tmp_path: Path) -> N
             found.add(node.func.attr)
             signature = inspect.signature(getattr(step, node.func.attr))
             signature.bind(None, *node.args, **{str(k.arg): k.value for k in node.keywords})
-    assert found == {"record", "state", "add_loss", "count_loads"}
+    assert found == {"record", "regions", "state", "add_loss", "count_loads"}
     for tool in (
         ("ruff", "check", "--isolated", "--select", "E,F,I,UP,B,W", "--line-length", "120"),
         ("pyright", "--pythonpath", sys.executable),
