@@ -33,12 +33,8 @@ class Part(NamedTuple):
 
     scope: Scope
     nodes: list[Node]
+    args: list[Value]
     returns: list[Value]
-
-    @property
-    def args(self) -> list[Value]:
-        """What it takes."""
-        return self.scope.args
 
     def groups(self) -> dict[str, list[Node]]:
         """Its nodes by group."""
@@ -90,15 +86,15 @@ def _stack(graph: Graph) -> Stack:
 
 
 def _layer(kind: Scope) -> Part:
-    return Part(kind, list(kind.nodes()), kind.returns)
+    return Part(kind, list(kind.nodes()), kind.args, kind.returns)
 
 
 def _whole(scope: Scope) -> Part:
-    return Part(scope, list(scope.nodes()), scope.returns)
+    return Part(scope, list(scope.nodes()), scope.args, scope.returns)
 
 
 def _around(graph: Graph, stack: Stack) -> Part:
-    """What the main model runs before and after its layers; what goes into them counts as a result."""
+    """What the main model runs around its layers: what goes into them is a result, what comes out is given."""
 
     def nodes(scope: Scope) -> Iterator[Node]:
         for item in scope.items:
@@ -107,7 +103,7 @@ def _around(graph: Graph, stack: Stack) -> Part:
             elif isinstance(item, Scope) and not item.ahead:
                 yield from nodes(item)
 
-    return Part(graph.root, list(nodes(graph.root)), [*stack.args, *graph.root.returns])
+    return Part(graph.root, list(nodes(graph.root)), stack.outs, [*stack.args, *graph.root.returns])
 
 
 # --- comparison ----------------------------------------------------------------------------------

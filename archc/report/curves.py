@@ -11,6 +11,7 @@ from archc.report.subject import Subject
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHORTEST = 1024
+HOLLOW = "A hollow marker: such a batch does not fit into memory."
 
 
 def curves(subjects: list[Subject]) -> list[Plot]:
@@ -32,8 +33,15 @@ def _over(
     found = []
     for s in subjects:
         points = [(x, n) for x, given in changes(s) if (n := number(s, key, **given)) is not None]
-        found.append(Series(name=s.model.name, colour=s.index, points=tuple(points)))
+        lost = frozenset(x for x, given in changes(s) if fits(s, given) is False)
+        found.append(Series(name=s.model.name, colour=s.index, points=tuple(points), hollow=lost))
     return found
+
+
+def fits(s: Subject, given: dict[str, Any]) -> bool | None:
+    """Whether the fullest device holds a workload; None where that is not known."""
+    memory = s.report(**given)["memory"]
+    return None if memory is None or s.hardware is None else memory["fits"]
 
 
 def _by_context(s: Subject) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -101,7 +109,7 @@ def _throughput(subjects: list[Subject]) -> Plot | None:
         x_title="rows of a batch",
         x_style=count,
         y_style=rate,
-        note="Whether such a batch fits is in the memory of the plan, not here.",
+        note=HOLLOW,
     )
 
 
@@ -113,6 +121,7 @@ def _latency(subjects: list[Subject]) -> Plot | None:
         x_title="rows of a batch",
         x_style=count,
         y_style=seconds,
+        note=HOLLOW,
     )
 
 

@@ -26,8 +26,8 @@ class Series:
     name: str
     colour: int
     points: tuple[tuple[float, Number], ...]
-    dashed: bool = False
-    line: bool = True
+    hollow: frozenset[float] = frozenset()
+    """Places whose markers are not filled: what cannot be, such as a batch that no memory holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class Mark:
     y: float
     at: float
     number: Number
+    hollow: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +126,12 @@ def plot(
     y_axis = Axis(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     drawn = []
     for s in series:
-        marks = tuple(Mark(x=x_axis(x), y=y_axis(n.value), at=x, number=n) for x, n in s.points if n.value > 0)
-        drawn.append(Drawn(series=s, path=_path((m.x, m.y) for m in marks) if s.line else "", marks=marks))
+        marks = tuple(
+            Mark(x=x_axis(x), y=y_axis(n.value), at=x, number=n, hollow=x in s.hollow)
+            for x, n in s.points
+            if n.value > 0
+        )
+        drawn.append(Drawn(series=s, path=_path((m.x, m.y) for m in marks), marks=marks))
     places = sorted({x for s in series for x, _ in s.points})
     figures = [dict(s.points) for s in series]
     rows = tuple((x_style(x), tuple(f.get(x) for f in figures)) for x in places)

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archc.api import cost
-from archc.diff import Difference, Finding, diff
+from archc.diff import Difference, Finding, Side, diff
+from archc.importers import load
+from archc.plan import shrink
 from tests.built import built, randomise
 from tests.diff.specs import CHOICES, PLAIN, side, small
 
@@ -116,3 +118,42 @@ def test_packages_agree_on_single_changes(changes: dict[str, str]) -> None:
 @given(neighbours())
 def test_checkpoints_load_and_logits_agree_just_as_the_comparison_says(pair: tuple[dict, dict]) -> None:
     check(*pair)
+
+
+LIBRARY = [
+    ("deepseek_v4_flash", "csa.compress.indexer.topk=3", True),
+    ("deepseek_v4_flash", "swa.window=9", True),
+    ("deepseek_v4_flash", "residual.sinkhorn_iters=2", True),
+    ("deepseek_v4_flash", "moe.activation.clamp=0.01", True),
+    ("deepseek_v4_flash", "moe.router.balance_weight=0", False),
+    ("deepseek_v4_flash", "csa.compress.indexer.loss_weight=0.5", False),
+    ("deepseek_v3", "attention.rope.factor=2", True),
+    ("deepseek_v3", "moe.router.scale=1", True),
+    ("deepseek_v3", "moe.router.bias_rate=0", False),
+    ("gpt_oss_20b", "norm.eps=1e-2", True),
+]
+
+
+@cache
+def twin(spec: str, change: str) -> tuple[Side, torch.nn.Module]:
+    """The CPU-size twin of a model of the library, and the model of its package."""
+    path, _, value = change.partition("=")
+    small_model = shrink(load(spec, set={path: value} if change else {}))
+    package = built(small_model, Path(mkdtemp()))
+    return side(small_model), package.Model(dtype=torch.float32).eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spec", "change", "seen_in_logits"), LIBRARY)
+def test_changes_of_models_of_the_library(spec: str, change: str, seen_in_logits: bool) -> None:
+    """Checkpoints load, and logits differ just where the finding is not of training alone."""
+    (a, one), (b, other) = twin(spec, ""), twin(spec, change)
+    findings = diff(a, b).findings
+    assert {f.level for f in findings} == {"NUMERICS"}
+    randomise(one, seed=1)
+    assert loads(other, one.state_dict())
+    ids = torch.randint(one.vocab, (2, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        same = torch.equal(one(ids).logits, other(ids).logits)
+    assert same != seen_in_logits
+    assert any(not f.training_only for f in findings) == seen_in_logits

@@ -181,6 +181,15 @@ def test_the_roofline_is_that_of_the_hardware() -> None:
         assert float(of["data-value"]) <= min(hw.peak("bf16"), float(of["data-x"]) * hw.streams) * (1 + 1e-9)
 
 
+def test_markers_of_batches_that_do_not_fit_are_hollow() -> None:
+    root, specs = page("hardware")
+    (figure,) = root.all("figure", id="plot-throughput-batch")
+    for element in figure.all("circle"):
+        memory = costs(specs[0], element.attributes["data-at"])["memory"]
+        too_much = memory is not None and memory["fits"] is False
+        assert ("hollow" in element.attributes["class"].split()) == too_much
+
+
 @pytest.mark.parametrize("case", ["one", "three"])
 def test_every_layer_is_in_the_picture_and_in_the_table(case: str) -> None:
     root, specs = page(case)

@@ -57,8 +57,19 @@ def _seconds(n: float) -> str:
     return f"{n:.3g} s"
 
 
+def _percent(n: float) -> str:
+    return f"{100 * n:.1f} %"
+
+
 def _number(n: float) -> str:
     return f"{n:,.4g}"
+
+
+def _time(key: str) -> Callable[[float], str]:
+    """How a figure of the time of a step is written."""
+    if key.startswith("time.parts.") or (key.endswith("_s") and not key.endswith("per_s")):
+        return _seconds
+    return {"time.mfu": _percent, "time.flops_per_device": flops_text}.get(key, _number)
 
 
 HEADLINES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -115,7 +126,7 @@ def _figures(names: tuple[str, str], found: Difference) -> Any:
             table.add_section()
             table.add_row(f"[dim]{title}[/dim]")
         for key in keys:
-            unit = _seconds if key.endswith("_s") and start == "time." and "per_s" not in key else shown
+            unit = _time(key) if start == "time." else shown
             table.add_row(f"  {key.removeprefix(start)}", *_row(*found.deltas[key], unit))
     return table if table.row_count else "[dim]the same figures[/dim]"
 
