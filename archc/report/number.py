@@ -107,6 +107,8 @@ def _scaled(n: float, units: tuple[tuple[str, float], ...], unit: str) -> str:
 def style_of(key: str) -> Style:
     """How the figure at a key is written."""
     section, _, rest = key.partition(".")
+    if key in {"memory.devices", "memory.stage"}:
+        return plain
     if section in {"memory", "kv_cache"}:
         return size
     if section == "flops":

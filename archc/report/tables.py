@@ -22,7 +22,7 @@ NAMES = {
     "kv_cache.bytes_total": "together",
     "kv_cache.layout": "stored as",
     "memory.fits": "fits",
-    "memory.kv_cache": "cache",
+    "memory.per_device.total": "together",
     "time.bound": "bound by",
     "time.total_s": "a step",
     "time.compute_s": "arithmetic alone",
@@ -95,14 +95,7 @@ def tables(subjects: list[Subject]) -> list[Table]:
             )
         ),
         *([] if training else [_cache(subjects)]),
-        _table(
-            subjects,
-            "memory",
-            "Memory",
-            "Bytes of all devices together, then of the fullest device.",
-            _family(subjects, "memory"),
-            [*_family(subjects, "memory.per_device"), "memory.fits"],
-        ),
+        *_memory(subjects),
         _table(
             subjects,
             "time",
@@ -113,6 +106,29 @@ def tables(subjects: list[Subject]) -> list[Table]:
         ),
     ]
     return [t for t in found if t.rows]
+
+
+def _memory(subjects: list[Subject]) -> list[Table]:
+    counts = ("memory.devices", "memory.stage", "memory.master")
+    fullest = [k for k in _family(subjects, "memory.per_device") if k != "memory.per_device.total"]
+    return [
+        _table(
+            subjects,
+            "memory",
+            "Memory of the fullest device",
+            "Of the devices of the plan.",
+            fullest,
+            ["memory.per_device.total", "memory.fits"],
+        ),
+        _table(
+            subjects,
+            "memory-all",
+            "Memory of all devices",
+            "Together; then their weights by the format they are stored in.",
+            [k for k in _family(subjects, "memory") if k not in counts],
+            ["memory.devices", *_family(subjects, "memory.weights_by_format")],
+        ),
+    ]
 
 
 def _cache(subjects: list[Subject]) -> Table:
@@ -180,5 +196,6 @@ def _name(key: str) -> str:
     if key.endswith("_per_token") and key.startswith("flops."):
         return "a token"
     end = key.rpartition(".")[2].removesuffix("_s") if key.startswith("time.") else key.rpartition(".")[2]
-    text = end.replace("_", " ")
-    return f"{text}, of the fullest device" if key.startswith("memory.per_device.") else text
+    if key.startswith("memory.weights_by_format."):
+        return f"weights in {end}"
+    return "cache" if end == "kv_cache" else end.replace("_", " ")

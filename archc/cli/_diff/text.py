@@ -92,7 +92,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("FLOPs, executed", "flops.executed.by_component.", flops_text),
     ("cache", "kv_cache.by_component.", bytes_text),
     ("memory of a device", "memory.per_device.", bytes_text),
-    ("memory", "memory.", bytes_text),
+    ("memory of all devices", "memory.", bytes_text),
     ("time", "time.", _number),
 )
 """Families of figures, likewise: the title, what their keys begin with, how they are written."""
@@ -127,21 +127,23 @@ def _figures(names: tuple[str, str], found: Difference) -> Any:
             table.add_row(f"[dim]{title}[/dim]")
         for key in keys:
             unit = _time(key) if start == "time." else shown
-            table.add_row(f"  {key.removeprefix(start)}", *_row(*found.deltas[key], unit))
+            name = key.removeprefix(start).replace("weights_by_format.", "  in ").replace("parts.", "step: ")
+            table.add_row(f"  {name}", *_row(*found.deltas[key], unit))
     return table if table.row_count else "[dim]the same figures[/dim]"
 
 
 def _repeats(key: str, found: Difference) -> bool:
-    """Whether a component executes what is ideal on both sides."""
-    return key.startswith("flops.executed.") and found.deltas[key] == found.deltas.get(
-        key.replace("executed", "ideal", 1)
-    )
+    """Whether others say it: a component executes what is ideal on both sides, memory is told by other parts."""
+    if key.startswith(("memory.devices", "memory.stage", "memory.activations_by_component", "memory.kv_cache_by_tier")):
+        return True
+    ideal = found.deltas.get(key.replace("executed", "ideal", 1))
+    return key.startswith("flops.executed.") and found.deltas[key] == ideal
 
 
 def _row(a: float | None, b: float | None, shown: Callable[[float], str]) -> tuple[str, str, str, str]:
     one, other = ("-" if not n else shown(n) for n in (a, b))
     if a is None or b is None:
-        return one, other, "", ""
+        return one, other, "", "new" if a is None else "gone"
     change = f"{'+' if b > a else '-'}{shown(abs(b - a))}"
     return one, other, change, _share(a, b)
 
