@@ -98,6 +98,9 @@ class Step:
         self.amounts: Amounts = amounts(graph, self.at_once, model.precision, model.cache)  # pyright: ignore[reportArgumentType]
         self.clock = Clock(graph, self.at_once, setting, hw, self.micros, self.senders)
         self._names = unit_names(graph)
+        self._twice: dict[str, tuple[Work, ...]] = {}
+        self._spent: dict[tuple[int, str], tuple[tuple[Work, ...], Spent]] = {}
+        """Seconds of works by the works' identity, which stages share."""
 
     @property
     def senders(self) -> float:
@@ -122,9 +125,14 @@ class Step:
             if not training:
                 continue
             if unit.layers or unit in parts.ahead:
-                again = tuple(work for work in forward if self._again(work))
-                yield Part(unit=unit, step="recomputed", works=again, count=count)
+                yield Part(unit=unit, step="recomputed", works=self._recomputed(name), count=count)
             yield Part(unit=unit, step="backward", works=self.amounts.backward[name], count=count)
+
+    def _recomputed(self, name: str) -> tuple[Work, ...]:
+        """The works of a unit that the backward pass runs again."""
+        if name not in self._twice:
+            self._twice[name] = tuple(work for work in self.amounts.forward[name] if self._again(work))
+        return self._twice[name]
 
     def _again(self, work: Work) -> bool:
         """Whether the backward pass runs it again."""
@@ -146,7 +154,10 @@ class Step:
         """Seconds of a micro-batch on a stage."""
         total = Spent()
         for part in self.parts(stage):
-            total += self.clock.spent(part.works, backward=part.backward) * part.count
+            key = id(part.works), part.step
+            if key not in self._spent:
+                self._spent[key] = part.works, self.clock.spent(part.works, backward=part.backward)
+            total += self._spent[key][1] * part.count
         if stage == self.setting.parallel.pp - 1:
             seconds = self.losses() / self.setting.parallel.tp / self.setting.parallel.cp / self.hw.streams
             total += Spent(memory=seconds, moving=seconds)

@@ -75,7 +75,16 @@ def default_text(info: FieldInfo) -> str:
         return "computed"
     if not info.has_default:
         return ""
+    suffix = {"bytes": "B", "bytes/s": "B/s", "FLOP/s": ""}.get(info.unit)
+    if suffix is not None and isinstance(info.default, float) and info.default >= 1e6:
+        return _large(info.default, suffix)
     return _text(info.default)
+
+
+def _large(value: float, suffix: str) -> str:
+    """A large figure as the language writes it: 80GB, 3.35TB/s, 989.4T."""
+    letter, unit = next((n, u) for n, u in (("T", 1e12), ("G" if suffix else "B", 1e9), ("M", 1e6)) if value >= u)
+    return f"{value / unit:.6g}{letter}{suffix}"
 
 
 def json_schema(folders: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -131,3 +131,24 @@ def test_hardware_of_the_model_is_the_default(tmp_path: Path) -> None:
     path.write_text(SPEC.replace("hardware lab = ", "hardware = "))
     found = named(api.load(str(path)), None)
     assert found is not None and (found.kind, found.price) == ("h100", 2.5)
+
+
+def test_figures_are_listed_as_a_spec_writes_them(tmp_path: Path) -> None:
+    """What `archc drawers` shows as the defaults of a machine makes that machine when it is written down."""
+    import archc as api
+    from archc.drawers.catalog import default_text, entries
+
+    entry = next(e for e in entries(()) if e.name == "hardware/h100")
+    shown = {f.name: default_text(f) for f in entry.fields if f.name != "price"}
+    assert (shown["memory"], shown["bandwidth"], shown["bf16"], shown["drain"]) == (
+        "80GB",
+        "3.35TB/s",
+        "989.4T",
+        "1.97TB/s",
+    )
+    path = tmp_path / "m.arch"
+    written = ", ".join(f"{name} = {text}" for name, text in shown.items())
+    path.write_text(SPEC.replace("h100 { memory = 94GiB, price = 2.5 }", f"a100 {{ {written} }}"))
+    lab = named(api.load(str(path)), "lab")
+    assert lab is not None
+    assert lab.__dict__ == machine("h100").__dict__
