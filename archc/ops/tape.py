@@ -8,14 +8,14 @@ something refers to it, a view is its storage, an operation keeps those operands
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from archc.ops.base import Workload
 
 Shape = tuple[int, ...]
+Through = Callable[["dict[int, Storage]"], "list[Storage]"]
 
 
 class Storage:
@@ -27,7 +27,7 @@ class Storage:
         self.tape, self.bytes, self.given = tape, size, given
         if not given:
             tape.live += size
-            tape.most = max(tape.most, tape.live)
+            tape.use(0)
 
     def __del__(self) -> None:
         if not self.given:
@@ -69,10 +69,11 @@ class Back:
 
     ``edges`` are (the operand's `Back`, which of its results it is, bytes of the gradient, whether that is the gradient
     of the result itself, seen otherwise); ``work`` bytes live while it runs. Of a leaf, a parameter, ``leaf`` are the
-    bytes of its gradient. ``order`` counts them as they were made; ``owner`` is what they were made for.
+    bytes of its gradient. ``order`` counts them as they were made; ``owner`` is what they were made for. What is more
+    than one operation has a way of its own ``through``: gradients of operands for those of results.
     """
 
-    __slots__ = ("edges", "kept", "leaf", "order", "owner", "work")
+    __slots__ = ("edges", "kept", "leaf", "order", "owner", "through", "work")
 
     def __init__(
         self,
@@ -83,7 +84,9 @@ class Back:
         leaf: int = 0,
         order: int = 0,
         owner: object = None,
+        through: Through | None = None,
     ) -> None:
+        self.through = through
         self.kept, self.edges, self.work, self.leaf = kept, edges, work, leaf
         self.order, self.owner = order, owner
 
@@ -97,6 +100,8 @@ class Tape:
     def __init__(self, w: Workload) -> None:
         self.w, self.act, self.wide = w, w.act, max(4, w.act)
         self.live = self.most = 0
+        self.leaves = self.whole = self.largest = 0
+        """Bytes of gradients of parameters, of these and what lives at most, and of the largest."""
         self.order = 0
         """How many `Back` there were."""
         self.owner: object = None
@@ -105,6 +110,8 @@ class Tape:
         """Terms of the training loss."""
         self.sums: dict[tuple[float, int], int] = {}
         """Losses of shares [3, E] that all layers add up, by weight and E: the width of their elements."""
+        self.graded = True
+        """Whether derivatives keep what they read."""
         self.products: list[tuple[Storage, object]] | None = None
         """Where somebody wants to know: what products of matrices and attention gave, and what ran."""
 
@@ -123,14 +130,10 @@ class Tape:
         """A tensor without a gradient."""
         return Tensor(Storage(self, math.prod(shape) * width), shape, strides or strides_of(shape), width)
 
-    @contextmanager
-    def scratch(self, size: int) -> Iterator[None]:
-        """Bytes that live inside."""
-        held = Storage(self, size)
-        try:
-            yield
-        finally:
-            del held
+    def use(self, size: int, leaves: int = 0) -> None:
+        """Bytes that live for a moment, and gradients of parameters that are there by then."""
+        self.most = max(self.most, self.live + size)
+        self.whole = max(self.whole, self.live + self.leaves + size + leaves)
 
     # --- operations ------------------------------------------------------------------------------
     def made_of(
@@ -159,7 +162,7 @@ class Tape:
     ) -> tuple[Tensor, ...]:
         """The same for several results."""
         edges = tuple((x.back, x.place, x.bytes, passes) for x in ins if x.back is not None)
-        if edges:
+        if edges and self.graded:
             storages = {id(x.storage): x.storage for x in kept if x is not None}
             self.order += 1
             back = Back(tuple(storages.values()), edges, work=work, order=self.order, owner=self.owner)
@@ -367,6 +370,4 @@ def viewed(shape: Shape, strides: Shape, new: Shape) -> Shape | None:
     return tuple(out)
 
 
-Run = Callable[..., Tensor | tuple[Tensor, ...] | None]
-
-__all__ = ["Back", "Run", "Storage", "Tape", "Tensor", "broadcast", "ordered", "strides_of", "viewed"]
+__all__ = ["Back", "Storage", "Tape", "Tensor", "broadcast", "ordered", "strides_of", "viewed"]

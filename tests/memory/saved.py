@@ -91,3 +91,31 @@ def held_bytes(module: Any, ids: Tensor) -> int:
         loss = module(ids, labels=ids).loss
         module.loads.clear()
         return tracked.live - loss.untyped_storage().nbytes()
+
+
+def step_peaks(module: Any, ids: Tensor) -> tuple[int, int, int]:
+    """The most bytes that are allocated in the forward, the backward and the optimizer's part of a training step.
+
+    Of the second step: the state of the optimizer is there. Parameters, buffers and that state count; ids do not.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    peaks = []
+    for _ in range(2):
+        module.loads.clear()
+        there = [*module.parameters(), *module.buffers()]
+        there += [x for state in optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
+        base = sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in there}.values())
+        peaks = []
+        with Tracked(*there, ids) as tracked:
+            loss = module(ids, labels=ids).loss
+            peaks.append(base + tracked.most)
+            tracked.most = tracked.live
+            loss.backward()
+            peaks.append(base + tracked.most)
+            del loss
+            tracked.most = tracked.live
+            optimizer.step()
+            peaks.append(base + tracked.most)
+        optimizer.zero_grad()
+    forward, backward, step = peaks
+    return forward, backward, step

@@ -1,0 +1,81 @@
+"""The allocation peak of a whole training step, planned and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from archc.cost.activations import activations, peak
+from archc.cost.setting import Recompute
+from archc.graph import Graph
+from archc.ops import Workload
+from archc.plan import plan
+from archc.resolve import load_text
+from archc.schema import Model
+from tests.built import built
+from tests.memory.saved import step_peaks
+from tests.plan.test_agreement import LIBRARY, SPECS, model_of
+
+MIDDLE = {
+    "middle_dense": "attention = gqa { heads = 8, kv_heads = 2, head_dim = 32, rope = rope }\n"
+    "ffn = swiglu { hidden = 700 }",
+    "middle_routed": "attention = mla { heads = 8, q_rank = 96, kv_rank = 64, nope_dim = 32, rope_dim = 16, v_dim = 32,"
+    " rope = rope { pairs = interleaved } }\n"
+    "ffn = moe { experts = 16, hidden = 128, shared = 1, router = sigmoid { active = 4, balance_weight = 1e-3 } }",
+    "middle_streams": "residual = mhc { streams = 4 }\n"
+    "attention = windowed { heads = 8, head_dim = 64, rope_dim = 16, q_rank = 96, out_groups = 2, out_rank = 64,\n"
+    "  window = 32, rope = rope { pairs = interleaved }, compress = csa { ratio = 4,\n"
+    "  indexer = lightning { heads = 4, head_dim = 32, topk = 16 } } }\nffn = swiglu { hidden = 512 }",
+}
+"""Models in which activations outweigh parameters."""
+
+
+def _model(name: str) -> Model:
+    if name not in MIDDLE:
+        return model_of(name)
+    head = "arch 1\nmodel spec { vocab = 1000, context = 1024, dim = 256, layers = 4\n"
+    return load_text(f"{head}{MIDDLE[name]}\n}}\n")[0]
+
+
+def _agrees(name: str, folder: Path, batch: int, new: int) -> None:
+    model = _model(name)
+    graph: Graph = plan(model)
+    module = built(model, folder).Model()
+    ids = torch.randint(model.vocab, (batch, new), generator=torch.Generator().manual_seed(new))
+    w = Workload(batch=batch, new=new, act=4, layout=model.cache.kind)
+    for policy in get_args(Recompute):
+        module.recompute = policy
+        measured, planned = max(step_peaks(module, ids)), peak(graph, w, policy)
+        assert abs(planned.total / measured - 1) < 0.1, (policy, planned, measured)
+
+
+@pytest.mark.parametrize("name", [*LIBRARY, *SPECS])
+def test_the_peak_of_a_step(name: str, tmp_path: Path) -> None:
+    _agrees(name, tmp_path, 2, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*LIBRARY, *MIDDLE])
+def test_the_peak_of_a_larger_step(name: str, tmp_path: Path) -> None:
+    _agrees(name, tmp_path, 4, 128)
+
+
+@pytest.mark.parametrize("policy", get_args(Recompute))
+def test_a_larger_batch_takes_more(policy: Recompute) -> None:
+    graph = plan(model_of("deepseek_v3"))
+    small, large = (Workload(batch=b, new=32, act=4, layout="fp32") for b in (1, 2))
+    assert peak(graph, small, policy).total <= peak(graph, large, policy).total
+    one, two = (activations(graph, w, policy) for w in (small, large))
+    assert all(a < b for a, b in zip(one.layers, two.layers, strict=True))
+
+
+def test_policies_in_order() -> None:
+    """Of what they keep: least where all runs again, most where nothing does."""
+    for name in ("llama_3_1_8b", "deepseek_v3", "deepseek_v4_flash"):
+        graph = plan(model_of(name))
+        w = Workload(batch=2, new=64, act=4, layout="fp32")
+        full, selective, none = (activations(graph, w, p).kept for p in ("full", "selective", "none"))
+        assert full < selective < none
