@@ -84,10 +84,12 @@ class Forward:
             losses.append(self._cross_entropy(scope.returns[-1]))
             self._forget(scope, but=scope.returns[1:2])
         losses.append(self._cross_entropy(self.graph.root.returns[0]))
-        for (_, experts), width in self.t.sums.items():
+        t = self.t
+        for (_, experts), (width, owner) in t.sums.items():
             # What is made of shares [3, E]: a bounded count of tokens, its square, and a product
-            held = self.t.new((6, experts), width)
-            self.t.losses.append(self.t.made_of(self.t.new((), width), self.t.losses[-1:], (held,)))
+            loss = t.new((), width)
+            loss.back = Back((t.new((6, experts), width).storage,), order=t.order, owner=owner)
+            t.losses.append(loss)
         self.values.clear()
         return losses
 

@@ -93,7 +93,7 @@ class BatchBalance(Loss):
         score = t.sum(t.sum(t.mul(scores, weight), 0), 0)
         shares = t.made_of(t.new((3, experts), scores.width), (score,))
         t.losses.append(shares)
-        t.sums[self.weight, experts] = shares.width
+        t.sums[self.weight, experts] = shares.width, t.owner
 
     def code(self, scores: ast.expr, ids: ast.expr, time: ast.expr) -> ast.expr:
         return expr(

@@ -108,8 +108,9 @@ class Tape:
         """What runs: a node of the graph."""
         self.losses: list[Tensor] = []
         """Terms of the training loss."""
-        self.sums: dict[tuple[float, int], int] = {}
-        """Losses of shares [3, E] that all layers add up, by weight and E: the width of their elements."""
+        self.sums: dict[tuple[float, int], tuple[int, object]] = {}
+        """Losses of shares [3, E] that all layers add up, by weight and E: the width of their elements, and what ran.
+        """
         self.graded = True
         """Whether derivatives keep what they read."""
         self.products: list[tuple[Storage, object]] | None = None
