@@ -40,7 +40,7 @@ def test_modules_that_predict_further_tokens_are_shown(spec: str) -> None:
     assert "0..1 attention near, ffn swiglu" in lines
     assert "further mtp concat, attention far, ffn swiglu: 2 modules, 0.1 of the loss" in lines
     assert "ConcatMtp mtp.1" in lines
-    assert "linear eh_proj [B, S, 24] act mtp" in lines
+    assert "linear eh_proj role merge [B, S, 24] act mtp" in lines
     assert "linear lm_head role head [B, S, 50] act mtp" in lines
 
 
