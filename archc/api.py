@@ -34,7 +34,13 @@ def cost(
     a workload that cannot be, `ArchError` for a model that does not fit together.
     """
     return count(
-        model, graph or plan(model, names=False), mode=mode, batch=batch, seq=seq, context=context, setting=setting
+        model,
+        graph or plan(model, names=mode == "train"),
+        mode=mode,
+        batch=batch,
+        seq=seq,
+        context=context,
+        setting=setting,
     )
 
 
@@ -61,7 +67,7 @@ def build(model: Model, out: str | Path = "build", *, tiny: bool = False) -> Pat
 
 def lookup(model: Model) -> Any:
     """What `check` statements read: a function of a cost key and workload keywords, over one plan of the model."""
-    graph = plan(model, names=False)
+    graph = plan(model)
     reports: dict[tuple, Report] = {}
 
     def value(key: str, keywords: Mapping[str, Any]) -> float:

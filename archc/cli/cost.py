@@ -164,7 +164,8 @@ def command(
     from archc.plan import plan
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
-    graph = plan(resolved, names=False)
+    # What training keeps follows the variables of the printed forward
+    graph = plan(resolved, names=mode == "train")
     try:
         setting = setting_of(
             resolved,

@@ -57,7 +57,7 @@ def command(
     for spec, own in ((a, set_a), (b, set_b)):
         path, name = of_file(spec, model)
         models.append(load(path, model=name, params=params, set={**sets, **own}, drawers=drawers))
-    sides = [Side(m, plan(m, names=False)) for m in models]
+    sides = [Side(m, plan(m)) for m in models]
     common = asked(workload).common(models)
     reports = [common.report(side.model, side.graph, drawers) for side in sides]
     found = diff(sides[0], sides[1], (reports[0].as_dict(), reports[1].as_dict()))

@@ -57,8 +57,7 @@ def command(
         models.append(load(path, model=name, params=params, set=sets, drawers=drawers))
     common = asked(workload).common(models)
     subjects = [
-        _subject(i, spec, m, plan(m, names=False), common, drawers)
-        for i, (spec, m) in enumerate(zip(specs, models, strict=True))
+        _subject(i, spec, m, plan(m), common, drawers) for i, (spec, m) in enumerate(zip(specs, models, strict=True))
     ]
     text = render(subjects)
     output.parent.mkdir(parents=True, exist_ok=True)
