@@ -109,6 +109,12 @@ def test_text_fits_and_nothing_is_cut(other: str, columns: int) -> None:
     assert len({line.rindex("%") for line in figures}) == 1, "changes are aligned"
 
 
+@pytest.mark.parametrize("mode", ["decode", "train"])
+def test_flops_of_training_are_shown_where_models_train(mode: str) -> None:
+    text = run("deepseek_v3", "deepseek_v4_flash", "--mode", mode)
+    assert ("to train on one" in text) == (mode == "train")
+
+
 def test_places_are_lines_of_the_specs() -> None:
     from archc import resources
 

@@ -34,7 +34,13 @@ def show(found: Difference, a: Model, b: Model, cost: Report) -> None:
     if not found.findings:
         print_all(*parts)
         return
-    parts += ["", f"[dim]{_workload(cost)}[/dim]", _figures(names, found), "", _schedules(names, a, b)]
+    parts += [
+        "",
+        f"[dim]{_workload(cost)}[/dim]",
+        _figures(names, found, training=cost.workload.mode == "train"),
+        "",
+        _schedules(names, a, b),
+    ]
     for group in GROUPS:
         rows = [f for f in found.findings if f.group == group]
         if rows:
@@ -108,7 +114,7 @@ def _workload(report: Report) -> str:
     return f"{what}, batch {w.batch:,}; what is equal is left out"
 
 
-def _figures(names: tuple[str, str], found: Difference) -> Any:
+def _figures(names: tuple[str, str], found: Difference, *, training: bool) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -116,7 +122,7 @@ def _figures(names: tuple[str, str], found: Difference) -> Any:
     for column in (*names, "change", ""):
         table.add_column(column, justify="right", overflow="fold")
     for title, key, shown in HEADLINES:
-        if key in found.deltas:
+        if key in found.deltas and (training or "train_per_token" not in key):
             table.add_row(title, *_row(*found.deltas[key], shown))
     done = {key for _, key, _ in HEADLINES}
     for title, start, shown in SECTIONS:
