@@ -57,10 +57,6 @@ def command(
     for spec, own in ((a, set_a), (b, set_b)):
         path, name = of_file(spec, model)
         models.append(load(path, model=name, params=params, set={**sets, **own}, drawers=drawers))
-<<<<<<< HEAD
-    sides = [Side(m, plan(m)) for m in models]
-=======
->>>>>>> d855338 (Costs of training are counted on plans with names: what a step keeps follows the variables; diff shows FLOPs of training where models train)
     common = asked(workload).common(models)
     sides = [Side(m, plan(m, names=common.mode == "train")) for m in models]
     reports = [common.report(side.model, side.graph, drawers) for side in sides]

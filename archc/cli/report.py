@@ -57,12 +57,8 @@ def command(
         models.append(load(path, model=name, params=params, set=sets, drawers=drawers))
     common = asked(workload).common(models)
     subjects = [
-<<<<<<< HEAD
-        _subject(i, spec, m, plan(m), common, drawers) for i, (spec, m) in enumerate(zip(specs, models, strict=True))
-=======
         _subject(i, spec, m, plan(m, names=common.mode == "train"), common, drawers)
         for i, (spec, m) in enumerate(zip(specs, models, strict=True))
->>>>>>> d855338 (Costs of training are counted on plans with names: what a step keeps follows the variables; diff shows FLOPs of training where models train)
     ]
     text = render(subjects)
     output.parent.mkdir(parents=True, exist_ok=True)
