@@ -322,12 +322,14 @@ class Forward:
         roots = [(x.back, x.place, x.bytes) for x in (*outs, *losses) if x.back is not None]
         for value in [v for v in self.values if kind.holds(v.scope)]:
             del self.values[value]
+        # A region holds the products that it kept until all of it is done
+        pinned = [storage for storage, _ in found] if self.recompute == "selective" else []
         del outs, losses, found, storage
         saved = t.live - start
         t.most = t.whole = t.live
         t.leaves = 0
         left = backward(t, [(back, place, Storage(t, n)) for back, place, n in roots])
-        del left
+        del left, pinned
         layer = Layer(
             own=own,
             operands=tuple(id(x.storage) in ids for x in operands),

@@ -94,8 +94,9 @@ def _softmax(t: Tape, q: Tensor, keys: Tensor, values: Tensor, seen: Tensor | No
     across = t.reshape(t.permute(keys, (0, 2, 3, 1)), (batch * groups, width, span))
     scores = t.upcast(t.matmul(rows, across, again=True))
     kept = [] if seen is None else [t.new(seen.shape, 1)]
-    # What follows happens in place: exp keeps its result
-    weights = t.made_of(Tensor(scores.storage, scores.shape, scores.strides, scores.width), (scores,), (*kept, scores))
+    # What follows happens in place: exp keeps its result. In place of a view, autograd copies gradients twice
+    weights = Tensor(scores.storage, scores.shape, scores.strides, scores.width)
+    weights = t.made_of(weights, (scores,), (*kept, scores), work=2 * scores.bytes)
     mass = t.sum(weights, -1, keep=True)
     if sinks is not None:
         shift = t.new((batch, heads, new, 1), scores.width)
