@@ -153,8 +153,30 @@ class SparseAttention(Op):
         ins = [x for x in (q, recent, sinks, entries) if x is not None]
         out, lse = t.new(q.shape, q.width), t.new(q.shape[:3], max(4, q.width))
         t.product(out, *([lse] if self.lse else []))
-        out = t.made_of(out, ins, (*ins, picks, out))
+        work = 3 * self._block(t, q, recent, entries, picks)
+        t.use(work)
+        out = t.made_of(out, ins, (*ins, picks, out), work=work)
         return (out, lse) if self.lse else out
+
+    def _block(self, t: Tape, q: Tensor, recent: Tensor, entries: Tensor | None, picks: Tensor | None) -> int:
+        """Bytes of the logits of the largest block of queries: about three of this size live at once, logits apart and
+        side by side, and weights.
+        """
+        (batch, new, heads, dim), wide = q.shape, max(4, q.width)
+        schedule_of = schedule("sparse_blocks").attention_blocks
+        look, _, blocks = schedule_of(
+            batch=batch,
+            heads=heads,
+            dim=dim,
+            past=0,
+            new=new,
+            kept=recent.shape[1] - new,
+            window=self.window,
+            every=self.every,
+            entries=0 if entries is None else entries.shape[1],
+            picks=None if picks is None else picks.shape[2],
+        )
+        return max(batch * (b.stop - b.start) * heads * (look + b.rows + b.entries + 1) * wide for b in blocks)
 
     def code(
         self,
