@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from archc.cost.formats import held, size_of
 from archc.cost.parallel import gradient_bytes, groups, local_workload, shard_shape, stage_units, stages
 from archc.cost.placement import Split, Unit, cached_rows, handed_on, routed, routing, splits, units
 from archc.cost.report import Memory, Mode
-from archc.cost.setting import Setting
+from archc.cost.setting import Recompute, Setting
 from archc.cost.shards import rank_rows
 from archc.graph import Graph, Value
 from archc.ops import ParamSpec, Table, Workload, numel
 from archc.ops.base import nbytes
 from archc.ops.time import Append, row_parts
 from archc.schema import Model
+
+if TYPE_CHECKING:
+    from archc.cost.activations import Activations
 
 SECTIONS = (
     "weights",
@@ -33,6 +37,8 @@ SECTIONS = (
     "buffers",
 )
 """What a device's memory is made of, in order; what lies on its host is none of it."""
+
+TIERS = ("device", "host", "disk")
 
 REWIND, LENGTH = 8, 8
 """Tokens that a cache can take back, and bytes of a row's length: as `kv_cache` counts."""
@@ -56,92 +62,119 @@ class Entry(NamedTuple):
     count: int = 1
 
 
-def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> Memory:
-    """Memory of a workload in a setting. Raises ValueError for a plan that the model does not have."""
-    found = ledger(model, graph, w, mode, setting)
+Known = dict[tuple, tuple["Entry", ...]]
+"""Entries of units and stages that were asked for before."""
+
+
+def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, known: Known | None = None) -> Memory:
+    """Memory of a workload in a setting. Raises ValueError for a plan that the model does not have.
+
+    ``known`` is for callers that ask for several settings which differ in ``recompute`` alone: an empty dict, filled.
+    """
+    sums: dict[int, dict[tuple[str, str], tuple[float, float]]] = {}
+    total: dict[tuple[str, str], float] = {}
     per_stage = []
-    total: dict[str, float] = dict.fromkeys((*SECTIONS, "host", "disk"), 0)
-    formats: dict[str, float] = {}
-    tiers = dict.fromkeys(("device", "host", "disk"), 0.0)
-    master = 0.0
-    for entries in found:
+    for both in _stages(model, graph, w, mode, setting, {} if known is None else known, words=False):
         device = dict.fromkeys(SECTIONS, 0.0)
-        for e in entries:
-            if e.section in device:
-                device[e.section] += e.count * e.device
-            total[e.section] += e.count * e.total
-            if e.section == "weights":
-                formats[e.form] = formats.get(e.form, 0) + e.count * e.total
-            elif e.form == "master":
-                master += e.count * e.total
-            elif e.form in tiers:
-                tiers[e.form] += e.count * e.total
+        for entries in both:
+            if id(entries) not in sums:
+                sums[id(entries)] = _added(entries)
+            for key, (here, everywhere) in sums[id(entries)].items():
+                if key[0] in device:
+                    device[key[0]] += here
+                total[key] = total.get(key, 0) + everywhere
         per_stage.append(device)
     fullest = max(range(len(per_stage)), key=lambda i: sum(per_stage[i].values()))
     per_device = {name: round(n) for name, n in per_stage[fullest].items()}
     per_device["total"] = sum(per_device.values())
+
+    def of(section: str) -> int:
+        return round(sum(n for (where, _), n in total.items() if where == section))
+
+    tiers = {tier: round(sum(n for (_, form), n in total.items() if form == tier)) for tier in TIERS}
     hardware = setting.hardware
     return Memory(
-        weights=round(total["weights"]),
-        gradients=round(total["gradients"]),
-        optimizer=round(total["optimizer"]),
-        activations=round(total["activations"]),
-        kv_cache=round(sum(tiers.values())),
-        host=round(total["host"]),
+        weights=of("weights"),
+        gradients=of("gradients"),
+        optimizer=of("optimizer"),
+        activations=of("activations"),
+        kv_cache=sum(tiers.values()),
+        host=of("host"),
         per_device=per_device,
         fits=None if hardware is None else per_device["total"] <= hardware.memory,
-        logits=round(total["logits"]),
-        workspace=round(total["workspace"]),
-        buffers=round(total["buffers"]),
-        master=round(master),
+        logits=of("logits"),
+        workspace=of("workspace"),
+        buffers=of("buffers"),
+        master=round(sum(n for (_, form), n in total.items() if form == "master")),
         devices=setting.parallel.devices,
         stage=fullest,
-        weights_by_format={name: round(n) for name, n in formats.items()},
-        kv_cache_by_tier={name: round(n) for name, n in tiers.items()},
+        weights_by_format={form: round(n) for (section, form), n in total.items() if section == "weights"},
+        kv_cache_by_tier=tiers,
     )
 
 
-def ledger(
-    model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, *, words: bool = False
-) -> tuple[tuple[Entry, ...], ...]:
-    """The entries of every pipeline stage; with ``words`` they say how they come about."""
+def _added(entries: tuple[Entry, ...]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Bytes of entries on a device, and on all of its stage, by section and form."""
+    found: dict[tuple[str, str], tuple[float, float]] = {}
+    for e in entries:
+        here, everywhere = found.get((e.section, e.form), (0.0, 0.0))
+        found[e.section, e.form] = here + e.count * e.device, everywhere + e.count * e.total
+    return found
+
+
+def ledger(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> tuple[tuple[Entry, ...], ...]:
+    """The entries of every pipeline stage, which say how they come about."""
+    return tuple((*a, *b) for a, b in _stages(model, graph, w, mode, setting, {}, words=True))
+
+
+def _stages(
+    model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, known: Known, *, words: bool
+) -> Iterator[tuple[tuple[Entry, ...], tuple[Entry, ...]]]:
+    """Of every stage what it holds by the layers it has, one tuple for all stages of equal layers, and what it holds by
+    its place.
+    """
     p = setting.parallel
     parts = units(graph)
     cut = stages(graph, p.pp)
     train = mode == "train"
     split = splits(graph) if p.tp > 1 else {}
-    fixed: dict[int, tuple[Entry, ...]] = {}
     kept = _activations(graph, w, setting) if train else None
     local = local_workload(w, setting)
     n = p.devices // p.pp
-    found = []
+
+    def entries_of(unit: Unit) -> tuple[Entry, ...]:
+        if (id(unit),) not in known:
+            known[id(unit),] = tuple(_of_unit(model, unit, w, mode, setting, split, words))
+        return known[id(unit),]
+
     for stage, layers in enumerate(cut):
         held_by = stage_units(parts, layers, stage, p.pp, training=train)
         if p.pp > 1 and setting.schedule == "dualpipe" and train:
             # Two stages on every device, from both ends (arXiv:2412.19437, section 3.2.1)
             other = p.pp - 1 - stage
             held_by += stage_units(parts, cut[other], other, p.pp, training=train)
-        entries: list[Entry] = []
-        for unit, times in held_by:
-            if id(unit) not in fixed:
-                fixed[id(unit)] = tuple(_of_unit(model, unit, w, mode, setting, split, words))
-            entries += (e._replace(count=e.count * times) for e in fixed[id(unit)])
         last = stage == p.pp - 1
-        if last and p.pp > 1 and any(_borrows(unit, parts.first) for unit, _ in held_by):
-            entries += (e for e in _of_unit(model, parts.first, w, mode, setting, split, words))
+        key = ("stage", *((id(unit), times) for unit, times in held_by))
+        if key not in known:
+            entries: list[Entry] = []
+            for unit, times in held_by:
+                entries += (e._replace(count=times) for e in entries_of(unit)) if times > 1 else entries_of(unit)
+            if last and p.pp > 1 and any(_borrows(unit, parts.first) for unit, _ in held_by):
+                entries += entries_of(parts.first)
+            if not train:
+                entries += _served(model, held_by, local, setting, last)
+            buffers = _buffers(model, graph, held_by, local, mode, setting, split)
+            entries += (Entry("buffers", what, size, size * n) for what, size in buffers if size)
+            known[key] = tuple(entries)
+        own: list[Entry] = []
         if kept is not None:
-            entries += _saved(kept, layers, stage, w, setting, words)
-        else:
-            entries += _served(model, held_by, local, setting, last)
-            if stage == 0:
-                rows = setting.rows(w.batch) * LENGTH
-                where = "kv_cache" if setting.cache == "device" else setting.cache
-                text = f"{setting.rows(w.batch):,} x {LENGTH} bytes" if words else ""
-                entries.append(Entry(where, "lengths of rows", rows, rows * n, setting.cache, text, text))
-        buffers = _buffers(model, graph, held_by, local, mode, setting, split)
-        entries += (Entry("buffers", what, size, size * n) for what, size in buffers if size)
-        found.append(tuple(entries))
-    return tuple(found)
+            own += _saved(kept, layers, stage, w, setting, words)
+        elif stage == 0:
+            rows = setting.rows(w.batch) * LENGTH
+            where = "kv_cache" if setting.cache == "device" else setting.cache
+            text = f"{setting.rows(w.batch):,} x {LENGTH} bytes" if words else ""
+            own.append(Entry(where, "lengths of rows", rows, rows * n, setting.cache, text, text))
+        yield known[key], tuple(own)
 
 
 def _borrows(unit: Unit, first: Unit) -> bool:
@@ -259,15 +292,20 @@ def _activations(graph: Graph, w: Workload, setting: Setting) -> _Kept:
     """What a micro-batch keeps on a device. With tp all of it is split, sequences where heads and channels are not
     (arXiv:2205.05198, section 4.2.2); experts of the busiest device keep ``imbalance`` as much.
     """
-    from archc.cost.activations import activations
-
     p = setting.parallel
-    a = activations(graph, local_workload(w, setting), setting.recompute)
+    a = _kept_by(graph, local_workload(w, setting), setting.recompute)
     whole = sum(a.by_component.values())
     more = 1 + (setting.imbalance - 1) * a.by_component.get("experts", 0) / whole if p.ep > 1 and whole else 1
     return _Kept(
         tuple(n * more / p.tp for n in a.layers), a.rest / p.tp, a.logits / p.tp, a.transient / p.tp, a.by_component
     )
+
+
+@lru_cache(maxsize=64)
+def _kept_by(graph: Graph, w: Workload, recompute: Recompute) -> Activations:
+    from archc.cost.activations import activations
+
+    return activations(graph, w, recompute)
 
 
 def in_flight(setting: Setting, stage: int, batch: int) -> float:

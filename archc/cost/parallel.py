@@ -163,8 +163,14 @@ def collectives(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Se
     parallel = setting.parallel
     if parallel.devices == 1:
         return ()
-    every = [tuple(_of_stage(model, graph, w, mode, setting, stage)) for stage in range(parallel.pp)]
-    return max(every, key=lambda found: sum(c.bytes * c.count for c in found))
+    parts = units(graph)
+    every = {}
+    for stage, layers in enumerate(stages(graph, parallel.pp)):
+        held_by = stage_units(parts, layers, stage, parallel.pp, training=mode == "train")
+        alike = (stage == 0, stage == parallel.pp - 1, *((id(unit), times) for unit, times in held_by))
+        if alike not in every:
+            every[alike] = tuple(_of_stage(model, graph, w, mode, setting, stage))
+    return max(every.values(), key=lambda found: sum(c.bytes * c.count for c in found))
 
 
 def _of_stage(
