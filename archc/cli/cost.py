@@ -11,7 +11,9 @@ from archc.cli.options import format_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
     from archc.cost.report import Mode
-    from archc.cost.setting import Parallel, Recompute, Schedule
+    from archc.cost.setting import Parallel, Recompute, Schedule, Setting, Tier
+    from archc.graph import Graph
+    from archc.schema import Model
 
 
 class Quantity(click.ParamType):
@@ -108,6 +110,23 @@ class Ways(click.ParamType):
     help="Work of the busiest device of ep over the mean.",
 )
 @click.option(
+    "--fit", "search", is_flag=True, help="Search plans of --gpus devices of --hardware: the fastest that fit."
+)
+@click.option(
+    "--tables",
+    type=click.Choice(["device", "host", "disk"]),
+    default="device",
+    show_default=True,
+    help="Where large tables of ids lie.",
+)
+@click.option(
+    "--cache-on",
+    type=click.Choice(["device", "host", "disk"]),
+    default="device",
+    show_default=True,
+    help="Where caches lie.",
+)
+@click.option(
     "--tokens", type=Quantity(), help="Tokens of a training run: its GPU-hours, days and, with a price, money."
 )
 @click.option("--price", type=click.FloatRange(min=0, min_open=True), help="Dollars for an hour of a device.")
@@ -147,6 +166,9 @@ def command(
     schedule: Schedule,
     chunks: int,
     imbalance: float,
+    search: bool,
+    tables: Tier,
+    cache_on: Tier,
     tokens: int | None,
     price: float | None,
     cache_from: Literal["host", "disk"] | None,
@@ -184,6 +206,8 @@ def command(
             schedule=schedule,
             chunks=chunks,
             imbalance=imbalance,
+            tables=tables,
+            cache=cache_on,
             serving=setting.hardware is not None and mode != "train" and key is None,
             cache_from=cache_from,
             speculate=speculate or 0,
@@ -191,6 +215,9 @@ def command(
         )
         if (cache_from or speculate) and (setting.hardware is None or mode == "train"):
             raise ValueError("--cache-from and --speculate time serving: they need --hardware and decode or prefill")
+        if search:
+            _search(resolved, graph, setting, gpus, parallel, (mode, batch, seq, context), format)
+            return
         report = count(resolved, graph, mode=mode, batch=batch, seq=seq, context=context, setting=setting)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -214,6 +241,36 @@ def command(
         from archc.cli._cost.explained import show
 
         show(explanation)
+
+
+def _search(
+    model: Model,
+    graph: Graph,
+    setting: Setting,
+    gpus: int | None,
+    given: Parallel | None,
+    asked: tuple[Mode, int, int | None, int | None],
+    format: str,
+) -> None:
+    """Searches plans and prints them. Raises ValueError for what cannot be searched."""
+    from dataclasses import asdict, replace
+
+    from archc.cost.count import workload
+    from archc.cost.fit import fit
+
+    if gpus is None or given is not None:
+        raise ValueError("--fit searches plans of --gpus devices, and takes no --parallel")
+    w, shown = workload(model, *asked)
+    found = fit(model, graph, w, shown.mode, replace(setting, serving=False), gpus)
+    if format == "json":
+        naive = found.naive.as_dict()
+        _json(
+            {"model": model.name, "workload": asdict(shown), "naive": naive, "fit": [p.as_dict() for p in found.plans]}
+        )
+        return
+    from archc.cli._cost.plans import show
+
+    show(model.name, shown, found)
 
 
 def _json(data: dict[str, Any]) -> None:

@@ -83,6 +83,13 @@ def explain(model: Model, graph: Graph, report: Report, key: str, setting: Setti
 
         found = tuple(terms(model, graph, report, rest, setting))
         return Explanation(key=key, value=value, terms=found, sources=())
+    if section == "memory" and setting is not None and report.memory is not None:
+        from archc.cost.remembered import terms
+
+        found = tuple(_merged(terms(model, graph, report, rest, setting)))
+        said = _sources(model, (scope for scope, _ in graph.scopes()), model.precision, model.optimizer)
+        sources = tuple(s for s in said if s.drawer != "model" or s.field in _matters(section, component))
+        return Explanation(key=key, value=value, terms=found, sources=sources if found else ())
     scopes = dict.fromkeys(scope for _, scope in parts)
     per_token = section == "flops" and (rest.endswith("_per_token") or rest == "weighted_fp8_equivalent")
     return Explanation(
@@ -264,8 +271,8 @@ def _counting(drawer: Drawer) -> Iterator[Drawer]:
             yield from _counting(value)
 
 
-def _sources(model: Model, scopes: Iterable[Scope]) -> Iterable[Source]:
-    drawers: dict[int, Drawer] = {id(model): model}
+def _sources(model: Model, scopes: Iterable[Scope], *more: Drawer) -> Iterable[Source]:
+    drawers: dict[int, Drawer] = {id(drawer): drawer for drawer in (model, *more)}
     for scope in scopes:
         at: Scope | None = scope
         while at is not None:

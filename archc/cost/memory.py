@@ -219,7 +219,10 @@ def _parameter(
         for size, all_of_it, suffix in zip(count, whole, ("", " scales"), strict=True):
             if not size:
                 continue
-            a, b = (f"{_product(s)} x {text}{suffix}" for s in (here, spec.shape)) if words else ("", "")
+            a, b = (f"{_product(s)} x {text}" for s in (here, spec.shape)) if words else ("", "")
+            if words and suffix:
+                blocks = f"blocks of {form.block[0]} x {form.block[1]} x {form.scale_bytes} bytes"
+                a, b = (f"{n // form.scale_bytes:,} {blocks}" for n in (size, all_of_it))
             if words and copies != 1:
                 b = f"{b} x {copies:g} copies"
             label = spec.name + suffix if words else ""
