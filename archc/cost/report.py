@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields, is_dataclass
 from typing import Any, Literal
 
 from archc.record import dataclass
@@ -195,11 +195,13 @@ class Report:
 
     def value(self, key: str) -> Any:
         """The figure at a dotted key (``params.total``). Raises KeyError with the keys there are."""
-        node: Any = self.as_dict()
+        node: Any = self
         known = ""
         for part in key.split("."):
-            if not isinstance(node, dict) or part not in node:
-                choices = sorted(node) if isinstance(node, dict) else []
+            inner = {f.name: getattr(node, f.name) for f in fields(node)} if is_dataclass(node) else node
+            if not isinstance(inner, dict) or part not in inner:
+                choices = sorted(inner) if isinstance(inner, dict) else []
                 raise KeyError(key, tuple(f"{known}{c}" for c in choices))
-            node, known = node[part], f"{known}{part}."
-        return node
+            node, known = inner[part], f"{known}{part}."
+        # a section is plain data too
+        return asdict(node) if is_dataclass(node) and not isinstance(node, type) else node

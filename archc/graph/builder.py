@@ -85,7 +85,7 @@ class Builder(Vocabulary):
         node = Node(op, values, (), self.here, name, self._component)
         single = isinstance(types, Type)
         node.outs = tuple(Value(t, self.here, self, node) for t in ((types,) if isinstance(types, Type) else types))
-        if name is not None and op.module(*(v.type for v in values)) is not None:
+        if self._names and name is not None and op.module(*(v.type for v in values)) is not None:
             self.here.modules[name] = node
         self.here.items.append(node)
         if op.effect:

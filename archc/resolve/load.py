@@ -15,6 +15,7 @@ from archc.resolve.project import Project, Unit, library, locate
 from archc.resolve.resolution import Resolution
 from archc.resolve.suggest import did_you_mean, listed
 from archc.schema import Model
+from archc.syntax import tree
 
 
 def load(
@@ -36,7 +37,7 @@ def load(
     before = len(sink.errors)
     found: Model | None = None
     try:
-        found = _load(spec, model, params or {}, set or {}, _folders(drawers), sink)
+        found = _load(spec, model, params or {}, set or {}, folders_of(drawers), sink)
     except RecursionError:
         sink.add(_TOO_DEEP)
     if found is None or len(sink.errors) > before:
@@ -52,9 +53,9 @@ def load_all(
     before = len(sink.errors)
     found: tuple[Model, ...] = ()
     try:
-        unit = _open(spec, sink)
+        unit = opened(spec, sink)
         if unit is not None:
-            found = _all(unit, _folders(drawers), sink)
+            found = _all(unit, folders_of(drawers), sink)
     except RecursionError:
         sink.add(_TOO_DEEP)
     if len(sink.errors) > before:
@@ -86,17 +87,19 @@ def _checked(
     sink = Sink()
     models: tuple[Model, ...] = ()
     try:
-        models = _all(Project(sink, None).text(name, text), _folders(drawers), sink)
+        models = _all(Project(sink, None).text(name, text), folders_of(drawers), sink)
     except RecursionError:
         sink.add(_TOO_DEEP)
     return models, sink.in_order()
 
 
-def _folders(drawers: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+def folders_of(drawers: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    """The folders of further drawers."""
     return tuple(Path(d).resolve() for d in drawers)
 
 
-def _open(spec: str | os.PathLike[str], sink: Sink) -> Unit | None:
+def opened(spec: str | os.PathLike[str], sink: Sink) -> Unit | None:
+    """The file of a spec, read and parsed; None after an error."""
     place = locate(spec)
     if place is None:
         known = library()
@@ -122,9 +125,18 @@ def _load(
     sink: Sink,
 ) -> Model | None:
     overrides = parsed(sink, params, sets)
-    unit = _open(spec, sink)
-    if unit is None:
+    unit = opened(spec, sink)
+    section = None if unit is None else chosen(unit, name, sink)
+    if unit is None or section is None:
         return None
+    found, r = resolved(sink, unit, section, folders, overrides)
+    if found is not None and len(unit.models) == 1:
+        _file_lints(unit, [r], sink)
+    return found
+
+
+def chosen(unit: Unit, name: str | None, sink: Sink) -> tree.Section | None:
+    """The model of a file that is meant: the one of this name, by default the first; None after an error."""
     if name is None and unit.models:
         name = next(iter(unit.models))
     if name is None or name not in unit.models:
@@ -139,10 +151,7 @@ def _load(
                 )
             )
         return None
-    found, r = resolved(sink, unit, unit.models[name], folders, overrides)
-    if found is not None and len(unit.models) == 1:
-        _file_lints(unit, [r], sink)
-    return found
+    return unit.models[name]
 
 
 def _all(unit: Unit, folders: tuple[Path, ...], sink: Sink) -> tuple[Model, ...]:

@@ -1,0 +1,1 @@
+"""What `archc sweep` writes: tables, rows of data, pictures."""
