@@ -162,7 +162,7 @@ def _run(
     def report(model: Model) -> Any:
         from archc.plan import plan
 
-        return asked_for.report(model, plan(model, names=False), drawers)
+        return asked_for.report(model, plan(model, names=asked_for.mode == "train"), drawers)
 
     workload = {key: getattr(asked_for, key) for key in ("mode", "batch", "seq", "context")}
     return variants(family, values, workload, report if whole else None)

@@ -71,7 +71,7 @@ def lookup(model: Model, parts: Parts) -> Callable[[str, Mapping[str, Any]], Any
             from archc.cost.count import count
             from archc.plan import plan
 
-            return count(model, plan(model, names=False), **dict(keywords)).value(key)
+            return count(model, plan(model, names=keywords.get("mode") == "train"), **dict(keywords)).value(key)
         return parts.report(model, **dict(keywords)).value(key)
 
     return value

@@ -15,6 +15,8 @@ def plan(model: Model, *, names: bool = True) -> Graph:
     """The graph of a model after all passes; without ``names`` its parameters, FLOPs and cache can be counted, not what
     training keeps (which follows the variables of the printed forward), and it cannot be printed.
 
+    Memory of training needs the names: what a forward keeps depends on the variables that hold it.
+
     Raises `ArchError` at the drawer whose forward does not fit (E0401), or at a cache whose layout nothing knows
     (E0402).
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -59,3 +61,10 @@ def test_equal_terms_of_dense_and_sparse_layers_are_one() -> None:
     ]
     assert len(lines) == 1
     assert " 61 " in lines[0]
+
+
+def test_training_memory_is_counted_with_names() -> None:
+    """What a forward keeps depends on its variables: the graph must have their names."""
+    done = CliRunner().invoke(main, ["cost", "llama_3_1_8b", "--mode", "train", "--format", "json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["memory"]["activations"] > 0
