@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import field
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from archc.record import Record, dataclass
 
 if TYPE_CHECKING:
     from archc.ops.tape import Tape
+    from archc.ops.calls import Calls
 
 DType = Literal["act", "fp32", "int", "bool", "none"]
 """`act` is the activation dtype of the model; `fp32` an island that keeps at least float32; `none` is not a tensor."""
@@ -285,6 +287,20 @@ class Op(Record):
         """
         raise NotImplementedError
 
+    def executes(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Calls:
+        """Calls of tensor operations that its reference runs on a CPU in inference: what the function of its name in
+        ``archc/ops/reference`` says; by default none for a view or an effect, else one call over all operands.
+        """
+        rule = _reference(type(self).__module__, self.kind)
+        if rule is not None:
+            return rule(self, w, ins, outs)
+        if self.view or self.effect:
+            return ()
+        from archc.ops.calls import call
+
+        read, written = (sum(nbytes(t, w) for t in ts) for ts in (ins, outs))
+        return (call("map", read, written),) if read or written else ()
+
     def row(self, *ins: Type) -> bool:
         """Whether a token's result depends on that token alone, with weights that fit into a row-wise kernel."""
         return False
@@ -296,6 +312,16 @@ class Op(Record):
     def module(self, *ins: Type) -> ast.expr | None:
         """The constructor of the submodule it prints as when it is named; None if it has none."""
         return None
+
+
+def _reference(module: str, kind: str) -> Callable[..., Calls] | None:
+    """The function in ``archc/ops/reference`` that says what an op's reference runs, if it has one."""
+    family = module.rpartition(".")[2]
+    try:
+        found = import_module(f"archc.ops.reference.{family}")
+    except ModuleNotFoundError:
+        return None
+    return getattr(found, kind, None)
 
 
 # --- printed forms -------------------------------------------------------------------------------

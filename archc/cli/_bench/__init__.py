@@ -1,0 +1,1 @@
+"""What `archc bench` measures."""

@@ -1,0 +1,39 @@
+"""References of hashed n-grams and short convolutions (`kernels/ngram_hash.py`, `short_conv.py`, `shift.py`)."""
+
+from __future__ import annotations
+
+from archc.ops.base import Type, Workload, element, nbytes, numel
+from archc.ops.calls import Calls, call, convert
+from archc.ops.ngram import NgramHash, ShortConv
+from archc.ops.reference.matrix import embedding
+
+Types = tuple[Type, ...]
+
+table_lookup = embedding
+
+
+def shifted(w: Workload, n: int) -> Calls:
+    """What stood some tokens before each new one, n bytes in all."""
+    slots = 8 * w.batch * w.new
+    where = call("fill", 0, 8 * w.new), call("map", slots, slots, 2), call("map", slots, slots // 8)
+    return *where, call("fill", 0, 8), call("map", n + slots // 8, n), call("fill", 0, 0), call("copy", n, n)
+
+
+def ngram_hash(op: NgramHash, w: Workload, ins: Types, outs: Types) -> Calls:
+    n, tables = 8 * w.batch * w.new, len(op.primes)
+    calls: Calls = (call("fill", 0, n),)
+    for _ in range(max(op.orders)):
+        calls = *calls, *shifted(w, n), call("map", n, n), call("map", 2 * n, n)
+    return *calls, call("map", n, n, 2 * tables), call("copy", n * tables, n * tables)
+
+
+def short_conv(op: ShortConv, w: Workload, ins: Types, outs: Types) -> Calls:
+    recent, _, weight = ins
+    n, here = numel(outs[0].shape, w), element(recent.dtype, w)
+    wide, tap = max(4, here), nbytes(weight, w) // op.taps
+    calls = convert(numel(recent.shape, w), here, wide)
+    for i in range(op.taps):
+        calls = *calls, *shifted(w, n * wide), call("map", n * wide + tap, n * wide)
+        if i:
+            calls = *calls, call("map", 2 * n * wide, n * wide)
+    return *calls, *convert(n, wide, here)
