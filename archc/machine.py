@@ -59,3 +59,8 @@ def figures() -> dict[str, float]:
     """What hardware calls memory, bandwidth, peaks and launches, of this machine; empty where it was not measured."""
     data = load()
     return {} if data is None else data["figures"]
+
+
+def figure(name: str) -> float:
+    """One of them, 0 where this machine was not measured."""
+    return figures().get(name, 0.0)

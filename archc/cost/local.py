@@ -1,4 +1,4 @@
-"""Time of the reference path on the machine at hand: the calls that every op runs, each at what it was measured to take.
+"""Time of the reference path on the machine at hand: the calls that every op runs, each at what it was seen to take.
 
 No figure is fitted to a model. A call takes what one of its kind and size took in the calibration, interpolated between
 the sizes that were tried; a product, or fused attention, no less than its weights or cache take to come from memory.
@@ -7,15 +7,19 @@ the sizes that were tried; a product, or fused attention, no less than its weigh
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import product as combinations
 from math import exp, log
 from typing import Any
 
 from archc import machine
+from archc.cost.count import flops
+from archc.cost.report import Mode, Time
+from archc.cost.setting import Setting
 from archc.graph import Graph, Node
 from archc.ops import Workload
 from archc.ops.calls import Call, Calls
+from archc.schema import Model
 
 Key = tuple[float, ...]
 
@@ -75,6 +79,7 @@ class Rates:
     def __init__(self, data: dict[str, Any]) -> None:
         self.swept = Grid(data["swept"])
         self.moves = {kind: Grid(rows) for kind, rows in data["moves"].items()}
+        self.peak: float = max(data["figures"]["fp32"], data["figures"]["bf16"])
         self.tables = {part: _grids(data[part]) for part in ("products", "batched", "attention", "cold")}
 
     def seconds(self, call: Call, pool: float, least: float) -> float:
@@ -129,14 +134,75 @@ def calls(node: Node, w: Workload) -> Calls:
     return node.op.executes(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
 
 
+Run = list[tuple[Node, int, Calls]]
+
+
+def around(run: Run, rates: Rates) -> tuple[float, float]:
+    """Bytes of parameters and cache that a step reads, and what a small call takes in it."""
+    pool = sum(times * c.times * c.cold for _, times, cs in run for c in cs)
+    return pool, rates.least(pool, sum(times * len(cs) for _, times, cs in run))
+
+
 def by_node(graph: Graph, w: Workload, rates: Rates) -> list[tuple[Node, int, float]]:
     """Every distinct node of a forward without labels, how often it runs, and seconds of one run."""
     run = [(node, times, calls(node, w)) for node, times in graph.walk(labels=False)]
-    pool = sum(times * c.times * c.cold for _, times, cs in run for c in cs)
-    least = rates.least(pool, sum(times * len(cs) for _, times, cs in run))
+    pool, least = around(run, rates)
     return [(node, times, sum(rates.seconds(c, pool, least) for c in cs)) for node, times, cs in run]
 
 
 def forward(graph: Graph, w: Workload, rates: Rates) -> float:
     """Seconds of a forward with a cache."""
     return sum(times * seconds for _, times, seconds in by_node(graph, w, rates))
+
+
+def time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> Time:
+    """Time of prefill or decoding by the package's reference path. Raises ValueError for what it does not know.
+
+    ``compute_s`` is all products and fused attention, ``memory_s`` all else.
+    """
+    if mode == "train":
+        raise ValueError("times of this machine are those of prefill and decode; training is not priced on `local`")
+    if setting.parallel.devices > 1:
+        raise ValueError(f"`local` is one machine: a plan of {setting.parallel.devices} devices does not fit it")
+    if setting.speculate:
+        raise ValueError("what drafts take is not known of `local`: leave --speculate out")
+    known = rates()
+    run = [(node, times, calls(node, w)) for node, times in graph.walk(labels=False)]
+    pool, least = around(run, known)
+    parts = {"products": 0.0, "attention": 0.0, "other calls": 0.0, "overhead": 0.0}
+    for _, times, cs in run:
+        for c in cs:
+            seconds, bare = times * known.seconds(c, pool, least), times * known.seconds(c, pool, 0.0)
+            name = {"product": "products", "attention": "attention"}.get(c.kind, "other calls")
+            parts[name] += bare
+            parts["overhead"] += seconds - bare
+    total = sum(parts.values())
+    ideal = flops(graph, w, mode, model.precision).ideal.workload_total
+    tokens = w.batch * w.new / total
+    hours = None if setting.tokens is None else setting.tokens / tokens / 3600
+    peak = known.peak
+    return Time(
+        compute_s=parts["products"] + parts["attention"],
+        memory_s=parts["other calls"],
+        communication_s=0.0,
+        total_s=total,
+        bound=max(parts, key=lambda name: parts[name]),
+        tokens_per_s=tokens,
+        gpu_hours=hours,
+        mfu=ideal / total / peak,
+        parts=parts,
+        flops_per_device=ideal / total,
+    )
+
+
+def assumptions() -> Iterator[str]:
+    """The rules that times of this machine follow."""
+    data = machine.load()
+    assert data is not None
+    yield (
+        f"time: this machine ({data['cpu']}, {data['threads']} threads, PyTorch {data['torch']}, measured"
+        f" {data['date']}): every call that the reference path runs takes what one of its kind and size took; a small"
+        " one no less than what a call between products takes, whose weights drive all else out of the caches. Caches"
+        " that pack their rows are priced as if they did not. Choices of experts are taken to be even."
+    )
+    yield "mfu: ideal FLOPs of the step over what the quickest product measured here would have computed in it."

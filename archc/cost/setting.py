@@ -7,6 +7,7 @@ from dataclasses import field, fields
 from pathlib import Path
 from typing import Literal
 
+from archc import machine
 from archc.record import dataclass
 from archc.schema import Hardware, Model
 
@@ -144,6 +145,8 @@ def named(model: Model, name: str | None, drawers: tuple[Path, ...] = ()) -> Har
         near = closest(name, there)
         hint = f"did you mean `{near}`? There are" if near else "there are"
         raise ValueError(f"no hardware `{name}`; {hint} {', '.join(there)}")
+    if name == "local" and not machine.figures():
+        raise ValueError(machine.MISSING)
     found = drawer_class("hardware", name, drawers)()
     assert isinstance(found, Hardware)
     return found

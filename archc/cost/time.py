@@ -48,6 +48,10 @@ def time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) 
     """Time of a workload in a setting; None where no hardware is given."""
     if setting.hardware is None:
         return None
+    if setting.hardware.kind == "local":
+        from archc.cost import local
+
+        return local.time(model, graph, w, mode, setting)
     return Step(model, graph, w, mode, setting, setting.hardware).time()
 
 
@@ -55,6 +59,11 @@ def assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
     """The rules that times follow."""
     hw = setting.hardware
     assert hw is not None
+    if hw.kind == "local":
+        from archc.cost import local
+
+        yield from local.assumptions()
+        return
     measured = [
         name
         for name, there in (

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from archc.record import Record, dataclass
 
 if TYPE_CHECKING:
-    from archc.ops.tape import Tape
     from archc.ops.calls import Calls
+    from archc.ops.tape import Tape
 
 DType = Literal["act", "fp32", "int", "bool", "none"]
 """`act` is the activation dtype of the model; `fp32` an island that keeps at least float32; `none` is not a tensor."""

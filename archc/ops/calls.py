@@ -6,8 +6,10 @@ machine (`archc bench --calibrate`), which is where its time comes from.
 
 from __future__ import annotations
 
-from archc.record import dataclass
+from dataclasses import replace
 from typing import Literal
+
+from archc.record import dataclass
 
 Kind = Literal[
     "product",  # of matrices: mm, bmm and their kin
@@ -34,8 +36,8 @@ Kind = Literal[
 class Call:
     """One tensor operation, ``times`` over: bytes it reads and writes, and the product that it is.
 
-    ``shape`` of a product is (m, k, n, batch): [m, k] times [k, n], ``batch`` of them; of attention m queries and n keys
-    of k channels. ``cold``: bytes among those read that nothing touched since the last step: parameters and caches.
+    ``shape`` of a product is (m, k, n, batch): [m, k] times [k, n], ``batch`` of them; of attention m queries and n
+    keys of k channels. ``cold``: bytes among those read that nothing touched since the last step: parameters, caches.
     ``causal``: attention that leaves out what lies in the future. Sizes are averages where data decide them.
     """
 
@@ -66,7 +68,15 @@ def call(kind: Kind, read: float, written: float, times: float = 1) -> Call:
 
 
 def product(
-    m: float, k: float, n: float, *, batch: float = 1, element: int = 4, cold: float = 0, times: float = 1, add: float = 0
+    m: float,
+    k: float,
+    n: float,
+    *,
+    batch: float = 1,
+    element: int = 4,
+    cold: float = 0,
+    times: float = 1,
+    add: float = 0,
 ) -> Call:
     """[m, k] times [k, n], ``batch`` of them; ``add`` more bytes are read for what it is added to."""
     return Call(
@@ -93,3 +103,22 @@ def chain(kinds: tuple[Kind, ...], size: float) -> Calls:
 def repeated(calls: Calls, times: float) -> Calls:
     """The calls, so many times."""
     return calls if times == 1 else tuple(replace(c, times=c.times * times) for c in calls)
+
+
+def averaged(listed: dict[tuple, int], most: int = 8) -> list[tuple[tuple, float]]:
+    """Blocks (what they share, entries) and how many there are of each; where there are many kinds, neighbours are
+    taken together at their mean number of entries, to which work is in proportion.
+    """
+    by_kind: dict[tuple, list[tuple[float, int]]] = {}
+    for (*shared, entries), times in listed.items():
+        by_kind.setdefault(tuple(shared), []).append((entries, times))
+    found: list[tuple[tuple, float]] = []
+    for shared, blocks in by_kind.items():
+        blocks.sort()
+        step = -(-len(blocks) // most)
+        for i in range(0, len(blocks), step):
+            part = blocks[i : i + step]
+            times = sum(n for _, n in part)
+            mean = part[0][0] if len(part) == 1 else sum(e * n for e, n in part) / times
+            found.append(((*shared, mean), times))
+    return found

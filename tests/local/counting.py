@@ -10,20 +10,30 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ALLOCATIONS = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "lift_fresh", "detach", "is_same_size"}
+ALLOCATIONS = {
+    "empty",
+    "new_empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty_strided",
+    "lift_fresh",
+    "detach",
+    "is_same_size",
+}
 KINDS = {
     "product": "mm bmm addmm baddbmm addbmm mv addmv dot",
     "attention": "_scaled_dot_product_flash_attention_for_cpu",
     "map": "add sub mul div neg square abs sign clamp clamp_min clamp_max addcmul where masked_fill relu sqrt rsqrt"
     " reciprocal eq ne lt le gt ge bitwise_and bitwise_or bitwise_xor bitwise_not logical_not logical_and maximum"
-    " minimum _conj_physical floor_divide remainder conj_physical rsub __rshift__ __lshift__ bitwise_left_shift bitwise_right_shift"
+    " minimum _conj_physical floor_divide remainder conj_physical rsub bitwise_left_shift bitwise_right_shift"
     " signbit __and__ __or__ __xor__ __lshift__ __rshift__ native_layer_norm",
     "exp": "exp silu sigmoid gelu softplus log_sigmoid_forward log cos sin pow tanh",
     "softmax": "_softmax _log_softmax",
     "reduce": "sum mean amax max linalg_vector_norm norm logsumexp cumsum any all",
     "cast": "_to_copy",
     "copy": "clone copy cat stack roll constant_pad_nd repeat contiguous _unsafe_view reflection_pad1d",
-    "fill": "zeros ones full arange fill zero new_zeros new_full new_ones full_like zeros_like ones_like eye scalar_tensor",
+    "fill": "zeros ones full arange fill zero new_zeros new_full new_ones full_like zeros_like ones_like eye"
+    " scalar_tensor",
     "rows": "index_select embedding index",
     "pick": "gather scatter index_put index_add searchsorted scatter_add",
     "bag": "_embedding_bag _embedding_bag_forward_only",
@@ -58,13 +68,15 @@ class Counted(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         ins = _tensors((args, kwargs))
-        before = [t.untyped_storage().data_ptr() for t in ins]
+        before = [t.untyped_storage()._cdata for t in ins]
         result = func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
         mutates = func._schema.is_mutable
         outs = _tensors(result)
         bare = name if name in KIND_OF else name.removesuffix("_")
-        if bare in ALLOCATIONS or (not mutates and outs and all(o.untyped_storage().data_ptr() in before for o in outs) and name != "_to_copy"):
+        if bare in ALLOCATIONS or (
+            not mutates and outs and all(o.untyped_storage()._cdata in before for o in outs) and name != "_to_copy"
+        ):
             return result
         if not outs or name in {"_local_scalar_dense", "item"}:
             return result
@@ -104,8 +116,14 @@ def size(t: Tensor) -> int:
     return n
 
 
-def _bytes(bare: str, name: str, func: Any, args: Any, kwargs: Any, ins: list[Tensor], outs: list[Tensor]) -> tuple[int, int]:
-    outs = outs[:1] if "embedding_bag" in bare or bare in ("_scaled_dot_product_flash_attention_for_cpu", "native_layer_norm") else outs
+def _bytes(
+    bare: str, name: str, func: Any, args: Any, kwargs: Any, ins: list[Tensor], outs: list[Tensor]
+) -> tuple[int, int]:
+    outs = (
+        outs[:1]
+        if "embedding_bag" in bare or bare in ("_scaled_dot_product_flash_attention_for_cpu", "native_layer_norm")
+        else outs
+    )
     written = sum(size(o) for o in outs)
     if bare in ("index_select", "embedding", "index", "gather"):
         return size(outs[0]) + sum(size(t) for t in ins[1:]), written

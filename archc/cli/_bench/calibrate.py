@@ -7,9 +7,12 @@ processes do not stop; on several it is the wall's.
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,16 +74,40 @@ def calibrate(threads: int | None = None, tell: Steps = lambda _: None) -> dict[
         for name, part in PARTS.items():
             tell(name)
             found[name] = part(clock)
-        return found
+        return found | {"cpu": _processor(), "torch": torch.__version__, "figures": figures(found)}
     finally:
         torch.set_num_threads(before)
+
+
+def figures(found: dict[str, Any]) -> dict[str, float]:
+    """What hardware is described by: memory, and the best rates of the calibration."""
+    best = {name: max(2 * m * k * n / s for m, k, n, s in found["products"][name]) for name in FORMATS}
+    fresh = max(moved / s for moved, s in found["moves"]["update"] if moved > 1 << 25)
+    read = max(1 / s for pool, m, s in found["cold"]["fp32"] if m == 1 and pool > 1 << 25)
+    return {
+        "memory": float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        "bandwidth": max(fresh, read),
+        "fp32": best["fp32"],
+        "bf16": best["bf16"],
+        "launch": found["swept"][0][1],
+    }
+
+
+def _processor() -> str:
+    """The name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _settle() -> None:
     """Brings the allocator to where it is in a process that has run a model: pages touched, freed blocks kept.
 
-    The GNU allocator gives blocks back to the system, and pages have to be made anew, until it has seen a block of their
-    size freed; from 32 MiB on it always does.
+    The GNU allocator gives blocks back to the system, and pages have to be made anew, until it has seen a block of
+    their size freed; from 32 MiB on it always does.
     """
     for size in (1 << 28, (1 << 23) - (1 << 16)):
         for _ in range(2):
@@ -90,7 +117,10 @@ def _settle() -> None:
 # --- products ------------------------------------------------------------------------------------
 def products(clock: Clock) -> dict[str, list[list[float]]]:
     """Rows (m, k, n, seconds) by format: x [m, k] times the transpose of a weight [n, k]."""
-    return {name: [[*s, clock(_product(*s, dtype))] for s in _shapes(ROWS, DEPTHS, WIDTHS)] for name, dtype in FORMATS.items()}
+    return {
+        name: [[*s, clock(_product(*s, dtype))] for s in _shapes(ROWS, DEPTHS, WIDTHS)]
+        for name, dtype in FORMATS.items()
+    }
 
 
 def _shapes(*axes: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
@@ -118,8 +148,8 @@ def batched(clock: Clock) -> dict[str, list[list[float]]]:
 
 
 def cold(clock: Clock) -> dict[str, list[list[float]]]:
-    """Rows (bytes of a pool of weights, m, seconds a byte) by format: products of m rows with weights that all others of
-    the pool were read in between.
+    """Rows (bytes of a pool of weights, m, seconds a byte) by format: products of m rows with the weights of a pool in
+    turn, so that all others were read since a weight was.
     """
     found: dict[str, list[list[float]]] = {}
     for name, dtype in FORMATS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from archc.ops.attention import Attend
 from archc.ops.base import Type, Workload, element, size
@@ -54,16 +55,21 @@ def attention(
         calls = (call("copy", few * narrow, few * wide, 1 if value_width < width else 2),)
         width = value_width = wide
     n = w.batch * w.new * heads * given * here
-    fused = {"groups": groups, "heads": heads, "width": width, "here": here, "cold": cold, "batch": w.batch}
+    fused: dict[str, Any] = {
+        "groups": groups,
+        "heads": heads,
+        "width": width,
+        "here": here,
+        "cold": cold,
+        "batch": w.batch,
+    }
     if w.new == 1 and window is None and not stored:
         return *calls, flash(queries=1, keys=keys, **fused)
     kept = keys - w.new
     if not stored and blocks.causal(new=w.new, keys=keys, window=window):
         padded = (call("copy", n, n),) if given < value_width else ()
         return *calls, flash(queries=w.new, keys=keys, causal=True, **fused), *padded
-    listed = blocks.query_blocks(
-        batch=w.batch, heads=heads, new=w.new, keys=keys, window=window, materialise=stored
-    )
+    listed = blocks.query_blocks(batch=w.batch, heads=heads, new=w.new, keys=keys, window=window, materialise=stored)
     missing = max(0, kept - w.past) if w.cached and window is not None else 0
     outs = 0
     for count, (start, stop, low, high) in runs(listed, w.batch * heads if stored else 0, window, missing):
@@ -77,8 +83,11 @@ def attention(
             calls = *calls, call("copy", rows * span * groups * width, rows * span * groups * width)
             calls = *calls, call("copy", rows * span * groups * value_width, rows * span * groups * value_width)
         if stored:
-            calls = *calls, *softmax(
-                w.batch * count, step, span, heads, groups, width, value_width, here, masks, sinks=sinks, cold=cold
+            calls = (
+                *calls,
+                *softmax(
+                    w.batch * count, step, span, heads, groups, width, value_width, here, masks, sinks=sinks, cold=cold
+                ),
             )
         else:
             mask = (call("fill", 0, here, 2), call("map", masks + 2 * here, masks * here)) if masks else ()
@@ -173,9 +182,7 @@ def softmax(
     calls: Calls = (call("copy", queries, queries),) if new > 1 and (groups < heads or apart) else ()
     if apart:  # rows of a batch and its groups do not follow each other as one batched product needs them
         calls = *calls, *(call("copy", entries * n, entries * n) for n in (width, value_width))
-    calls = *calls, product(
-        rows, width, keys, batch=batch * groups, element=here, cold=entries * width if cold else 0
-    )
+    calls = *calls, product(rows, width, keys, batch=batch * groups, element=here, cold=entries * width if cold else 0)
     calls = *calls, *convert(n, here, wide), call("update", n * wide, n * wide)
     if masks:
         calls = *calls, call("map", masks, masks), call("update", n * wide + masks, n * wide)
@@ -187,7 +194,9 @@ def softmax(
     if sinks:
         calls = *calls, call("map", few + heads * wide, few), call("exp", few, few), call("map", 2 * few, few)
     given = batch * heads * new * value_width
-    calls = *calls, *convert(n, wide, here), product(
-        rows, keys, value_width, batch=batch * groups, element=here, cold=entries * value_width if cold else 0
+    calls = (
+        *calls,
+        *convert(n, wide, here),
+        product(rows, keys, value_width, batch=batch * groups, element=here, cold=entries * value_width if cold else 0),
     )
     return *calls, call("map", given * here + few, given * wide), *convert(given, wide, here)

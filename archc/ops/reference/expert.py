@@ -21,7 +21,7 @@ def sort(rows: float, width: float, width_bytes: int) -> Calls:
     return (call(kind, n * width_bytes, n * (width_bytes + 8)),)
 
 
-def topk_lowest(n: int, width: int, k: int, here: int) -> Calls:
+def topk_lowest(n: float, width: float, k: float, here: int) -> Calls:
     """Ids of the k largest of rows of a width, n elements in all."""
     if n <= SORTED_WHOLE:
         return sort(n // width, width, here)
@@ -70,7 +70,7 @@ def lookup(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
 
 
 def dispatch(op: Dispatch, w: Workload, ins: Types, outs: Types) -> Calls:
-    x, ids = ins
+    _, ids = ins
     choices, ends = numel(ids.shape, w), op.experts
     found = *sort(1, choices, 8), call("fill", 0, 8 * ends), call("pick", 8 * (choices + ends), 4 * ends)
     if choices == ids.last:  # the one token's row, as often as it is wanted
@@ -96,7 +96,12 @@ def combine(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
     if c == weights.last:
         picked = *convert(c, scale, wide), call("rows", (wide + 8) * c, wide * c), *convert(n, here, wide)
         out = n // c
-        return *picked, call("map", (n + c) * wide, n * wide), call("reduce", n * wide, out * wide), *convert(out, wide, here)
+        return (
+            *picked,
+            call("map", (n + c) * wide, n * wide),
+            call("reduce", n * wide, out * wide),
+            *convert(out, wide, here),
+        )
     out = numel(outs[0].shape, w)
     return (
         call("fill", 0, 8 * c),

@@ -28,9 +28,7 @@ def latent_attend(op: LatentAttend, w: Workload, ins: Types, outs: Types) -> Cal
             *calls,
             product(rows, latent, some * wide, element=here, cold=own * some // heads),
             call("copy", rows * (some * op.nope + q.last - op.nope) * here, made),
-            *attention(
-                w, keys=keys, heads=some, groups=some, width=q.last, value_width=values, here=here, cold=False
-            ),
+            *attention(w, keys=keys, heads=some, groups=some, width=q.last, value_width=values, here=here, cold=False),
         )
     if whole + bool(rest) > 1:
         n = nbytes(outs[0], w)

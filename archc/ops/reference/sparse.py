@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from archc.ops.base import Type, Workload, element, nbytes, size
-from archc.ops.calls import Calls, call, convert, product, repeated
+from archc.ops.calls import Calls, averaged, call, convert, product, repeated
 from archc.ops.reference.expert import topk_lowest
 from archc.ops.schedules import schedule
 from archc.ops.sparse import IndexTopk, SparseAttention
@@ -28,15 +28,15 @@ def index_topk(op: IndexTopk, w: Workload, ins: Types, outs: Types) -> Calls:
         )
         if seen
     )
-    for (rows, seen), times in listed.items():
+    for (rows, seen), times in averaged(listed):
         calls = *calls, *repeated(_scores(w, rows, seen, heads, width, here, min(k, seen), cold), times)
     return calls
 
 
-def _scores(w: Workload, rows: int, seen: int, heads: int, width: int, here: int, k: int, cold: int) -> Calls:
+def _scores(w: Workload, rows: int, seen: float, heads: int, width: int, here: int, k: float, cold: int) -> Calls:
     """A block of queries against the entries that it sees, and the best of these."""
     wide, n, limit = max(4, here), w.batch * rows, schedule("sparse_blocks").LIMIT
-    calls: Calls = *convert(n * heads, 4 if here >= 4 else here, wide), *convert(n * heads * width, here, wide)
+    calls: Calls = *convert(n * heads, min(4, here), wide), *convert(n * heads * width, here, wide)
     step = max(1, limit // (n * heads))
     whole, rest = divmod(seen, step)
     for columns, times in ((step, whole), (rest, 1 if rest else 0)):
@@ -85,10 +85,9 @@ def sparse_attention(op: SparseAttention, w: Workload, ins: Types, outs: Types) 
         calls = *calls, call("copy", n * (rows_kept + w.new), n * (plan.look + w.new))
     # Blocks whose first band reads rows before the first token hide these too
     listed = Counter(
-        (b.stop - b.start, b.rows, b.entries, rows_kept - plan.look + b.start < rows_kept - w.past)
-        for b in plan.blocks
+        (b.stop - b.start, b.rows, rows_kept - plan.look + b.start < rows_kept - w.past, b.entries) for b in plan.blocks
     )
-    for (new, rows, seen, early), times in listed.items():
+    for (new, rows, early, seen), times in averaged(listed):
         once = _block(op, w, new, rows, seen, heads, dim, here, plan.look, picks, plan.gathered, early=early)
         calls = *calls, *repeated(once, times)
     if len(plan.blocks) > 1:
@@ -101,7 +100,7 @@ def _block(
     w: Workload,
     new: int,
     rows: int,
-    seen: int,
+    seen: float,
     heads: int,
     dim: int,
     here: int,
@@ -116,7 +115,8 @@ def _block(
     tokens, n = batch * new, batch * (new // rows)
     given = tokens * heads * dim * wide
     calls: Calls = *convert(tokens * heads * dim, here, wide), *convert(batch * (look + new) * dim, here, wide)
-    if batch > 1 and bands > 1 and rows * bands != w.new and here == wide:
+    # Some queries of several rows of a batch do not lie as one batch of matrices
+    if batch > 1 and new != w.new and here == wide and (bands > 1 or (gathered and seen)):
         calls = *calls, call("copy", given, given)
     if batch > 1 and bands > 1:  # bands overlap: of several rows of a batch they are laid one after the other
         calls = *calls, call("copy", n * span * dim * wide, n * span * dim * wide)

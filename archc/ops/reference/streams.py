@@ -17,7 +17,9 @@ def collapse(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
     streams, weights = ins
     m, here = weights.last, element(streams.dtype, w)
     tokens = numel(weights.shape, w) // m
-    return *convert(tokens * m, element(weights.dtype, w), here), product(1, m, streams.last, batch=tokens, element=here)
+    return *convert(tokens * m, element(weights.dtype, w), here), product(
+        1, m, streams.last, batch=tokens, element=here
+    )
 
 
 def mix(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
