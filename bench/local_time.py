@@ -1,9 +1,9 @@
 """Predicted and measured times of this machine: ``python -m bench.local_time [--fast] [--precision bf16]``.
 
-Measures the machine on one thread (`archc bench --calibrate`), builds packages of Llama-, V3- and V4-like models in three
-sizes each, and prints the time of a prefill and of a decoding step as `archc cost --hardware local` has it beside the
-median of several runs, taken in turns. Times are those of the process's clock, which other processes do not stop; they do
-share its memory and caches, so that a quiet machine is worth having.
+Measures the machine on one thread (`archc bench --calibrate`), builds packages of Llama-, V3- and V4-like models in
+three sizes each, and prints the time of a prefill and of a decoding step as `archc cost --hardware local` has it beside
+the median of several runs, taken in turns. Times are those of the process's clock, which other processes do not stop;
+they do share its memory and caches, so that a quiet machine is worth having.
 """
 
 from __future__ import annotations

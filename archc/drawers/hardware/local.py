@@ -11,7 +11,8 @@ from archc.schema import Hardware, Problem, field
 class Local(Hardware):
     """The machine at hand, as `archc bench --calibrate` measured it: its processor, by what PyTorch reaches.
 
-    Times come from the whole calibration, call by call, of which these are the largest rates.
+    Times come from the whole calibration, call by call, of which these are the largest rates. The calls are those of
+    PyTorch, https://docs.pytorch.org/docs/stable/.
     """
 
     memory: float = field("memory of the machine", unit="bytes", default_factory=lambda: machine.figure("memory"))

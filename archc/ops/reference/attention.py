@@ -55,14 +55,8 @@ def attention(
         calls = (call("copy", few * narrow, few * wide, 1 if value_width < width else 2),)
         width = value_width = wide
     n = w.batch * w.new * heads * given * here
-    fused: dict[str, Any] = {
-        "groups": groups,
-        "heads": heads,
-        "width": width,
-        "here": here,
-        "cold": cold,
-        "batch": w.batch,
-    }
+    fused: dict[str, Any] = {}
+    fused |= {"groups": groups, "heads": heads, "width": width, "here": here, "cold": cold, "batch": w.batch}
     if w.new == 1 and window is None and not stored:
         return *calls, flash(queries=1, keys=keys, **fused)
     kept = keys - w.new
@@ -91,7 +85,8 @@ def attention(
             )
         else:
             mask = (call("fill", 0, here, 2), call("map", masks + 2 * here, masks * here)) if masks else ()
-            whole = flash(queries=step, keys=span, mask=masks * here, **(fused | {"batch": w.batch * count}))
+            many: dict[str, Any] = {"batch": w.batch * count}
+            whole = flash(queries=step, keys=span, mask=masks * here, **(fused | many))
             calls = *calls, *mask, whole
     # Heads come first where scores are stored, and what was padded has gaps: the matrix that follows wants rows
     laid = outs > 1 or (stored and w.new > 1) or given < value_width
