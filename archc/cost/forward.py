@@ -158,6 +158,8 @@ class Forward:
             names: dict[str, Value] = {}
             dying: list[list[Value]] = [[] for _ in scope.items]
             ends: dict[Value, int] = {}
+            # Predictions of further tokens run after all else
+            later = {v for s in scope.items if isinstance(s, Scope) and s.ahead for n in s.nodes() for v in n.ins}
             for i, item in enumerate(scope.items):
                 nodes = [item] if isinstance(item, Node) else list(item.nodes())
                 last.update((v, i) for node in nodes for v in node.ins)
@@ -173,7 +175,11 @@ class Forward:
                     if name is not None:
                         names[name] = value
             for value, end in ends.items():
-                if value not in scope.returns and (value.scope is not scope or value.node is not None):
+                if (
+                    value not in scope.returns
+                    and value not in later
+                    and (value.scope is not scope or value.node is not None)
+                ):
                     dying[max(end, last[value])].append(value)
             self._dying[scope] = dying
         return self._dying[scope]

@@ -86,3 +86,11 @@ def test_parts_add_up(case: Case, policy: Recompute) -> None:
     assert len(planned.layers) == case.model.layers
     assert set(planned.by_component) == set(COMPONENTS)
     assert sum(planned.by_component.values()) == planned.kept
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "deepseek_v4_flash", "further_tokens"])
+def test_plans_without_names_keep_the_same(name: str) -> None:
+    """Names say when a variable is given up, not what is kept."""
+    model = model_of(name)
+    named, bare = (activations(plan(model, names=n), Workload(batch=2, new=24, act=4)) for n in (True, False))
+    assert (named.layers, named.rest, named.logits) == (bare.layers, bare.rest, bare.logits)
