@@ -63,7 +63,11 @@ def test_contents(installed: Path) -> None:
 def test_extras_and_command(installed: Path) -> None:
     metadata = next(installed.glob("archc_lang-*.dist-info"))
     text = (metadata / "METADATA").read_text()
-    assert {line.split(": ")[1] for line in text.splitlines() if line.startswith("Provides-Extra")} == {"torch", "dev"}
+    assert {line.split(": ")[1] for line in text.splitlines() if line.startswith("Provides-Extra")} == {
+        "torch",
+        "plot",
+        "dev",
+    }
     assert "archc = archc.cli:main" in (metadata / "entry_points.txt").read_text()
 
 
