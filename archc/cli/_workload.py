@@ -56,7 +56,7 @@ class Asked:
     def report(self, model: Model, graph: Graph, drawers: tuple[Path, ...] = ()) -> Report:
         """The cost of a planned model. Raises click.UsageError for what cannot be."""
         from archc.cost.count import count
-        from archc.cost.setting import setting_of
+        from archc.cost.setting import check, setting_of
 
         try:
             setting = setting_of(
@@ -65,10 +65,12 @@ class Asked:
                 gpus=self.gpus,
                 parallel=self.parallel,
                 recompute=self.recompute,
-                tokens=self.tokens,
-                price=self.price,
+                # Beside a training run, pages look at the same models as they serve
+                tokens=self.tokens if self.mode == "train" else None,
+                price=self.price if self.mode == "train" else None,
                 drawers=drawers,
             )
+            check(self.mode, setting)
             return count(
                 model,
                 graph,
@@ -120,8 +122,13 @@ def workload_options(command: Command) -> Command:
 
 
 def asked(options: Mapping[str, Any]) -> Asked:
-    """What the options that `workload_options` adds ask for."""
-    return Asked(**options)
+    """What the options that `workload_options` adds ask for. Raises click.UsageError where they ask for a run's hours
+    or money without a run.
+    """
+    found = Asked(**options)
+    if (found.tokens or found.price) and found.mode != "train":
+        raise click.UsageError("--tokens and --price are those of a training run: they need --mode train")
+    return found
 
 
 def of_file(spec: str, model: str | None) -> tuple[str, str | None]:

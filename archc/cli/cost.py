@@ -139,9 +139,7 @@ class Ways(click.ParamType):
 @click.option(
     "--accept",
     type=click.FloatRange(min=0, max=1),
-    default=0.85,
-    show_default=True,
-    help="Probability that a drafted token is accepted.",
+    help="Probability that a drafted token is accepted.  [default: 0.85]",
 )
 @click.option(
     "--explain", "key", metavar="KEY", help="Take one figure apart: its terms and the spec lines behind them."
@@ -173,7 +171,7 @@ def command(
     price: float | None,
     cache_from: Literal["host", "disk"] | None,
     speculate: int | None,
-    accept: float,
+    accept: float | None,
     key: str | None,
     format: str,
 ) -> None:
@@ -181,7 +179,7 @@ def command(
     from dataclasses import replace
 
     from archc.cost.count import count
-    from archc.cost.setting import setting_of
+    from archc.cost.setting import check, setting_of
     from archc.importers import load
     from archc.plan import plan
 
@@ -211,10 +209,11 @@ def command(
             serving=setting.hardware is not None and mode != "train" and key is None,
             cache_from=cache_from,
             speculate=speculate or 0,
-            accept=accept,
+            accept=0.85 if accept is None else accept,
         )
-        if (cache_from or speculate) and (setting.hardware is None or mode == "train"):
-            raise ValueError("--cache-from and --speculate time serving: they need --hardware and decode or prefill")
+        check(mode, setting)
+        if accept is not None and not speculate:
+            raise ValueError("--accept is of drafted tokens: it needs --speculate, how many these are")
         if search:
             _search(resolved, graph, setting, gpus, parallel, (mode, batch, seq, context), format)
             return

@@ -38,8 +38,9 @@ ASSUMPTIONS = (
         " path on a CPU really runs; its backward includes the scores that a fused attention computes again."
     ),
     (
-        "train: forward and backward of `seq` tokens a row, without recomputation. prefill: the last `seq` of `context`"
-        " tokens go into a cache. decode: `seq` tokens a row (one unless told otherwise), the last of `context`."
+        "train: forward and backward of `seq` tokens a row; FLOPs leave out what is recomputed. prefill: the last `seq`"
+        " of `context` tokens go into a cache. decode: `seq` tokens a row (one unless told otherwise), the last of"
+        " `context`."
     ),
     (
         "params.active: what one token uses, input embedding and head included; a head tied to the embedding counts"
@@ -121,15 +122,16 @@ def count(
     """The cost of a planned model under a workload, in a setting. Raises ValueError for what cannot be."""
     setting = setting or Setting(hardware=model.hardware)
     w, shown = workload(model, mode, batch, seq, context)
+    held = memory(model, graph, w, mode, setting)
     return figures(
         model,
         tally(graph, w, model.cache, model.precision),
         w,
         shown,
         predicts=bool(graph.predictions()),
-        memory=memory(model, graph, w, mode, setting),
+        memory=held,
         time=_time(model, graph, w, mode, setting),
-        further=tuple(_time_assumptions(mode, setting)),
+        further=tuple(_time_assumptions(mode, setting, held)),
     )
 
 
@@ -147,11 +149,17 @@ def _time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting)
     return served(model, graph, w, mode, setting, plain)
 
 
-def _time_assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
-    if setting.hardware is not None:
-        from archc.cost.time import assumptions
+def _time_assumptions(mode: Mode, setting: Setting, held: Memory | None) -> Iterator[str]:
+    if setting.hardware is None:
+        return
+    from archc.cost.time import assumptions
 
-        yield from assumptions(mode, setting)
+    if held is not None and held.fits is False:
+        yield (
+            f"time: as if it fitted; the fullest device needs {held.per_device['total']:,} bytes, and"
+            f" {setting.hardware.label} has {setting.hardware.memory:,.0f}."
+        )
+    yield from assumptions(mode, setting)
 
 
 def figures(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from archc import machine
+from archc.cost.report import Mode
 from archc.record import dataclass
 from archc.schema import Hardware, Model
 
@@ -126,6 +127,20 @@ def setting_of(
     return Setting(
         hardware=named(model, hardware, drawers), parallel=plan, recompute=recompute, tokens=tokens, price=price
     )
+
+
+def check(mode: Mode, setting: Setting) -> None:
+    """Raises ValueError for what is asked of a run that gives none: money and hours of what is no training, ways to
+    serve of what is no serving.
+    """
+    train, timed = mode == "train", setting.hardware is not None
+    if (setting.tokens or setting.price) and not (train and timed):
+        missing = " and ".join([*([] if timed else ["--hardware"]), *([] if train else ["--mode train"])])
+        raise ValueError(f"--tokens and --price are those of a training run: they need {missing}")
+    if setting.price and not setting.tokens:
+        raise ValueError("--price is what a run costs: it needs --tokens, how long that is")
+    if (setting.cache_from or setting.speculate) and (train or not timed):
+        raise ValueError("--cache-from and --speculate time serving: they need --hardware and decode or prefill")
 
 
 def named(model: Model, name: str | None, drawers: tuple[Path, ...] = ()) -> Hardware | None:

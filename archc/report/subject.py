@@ -35,5 +35,6 @@ class Subject:
     def words(self, **changes: Any) -> str:
         """Options of `archc cost` for that report."""
         dropped = changes.get("mode") == "decode" and self.options["mode"] != "decode"
-        options = {name: value for name, value in self.options.items() if not (dropped and name == "seq")}
+        lost = ("seq", "tokens", "price") if dropped else ()
+        options = {name: value for name, value in self.options.items() if name not in lost}
         return " ".join(f"--{name} {value}" for name, value in {**options, **changes}.items())

@@ -68,3 +68,21 @@ def test_training_memory_is_counted_with_names() -> None:
     done = CliRunner().invoke(main, ["cost", "llama_3_1_8b", "--mode", "train", "--format", "json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["memory"]["activations"] > 0
+
+
+def test_what_does_not_fit_is_timed_with_a_word_of_it() -> None:
+    """171 GiB of training on 80 GB, and one row served on the same device."""
+    lines = cost("llama_3_1_8b", "--mode", "train", "--hardware", "h100")
+    assert "does not fit into memory" in next(line for line in lines if line.startswith("a step"))
+    assert any("time: as if it fitted" in line for line in lines)
+    served = cost("llama_3_1_8b", "--hardware", "h100", "--context", "8Ki")
+    assert not any("not fit" in line or "as if it fitted" in line for line in served)
+
+
+def test_parts_of_a_step_that_are_there_are_never_nothing() -> None:
+    """Communication is named where devices talk, and a small share is not 0 %."""
+    lines = cost("deepseek_v3", "--hardware", "h100", "--context", "8Ki", "--parallel", "dp=16,ep=16", "--batch", "16")
+    assert not any(f"({nothing} %)" in line for line in lines for nothing in ("0", "0.0"))
+    assert "communication" in next(line for line in lines if line.startswith("if alone"))
+    alone = cost("llama_3_1_8b", "--hardware", "h100", "--context", "8Ki")
+    assert not any("communication" in line for line in alone[: alone.index("conventions")])

@@ -79,6 +79,11 @@ def test_the_command_prints_and_gives_the_same_figures() -> None:
         (["--hardware", "h800", "--mode", "train", "--speculate", "1"], "need --hardware"),
         (["--hardware", "h800", "--cache-from", "disk"], "no rate of disk"),
         (["--hardware", "h9"], "no hardware `h9`"),
+        (["--tokens", "1T"], "need --hardware and --mode train"),
+        (["--hardware", "h800", "--price", "2"], "need --mode train"),
+        (["--mode", "train", "--tokens", "1T"], "need --hardware"),
+        (["--hardware", "h800", "--mode", "train", "--price", "2"], "needs --tokens"),
+        (["--hardware", "h800", "--accept", "0.9"], "needs --speculate"),
     ],
 )
 def test_what_cannot_be_timed_is_said_in_a_sentence(extra: list[str], message: str) -> None:

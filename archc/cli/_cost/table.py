@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from archc.cli._console import print_all
-from archc.cli._cost.units import bytes_text, flops_text
+from archc.cli._cost.units import bytes_text, flops_text, share_text
 from archc.cost.report import Report
 
 
@@ -26,7 +26,7 @@ def show(report: Report, room: float | None = None) -> None:
     for name, n in p.by_component.items():
         ideal, executed, kept = (d.by_component[name] for d in (f.ideal, f.executed, c))
         if n or ideal or executed or kept:
-            share = "apart" if name == "mtp" else _share(n / p.total) if n else "-"
+            share = "apart" if name == "mtp" else share_text(n / p.total) if n else "-"
             table.add_row(
                 name,
                 f"{n:,}" if n else "-",
@@ -79,7 +79,7 @@ def show(report: Report, room: float | None = None) -> None:
     if report.time is not None:
         from archc.cli._cost.times import facts as time_facts
 
-        rows += time_facts(report.time, train=w.mode == "train")
+        rows += time_facts(report.time, train=w.mode == "train", memory=report.memory)
     for row in rows:
         facts.add_row(*row)
     notes = Table(box=None, pad_edge=False, show_header=False, style="dim")
@@ -100,8 +100,3 @@ def show(report: Report, room: float | None = None) -> None:
         shown = report.time.serving
         more += ["", by_batch(shown) if shown else "no batch fits into memory: see --parallel"]
     print_all(title, "", table, "", facts, *more, "", "[dim]conventions[/dim]", notes, width=100)
-
-
-def _share(part: float) -> str:
-    """``97.4 %``; what is there is never 0.0 %."""
-    return f"{100 * part:.1f} %" if part >= 0.0005 else "< 0.1 %"

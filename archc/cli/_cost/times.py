@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from archc.cli._cost.units import bytes_text, count_text, flops_text, seconds_text
-from archc.cost.report import Serving, Time
+from archc.cli._cost.units import bytes_text, count_text, flops_text, seconds_text, share_text
+from archc.cost.report import Memory, Serving, Time
 
 
-def facts(time: Time, *, train: bool) -> list[tuple[str, str]]:
-    """Rows of names and texts: the step, its parts, the run."""
+def facts(time: Time, *, train: bool, memory: Memory | None) -> list[tuple[str, str]]:
+    """Rows of names and texts: the step, its parts, the run; a step that no device has room for is said to be one."""
     parts = sorted(((n, s) for n, s in time.parts.items() if s > 0), key=lambda part: -part[1])
+    step = f"{seconds_text(time.total_s)}, {count_text(time.tokens_per_s)} tokens/s; most of it: {time.bound}"
+    if memory is not None and memory.fits is False:
+        step += "; [bold]does not fit into memory[/bold]"
+    alone = [("arithmetic", time.compute_s), ("bytes", time.memory_s), ("communication", time.communication_s)]
     rows = [
-        ("a step", f"{seconds_text(time.total_s)}, {count_text(time.tokens_per_s)} tokens/s; most of it: {time.bound}"),
-        ("its parts", ", ".join(f"{name} {seconds_text(s)} ({100 * s / time.total_s:.0f} %)" for name, s in parts)),
-        (
-            "if alone",
-            (
-                f"arithmetic {seconds_text(time.compute_s)}, bytes {seconds_text(time.memory_s)},"
-                f" communication {seconds_text(time.communication_s)}"
-            ),
-        ),
+        ("a step", step),
+        ("its parts", ", ".join(f"{name} {seconds_text(s)} ({share_text(s / time.total_s)})" for name, s in parts)),
+        ("if alone", ", ".join(f"{name} {seconds_text(s)}" for name, s in alone if s)),
         ("utilisation", f"MFU {100 * time.mfu:.1f} % of bfloat16, {flops_text(time.flops_per_device)}/s a device"),
     ]
     if (load := time.cache_load) is not None:

@@ -33,3 +33,8 @@ def bytes_text(n: float) -> str:
         if n >= size:
             return f"{n / size:,.2f} {unit}"
     return f"{n:,.0f} B"
+
+
+def share_text(part: float) -> str:
+    """``97.4 %``; what is there is never 0.0 %."""
+    return f"{100 * part:.1f} %" if part >= 0.0005 else "< 0.1 %"
