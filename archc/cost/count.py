@@ -131,7 +131,7 @@ def count(
         predicts=bool(graph.predictions()),
         memory=held,
         time=_time(model, graph, w, mode, setting),
-        further=tuple(_time_assumptions(mode, setting, held)),
+        further=tuple(_time_assumptions(graph, mode, setting, held)),
     )
 
 
@@ -149,7 +149,7 @@ def _time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting)
     return served(model, graph, w, mode, setting, plain)
 
 
-def _time_assumptions(mode: Mode, setting: Setting, held: Memory | None) -> Iterator[str]:
+def _time_assumptions(graph: Graph, mode: Mode, setting: Setting, held: Memory | None) -> Iterator[str]:
     if setting.hardware is None:
         return
     from archc.cost.time import assumptions
@@ -159,7 +159,7 @@ def _time_assumptions(mode: Mode, setting: Setting, held: Memory | None) -> Iter
             f"time: as if it fitted; the fullest device needs {held.per_device['total']:,} bytes, and"
             f" {setting.hardware.label} has {setting.hardware.memory:,.0f}."
         )
-    yield from assumptions(mode, setting)
+    yield from assumptions(graph, mode, setting)
 
 
 def figures(

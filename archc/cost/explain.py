@@ -81,7 +81,7 @@ def explain(model: Model, graph: Graph, report: Report, key: str, setting: Setti
     if section == "time" and setting is not None and report.time is not None:
         from archc.cost.timed import terms
 
-        found = tuple(terms(model, graph, report, rest, setting))
+        found = tuple(_merged(terms(model, graph, report, rest, setting)))
         return Explanation(key=key, value=value, terms=found, sources=())
     if section == "memory" and setting is not None and report.memory is not None:
         from archc.cost.remembered import terms

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from archc.cost.parallel import groups, shard_shape
 from archc.cost.placement import routed, splits
 from archc.cost.setting import Setting
-from archc.cost.works import Work, chosen
+from archc.cost.works import Forms, Work, chosen
 from archc.graph import Graph, Value
 from archc.ops import Workload
 from archc.ops.expert import GroupedLinear
@@ -74,6 +74,16 @@ class Clock:
             total += self.one(work, backward=backward)
         return total
 
+    def fastest(self, works: Iterable[Work | Forms]) -> tuple[Work, ...]:
+        """The works, those that can be run in several ways in the one that takes least."""
+        found: list[Work] = []
+        for work in works:
+            if isinstance(work, Forms):
+                found += min(work.ways, key=lambda way: self.spent(way).total)
+            else:
+                found.append(work)
+        return tuple(found)
+
     def one(self, work: Work, *, backward: bool = False) -> Spent:
         """Seconds of one work."""
         hw = self.hardware
@@ -117,9 +127,11 @@ class Clock:
         tp divides what it splits (see `placement`), and all that works on rows, which are spread between sub-layers;
         what it repeats it does not divide. cp divides everything where there are tokens enough to spread.
         """
-        p = self.setting.parallel
-        spread = p.cp if self.w.new >= p.cp or any(s.engine == "attention" for s in work.sums) else 1
-        return spread * self._tp(work)
+        return self._cp(work) * self._tp(work)
+
+    def _cp(self, work: Work) -> int:
+        cp, keyed = self.setting.parallel.cp, work.over_keys or any(s.engine == "attention" for s in work.sums)
+        return cp if keyed or self.w.new >= cp else 1
 
     def _tp(self, work: Work) -> int:
         tp = self.setting.parallel.tp
@@ -137,7 +149,7 @@ class Clock:
 
     def bytes(self, work: Work, ways: float) -> float:
         """Bytes that the device moves for it."""
-        total = (work.read + work.written) / ways
+        total = (work.read - work.repeated + work.written) / ways + work.repeated / self._cp(work)
         for value, n in work.weights:
             total += n * self._shard(value) * self._busy(work, value)
         # Gradients of parameters are added up in memory, read and written; those of a single micro-batch are written.

@@ -92,8 +92,7 @@ def speculation(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Se
     step = Step(model, graph, w, mode, setting, setting.hardware)
     names = unit_names(graph)
     draft = sum(
-        step.clock.spent(step.amounts.forward[names[id(parts.ahead[min(k, len(parts.ahead) - 1)])]]).total
-        for k in range(drafts)
+        step.clock.spent(step.works(names[id(parts.ahead[min(k, len(parts.ahead) - 1)])])).total for k in range(drafts)
     )
     check = time(model, graph, replace(w, new=drafts + 1, past=w.past - drafts), mode, setting)
     assert check is not None

@@ -18,11 +18,12 @@ from archc.cost.parallel import (
 from archc.cost.placement import Unit, routed, splits, units
 from archc.cost.report import Mode, Time
 from archc.cost.roofline import Clock, Spent
-from archc.cost.setting import Setting
+from archc.cost.setting import Parallel, Setting
 from archc.cost.works import Amounts, Work, amounts, unit_names
 from archc.graph import Graph
 from archc.ops import Workload
 from archc.ops.base import nbytes
+from archc.ops.latent import LatentAttend
 from archc.schema import Hardware, Model
 
 WAITED_FOR = ("(tp)", "(cp)")
@@ -55,7 +56,14 @@ def time(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) 
     return Step(model, graph, w, mode, setting, setting.hardware).time()
 
 
-def assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
+LATENT = (
+    "time: latent attention meets expanded keys and values, which are written and read (as training always does), or"
+    " latents as they are, by (rank + rotated + rank) channels a head, whichever is faster on the machine."
+)
+"""The assumption of models whose keys and values are made of latents."""
+
+
+def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
     """The rules that times follow."""
     hw = setting.hardware
     assert hw is not None
@@ -84,6 +92,8 @@ def assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
         f"time: {rates} ({hw.label}). A kernel takes its arithmetic or its bytes, whichever is longer, and a launch;"
         " row-wise ops that hand each other values run as one kernel; nothing else overlaps on a device."
     )
+    if any(isinstance(node.op, LatentAttend) for node, _ in graph.walk()):
+        yield LATENT
     if mode == "train":
         yield (
             "time: a gradient reads what its forward read and the gradients that arrive, and writes those that leave;"
@@ -93,7 +103,23 @@ def assumptions(mode: Mode, setting: Setting) -> Iterator[str]:
         )
     elif setting.parallel.devices > 1:
         yield "time: one batch at a time: everything that devices send each other is waited for."
+    if setting.parallel.devices > 1:
+        yield from _latencies(mode, setting.parallel, hw)
     yield "mfu: ideal FLOPs of the step over what the devices could compute in it in bfloat16."
+
+
+def _latencies(mode: Mode, plan: Parallel, hw: Hardware) -> Iterator[str]:
+    """What is known of collectives that send next to nothing."""
+    crossing = plan.devices > hw.domain
+    reach = [(False, "fast links", hw.domain > 1), (True, "the network", crossing)]
+    known = [f"{1e6 * t:g} us over {path}" for net, path, used in reach if used and (t := hw.latency(network=net))]
+    unknown = [path for net, path, used in reach if used and not hw.latency(network=net)]
+    said = [f"every exchange takes {' and '.join(known)} beside its bytes"] if known else []
+    if unknown:
+        said.append(f"latency over {' and '.join(unknown)} is left out, for nothing is known of it")
+        if mode == "decode":
+            said.append("decoding on so many devices takes longer than this")
+    yield f"time: {'; '.join(said)}."
 
 
 class Step:
@@ -107,6 +133,7 @@ class Step:
         self.amounts: Amounts = amounts(graph, self.at_once, model.precision, model.cache)  # pyright: ignore[reportArgumentType]
         self.clock = Clock(graph, self.at_once, setting, hw, self.micros, self.senders)
         self._names = unit_names(graph)
+        self._works: dict[str, tuple[Work, ...]] = {}
         self._twice: dict[str, tuple[Work, ...]] = {}
         self._spent: dict[tuple[int, str], tuple[tuple[Work, ...], Spent]] = {}
         """Seconds of works by the works' identity, which stages share."""
@@ -119,6 +146,12 @@ class Step:
         return self.hw.senders if self.mode == "train" and self.setting.parallel.ep > 1 else 0.0
 
     # --- works -----------------------------------------------------------------------------------
+    def works(self, name: str) -> tuple[Work, ...]:
+        """What a unit runs forward."""
+        if name not in self._works:
+            self._works[name] = self.clock.fastest(self.amounts.forward[name])
+        return self._works[name]
+
     def parts(self, stage: int) -> Iterator[Part]:
         """What a stage runs for one micro-batch."""
         pp = self.setting.parallel.pp
@@ -126,10 +159,10 @@ class Step:
         training = self.mode == "train"
         parts = units(self.graph)
         if stage == 0:
-            yield Part(unit=parts.first, step="forward", works=self.amounts.forward["step"], count=1)
+            yield Part(unit=parts.first, step="forward", works=self.works("step"), count=1)
         for unit, count in stage_units(parts, layers, stage, pp, training=training):
             name = self._names[id(unit)]
-            forward = self.amounts.forward[name]
+            forward = self.works(name)
             yield Part(unit=unit, step="forward", works=forward, count=count)
             if not training:
                 continue
@@ -140,7 +173,7 @@ class Step:
     def _recomputed(self, name: str) -> tuple[Work, ...]:
         """The works of a unit that the backward pass runs again."""
         if name not in self._twice:
-            self._twice[name] = tuple(work for work in self.amounts.forward[name] if self._again(work))
+            self._twice[name] = tuple(work for work in self.works(name) if self._again(work))
         return self._twice[name]
 
     def _again(self, work: Work) -> bool:
@@ -225,7 +258,9 @@ class Step:
         return collectives(self.model, self.graph, self.w, self.mode, self.setting)
 
     def seconds(self, what: Collective) -> float:
-        """Seconds of all runs of a collective. Raises ValueError where nothing is known of how fast devices send."""
+        """Seconds of all runs of a collective: its latency and its bytes. Raises ValueError where nothing is known of
+        how fast devices send.
+        """
         rate = self.hw.sends(network=what.network)
         if not rate:
             kind = "network" if what.network else "link"
@@ -233,7 +268,11 @@ class Step:
                 f"no rate is known at which devices of `{self.hw.label}` send {what.what} over the {kind}:"
                 f" give it in the spec, `hardware mine = {self.hw.kind} {{ {kind} = ... }}`"
             )
-        return what.count * what.bytes / rate
+        return what.count * (self.latency(what) + what.bytes / rate)
+
+    def latency(self, what: Collective) -> float:
+        """Seconds of one run of a collective that sends next to nothing: an all-reduce gathers what it has reduced."""
+        return self.hw.latency(network=what.network) * (2 if what.kind == "all_reduce" else 1)
 
     def waits(self, what: Collective) -> bool:
         """Whether the step stands still for a collective: in training what the next op needs, else everything."""

@@ -64,11 +64,12 @@ def sent(step: Step) -> Iterator[Term]:
     """What a device sends, and how fast."""
     for what in step.sent():
         rate = step.hw.sends(network=what.network)
-        path = "network" if what.network else "links"
+        path, late = "network" if what.network else "links", step.latency(what)
+        wait, one = f"{1e6 * late:g} us + " if late else "", late + what.bytes / rate
         yield Term(
             what=f"{what.kind} {what.what}, {what.ways} ways, {path}",
             count=what.count,
-            formula=f"{what.bytes / 1e6:,.2f} MB / {rate / 1e9:,.0f} GB/s = {1e6 * what.bytes / rate:,.1f} us",
+            formula=f"{wait}{what.bytes / 1e6:,.2f} MB / {rate / 1e9:,.0f} GB/s = {1e6 * one:,.1f} us",
             total=step.seconds(what),
         )
 

@@ -21,7 +21,7 @@ from archc.ops import Cost, Workload, numel
 from archc.ops.attention import Attend
 from archc.ops.base import nbytes
 from archc.ops.expert import GroupedLinear
-from archc.ops.latent import LatentAttend
+from archc.ops.latent import LatentAttend, Stage
 from archc.ops.row import RowOp
 from archc.ops.sparse import IndexDivergence, IndexTopk, SparseAttention
 from archc.ops.time import Append, Recall, row_parts
@@ -46,7 +46,8 @@ class Work:
     """One kernel's run, forward or backward, on a device that does all of it.
 
     ``weights`` are bytes of each parameter that it reads, ``gradients`` those of gradients of parameters that it reads
-    and writes; ``results`` those of ``written`` that products write when they have computed them.
+    and writes; ``results`` those of ``written`` that products write when they have computed them; ``repeated`` those of
+    ``read`` that every device of tp reads. ``stage`` names a part of what one node does.
     """
 
     kernel: Kernel
@@ -57,6 +58,10 @@ class Work:
     weights: tuple[tuple[Value, float], ...]
     gradients: tuple[tuple[Value, float], ...]
     launches: int
+    repeated: float = 0.0
+    over_keys: bool = False
+    """Whether cp spreads it with the keys."""
+    stage: str = ""
 
     @property
     def main(self) -> Node:
@@ -67,12 +72,20 @@ class Work:
     def what(self) -> str:
         """What it is called in an explanation."""
         named = [n.name or n.op.kind for n in self.kernel.nodes]
-        return named[0] if len(named) == 1 else f"{len(named)} ops to {named[-1]}"
+        whole = named[0] if len(named) == 1 else f"{len(named)} ops to {named[-1]}"
+        return f"{whole}: {self.stage}" if self.stage else whole
 
     @property
     def multiplies(self) -> bool:
         """Whether it is a matrix product or an attention: what selective recomputation keeps the results of."""
         return any(s.engine != "rows" for s in self.sums)
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """Works that give the same in several ways, of which a machine takes the fastest."""
+
+    ways: tuple[tuple[Work, ...], ...]
 
 
 class Amounts:
@@ -83,13 +96,13 @@ class Amounts:
         self.src: Sources = sources(graph)
         self.training = not w.cached
         self.trained, self.constants = _learning(graph) if self.training else (frozenset(), frozenset())
-        self.forward: dict[str, tuple[Work, ...]] = {}
+        self.forward: dict[str, tuple[Work | Forms, ...]] = {}
         self.backward: dict[str, tuple[Work, ...]] = {}
         for name, group in kernels(graph).items():
             run = [k for k in group if not self._idle(k)]
             self.forward[name] = tuple(map(self._forward, run))
             if self.training:
-                self.backward[name] = tuple(b for k in run if (b := self._backward(k)) is not None)
+                self.backward[name] = tuple(work for kernel in run for work in self._backward(kernel))
 
     def _idle(self, kernel: Kernel) -> bool:
         """Whether there is nothing to do: losses in inference, putting rows into a state where there is none."""
@@ -147,22 +160,19 @@ class Amounts:
         if not flops:
             return
         number = product_of(node, self.precision)
-        if isinstance(node.op, LatentAttend):
-            # Maps of latents are products with weights, the rest is attention.
-            maps, pairs = node.op.halves(self.w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
-            scale = flops / self._cost(node).useful
-            weight = node.ins[2].param
-            assert weight is not None
-            yield Sum(engine="product", number=self.precision.product(weight.role), flops=scale * maps)
-            yield Sum(engine="attention", number=number, flops=scale * pairs)
-        elif isinstance(node.op, ATTENTION):
+        if isinstance(node.op, ATTENTION):
             yield Sum(engine="attention", number=number, flops=flops)
         elif isinstance(node.op, RowOp):
             yield Sum(engine="rows", number="fp32", flops=flops)
         else:
             yield Sum(engine="product", number=number, flops=flops)
 
-    def _forward(self, kernel: Kernel) -> Work:
+    def _forward(self, kernel: Kernel) -> Work | Forms:
+        node = kernel.nodes[0]
+        if isinstance(node.op, LatentAttend):
+            expanded, within = self._latent_forms(kernel, node, node.op)
+            # A gradient is that of expanded keys and values
+            return Forms((expanded,) if self.training else (expanded, within))
         shares = self._shares(kernel)
         sums = tuple(s for node in kernel.nodes for s in self._sums(node, self._cost(node).useful))
         written = sum(map(self._written, kernel.writes))
@@ -176,17 +186,27 @@ class Amounts:
             weights=tuple((v, self._taken(v, shares)) for v in kernel.params),
             gradients=(),
             launches=max(1, sum(s.engine != "rows" for s in sums) if not kernel.rows else 1),
+            repeated=self._repeated(kernel, sums, shares),
         )
+
+    def _repeated(self, kernel: Kernel, sums: tuple[Sum, ...], shares: dict[Value, float]) -> float:
+        """Bytes of entries [B, T, C] that all heads of an attention share: whatever its heads, a device reads them."""
+        if not any(s.engine == "attention" for s in sums):
+            return 0.0
+        return sum(shares.get(v, 1.0) * self.bytes_of(v) for v in kernel.reads if len(v.shape) == 3)
 
     def _taken(self, param: Value, shares: dict[Value, float]) -> float:
         """Bytes of a parameter that are read; of routed experts all, for which are chosen depends on the plan."""
         assert param.param is not None
         return self._weight(param) * (1.0 if routed(param.param) else shares.get(param, 1.0))
 
-    def _backward(self, kernel: Kernel) -> Work | None:
+    def _backward(self, kernel: Kernel) -> Iterator[Work]:
         nodes = [node for node in kernel.nodes if node in self.trained]
         if not nodes:
-            return None
+            return
+        if isinstance(nodes[0].op, LatentAttend):
+            yield from self._latent_backward(kernel, nodes[0], nodes[0].op)
+            return
         shares = self._shares(kernel)
         sums = tuple(s for node in nodes for s in self._sums(node, self._gradient(node)))
         arriving = sum(nbytes(v.type, self.w) for v in kernel.writes if v.type.dtype in FLOATS)
@@ -197,7 +217,7 @@ class Amounts:
         products = any(s.engine == "product" for s in sums) and not kernel.rows
         # A product has two gradients, each of which reads what arrives.
         halves = 2 if products and leaving and own else 1
-        return Work(
+        yield Work(
             kernel=kernel,
             sums=sums,
             read=halves * arriving + seen,
@@ -206,7 +226,67 @@ class Amounts:
             weights=tuple((v, self._taken(v, shares)) for v in kernel.params),
             gradients=own,
             launches=halves,
+            repeated=self._repeated(kernel, sums, shares),
         )
+
+    # --- latent attention ------------------------------------------------------------------------
+    def _stages(self, node: Node, op: LatentAttend) -> Iterator[tuple[str, tuple[Stage, ...]]]:
+        yield from op.forms(self.w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs)).items()
+
+    def _latents(self, kernel: Kernel, node: Node) -> float:
+        """Bytes of the entries, as the cache stores them."""
+        shares, roots = self._shares(kernel), self.src.roots(node.ins[1])
+        return sum(shares.get(v, 1.0) * self.bytes_of(v) for v in roots)
+
+    def _latent_sum(self, node: Node, stage: Stage) -> Sum:
+        weight = node.ins[2].param
+        assert weight is not None
+        if stage.weight:
+            return Sum(engine="product", number=self.precision.product(weight.role), flops=stage.flops)
+        return Sum(engine="attention", number=product_of(node, self.precision), flops=stage.flops)
+
+    def _latent_forms(self, kernel: Kernel, node: Node, op: LatentAttend) -> Iterator[tuple[Work, ...]]:
+        entries = self._latents(kernel, node)
+        for form, stages in self._stages(node, op):
+            yield tuple(
+                Work(
+                    kernel=kernel,
+                    sums=(self._latent_sum(node, stage),),
+                    read=stage.read * self.w.act + stage.latents * entries,
+                    written=stage.written * self.w.act,
+                    results=stage.written * self.w.act if stage.weight else 0.0,
+                    weights=tuple((v, stage.weight * self._weight(v)) for v in kernel.params if stage.weight),
+                    gradients=(),
+                    launches=1,
+                    repeated=stage.latents * entries,
+                    over_keys=stage.over_keys,
+                    stage=f"{stage.name} ({form})",
+                )
+                for stage in stages
+            )
+
+    def _latent_backward(self, kernel: Kernel, node: Node, op: LatentAttend) -> Iterator[Work]:
+        """The gradient of what meets expanded keys and values, then that of what expanded them."""
+        entries, learns = self._latents(kernel, node), self._learns(node.ins[1])
+        learned = [v for v in kernel.params if v.param is not None and not v.param.buffer]
+        for stage in reversed(dict(self._stages(node, op))["expanded"]):
+            own = tuple((v, self._gradient_bytes(v)) for v in learned if stage.weight)
+            halves = 2 if stage.weight and learns and own else 1
+            total = self._latent_sum(node, stage)
+            leaving = stage.read * self.w.act + (stage.latents * entries if learns else 0.0)
+            yield Work(
+                kernel=kernel,
+                sums=(Sum(engine=total.engine, number=total.number, flops=2 * total.flops),),
+                read=stage.read * self.w.act + stage.latents * entries + halves * stage.written * self.w.act,
+                written=leaving,
+                results=leaving if stage.weight else 0.0,
+                weights=tuple((v, self._weight(v)) for v in kernel.params if stage.weight),
+                gradients=own,
+                launches=halves,
+                repeated=stage.latents * entries,
+                over_keys=stage.over_keys,
+                stage=stage.name,
+            )
 
     @staticmethod
     def _share(param: Value, shares: dict[Value, float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import NamedTuple
 
 from archc.ops.attended import attended
 from archc.ops.attention import attention_flops, visible_pairs
@@ -19,6 +20,21 @@ def crossover(*, latent: int, nope: int, values: int) -> int | None:
     """
     more = 2 * latent - nope - values
     return latent * (nope + values) // more if more > 0 else None
+
+
+class Stage(NamedTuple):
+    """A kernel of latent attention: a product with a part of its weight, or (``weight`` 0) attention."""
+
+    name: str
+    flops: int
+    read: int
+    """Activations, in elements; entries apart."""
+    written: int
+    latents: float = 0.0
+    """The share of the entries' channels that it reads, of every token."""
+    weight: float = 0.0
+    over_keys: bool = False
+    """Whether it is a product of every token, new or not."""
 
 
 class LatentAttend(Op):
@@ -78,17 +94,28 @@ class LatentAttend(Op):
             outs.append(attended(t, t.narrow(q, 2, some), k, v))
         return outs[0] if len(outs) == 1 else t.cat(outs, 2)
 
-    def halves(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int]:
-        """FLOPs of the maps of latents, and of the attention, the cheaper way: after cached tokens either all latents
-        are expanded again, or new tokens attend in latent space.
+    def forms(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> dict[str, tuple[Stage, ...]]:
+        """What kernels do, by the form that they run in: keys and values of all tokens expanded and then met, or
+        latents met by queries that were mapped into their space.
         """
         q, entries, weight = ins[:3]
-        heads, latent, keys = q.fixed(2), weight.last, size(entries.shape[1], w)
-        expand = 2 * w.batch * weight.fixed(0) * latent
-        pairs = 2 * heads * visible_pairs(w, None)
-        plain = expand * keys, pairs * (q.last + outs[0].last)
-        within = expand * w.new, pairs * (entries.last + latent)
-        return min(plain, within, key=sum) if w.past else plain
+        heads, latent, values, keys = q.fixed(2), weight.last, outs[0].last, size(entries.shape[1], w)
+        rows, shared, new, pairs = weight.fixed(0), q.last - self.nope, w.batch * w.new, visible_pairs(w, None)
+        both, result = w.batch * keys * rows, new * heads * values
+        wide, within, split = new * heads * q.last, new * heads * latent, self.nope * heads / rows
+        return {
+            "expanded": (
+                Stage("keys and values", 2 * both * latent, 0, both, latent / entries.last, 1.0, over_keys=True),
+                Stage("attend", 2 * heads * pairs * (q.last + values), wide + both, result, shared / entries.last),
+            ),
+            "in latent space": (
+                Stage("map queries", 2 * within * self.nope, new * heads * self.nope, within, weight=split),
+                Stage(
+                    "attend", 2 * heads * pairs * (entries.last + latent), within + new * heads * shared, within, 1.0
+                ),
+                Stage("map values", 2 * within * values, within, result, weight=1 - split),
+            ),
+        }
 
     def code(self, q: ast.expr, entries: ast.expr, weight: ast.expr, time: ast.expr) -> ast.expr:
         return expr(

@@ -264,6 +264,10 @@ class Hardware(Drawer):
     attention_backward: float = field(
         "its gradient (five products) as measured; 0: like it", unit="FLOP/s", default=0.0, ge=0
     )
+    link_latency: float = field(
+        "a small exchange over fast links, half of an all-reduce, as measured", unit="s", default=0.0, ge=0
+    )
+    network_latency: float = field("a small exchange beyond them, as measured", unit="s", default=0.0, ge=0)
     link_measured: float = field("fast links as measured", unit="bytes/s", default=0.0, ge=0)
     network_measured: float = field("the network as measured", unit="bytes/s", default=0.0, ge=0)
     senders: float = field("share of its cores that products leave to exchanges among experts", default=0.0, ge=0, lt=1)
@@ -318,6 +322,10 @@ class Hardware(Drawer):
         """
         stated, measured = (self.network, self.network_measured) if network else (self.link, self.link_measured)
         return min(stated, measured or stated)
+
+    def latency(self, *, network: bool) -> float:
+        """Seconds of an exchange of next to nothing, of which an all-reduce is two; 0 where nothing is known."""
+        return self.network_latency if network else self.link_latency
 
 
 class Router(Drawer):

@@ -15,9 +15,11 @@ from archc.cost.explain import explain
 from archc.cost.report import Mode, Time
 from archc.cost.setting import Parallel, Setting
 from archc.cost.time import Step, time
+from archc.cost.works import Forms, Work
 from archc.drawers import drawer_class
 from archc.graph import Graph
 from archc.importers import load
+from archc.ops.latent import LatentAttend
 from archc.plan import plan
 from archc.schema import Hardware, Model
 
@@ -153,6 +155,101 @@ def test_tensor_parallelism_divides_the_work_and_adds_waiting() -> None:
     assert eight.parts["memory"] == pytest.approx(one.parts["memory"] / 8, rel=0.1)
     assert eight.parts["launch"] == one.parts["launch"]
     assert eight.parts["communication"] > 0 == one.parts["communication"]
+
+
+# --- latent attention ------------------------------------------------------------------------------
+def latent(setting: Setting, mode: Mode = "decode", **given: Any) -> tuple[Step, list[Work]]:
+    """What the latent attention of a layer of DeepSeek-V3 runs forward."""
+    model, graph = planned("deepseek_v3")
+    w, _ = workload(model, mode, given.get("batch", 1), given.get("seq"), given.get("context"))
+    assert setting.hardware is not None
+    step = Step(model, graph, w, mode, setting, setting.hardware)
+    layer = next(part for part in step.parts(0) if part.unit.layers and part.step == "forward")
+    return step, [work for work in layer.works if isinstance(work.main.op, LatentAttend)]
+
+
+def test_decoding_by_latents_takes_the_time_of_their_arithmetic_by_hand() -> None:
+    """As FlashMLA does: 128 heads, 576 channels of scores and 512 of values a key, 1152 bytes of a token in the cache;
+    what maps queries and values has the weight once between them, 512 x 128 x (128 + 128) in FP8 with its scales.
+    """
+    context, hw = 163_840, machine(launch=0.0)
+    step, works = latent(Setting(hardware=hw), context=context)
+    attend = step.clock.one(next(work for work in works if "attend" in work.stage))
+    assert attend.compute == pytest.approx(2 * 128 * (576 + 512) * context / hw.attention, rel=1e-6)
+    assert attend.memory == pytest.approx(1152 * context / hw.stream, rel=2e-3)
+    maps = sum(step.clock.one(work).memory for work in works if "attend" not in work.stage)
+    assert maps == pytest.approx(512 * 128 * 256 * (1 + 4 / 128**2) / hw.stream, rel=0.03)
+    assert all("in latent space" in work.stage for work in works) and len(works) == 3
+
+
+@given(
+    st.sampled_from([1, 2, 16, 64, 512, 4096]),
+    st.sampled_from([0, 1, 100, 4096, 100_000]),
+    st.sampled_from([1, 8]),
+    st.sampled_from([1, 4]),
+)
+@settings(max_examples=30, deadline=None)
+def test_latent_attention_has_arithmetic_and_bytes_of_one_form(new: int, past: int, batch: int, tp: int) -> None:
+    """Either keys and values of all tokens are made and read (128 heads of 128 + 128, bfloat16), or every pair takes
+    576 + 512 channels a head; of both the faster.
+    """
+    setting = Setting(hardware=machine(), parallel=Parallel(tp=tp))
+    step, works = latent(setting, "prefill", batch=batch, seq=new, context=past + new)
+    keys, pairs = batch * (past + new), batch * sum(range(past + 1, past + new + 1))
+    flops = sum(s.flops for work in works for s in work.sums if s.engine == "attention")
+    moved = sum(work.read + work.written for work in works)
+    if all("expanded" in work.stage for work in works):
+        assert flops == 2 * 128 * pairs * (192 + 128)
+        assert moved >= 2 * keys * 128 * 256 * 2
+    else:
+        assert flops == 2 * 128 * pairs * (576 + 512)
+    forms = next(
+        item
+        for items in step.amounts.forward.values()
+        for item in items
+        if isinstance(item, Forms) and item.ways[0][0].kernel is works[0].kernel
+    )
+    for form in forms.ways:
+        assert step.clock.spent(works).total <= step.clock.spent(form).total * (1 + 1e-9)
+
+
+def test_every_device_of_tp_reads_all_latents() -> None:
+    """Heads share them: eight devices have an eighth of the scores each, and all of the cache."""
+    step, works = latent(Setting(hardware=machine(), parallel=Parallel(tp=8)), context=32_768)
+    attend = step.clock.one(next(work for work in works if "attend" in work.stage))
+    assert attend.memory >= 1152 * 32_768 / machine().stream
+    one, alone = latent(Setting(hardware=machine()), context=32_768)
+    assert attend.compute == pytest.approx(
+        one.clock.one(next(work for work in alone if "attend" in work.stage)).compute / 8
+    )
+
+
+# --- latency -------------------------------------------------------------------------------------
+def test_each_exchange_takes_its_latency() -> None:
+    """80 layers of two sums over devices each, and the embedding's: gathered and scattered."""
+    plan = Setting(parallel=Parallel(tp=8))
+    fast, slow = (
+        timed("llama_3_1_70b", "decode", replace(plan, hardware=machine(link_latency=t)), context=4096)
+        for t in (0.0, 1e-5)
+    )
+    more = (slow.communication_s - fast.communication_s) / 1e-5
+    assert 2 * 2 * 80 <= round(more) <= 2 * 2 * 80 + 4
+    assert slow.total_s - fast.total_s == pytest.approx(slow.communication_s - fast.communication_s)
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan", "said"),
+    [
+        ("h100", Parallel(tp=8), "3 us over fast links beside its bytes."),
+        ("h100", Parallel(dp=16, ep=16), "latency over the network is left out"),
+        ("b200", Parallel(tp=8), "decoding on so many devices takes longer than this"),
+    ],
+)
+def test_what_is_not_known_of_latency_is_said(kind: str, plan: Parallel, said: str) -> None:
+    model, graph = planned("deepseek_v3")
+    setting = Setting(hardware=machine(kind), parallel=plan)
+    report = count(model, graph, batch=16, context=4096, setting=setting)
+    assert any(said in line for line in report.assumptions)
 
 
 def test_replicas_share_rows_and_keep_the_pace() -> None:

@@ -24,6 +24,7 @@ class H100(
     drain=1.97e12,
     attention=579e12,
     attention_backward=542e12,
+    link_latency=3e-6,
     link_measured=396.4e9,
 ):
     """NVIDIA H100 SXM5 80 GB in nodes of 8 (DGX H100: a 400 Gb/s adapter for each).
@@ -32,5 +33,6 @@ class H100(
     direction). Measured: launch in CUDA graphs by https://hazyresearch.stanford.edu/blog/2025-05-27-no-bubbles;
     products and links (a pairwise copy on H200) by https://github.com/stas00/ml-engineering; attention:
     figures 5 and 6 of arXiv:2407.08608 (4096 tokens, heads of 128); stream and drain as of the H800, which is the same
-    chip.
+    chip; ``link_latency``: half of what NCCL takes for a small all-reduce between two devices in CUDA graphs (6 us,
+    https://github.com/NVIDIA/nccl/issues/1259). No source: latency of the network.
     """

@@ -23,11 +23,12 @@ class H200(
     drain=1.97e12,
     attention=579e12,
     attention_backward=542e12,
+    link_latency=3e-6,
     link_measured=396.4e9,
 ):
     """NVIDIA H200 SXM 141 GB in nodes of 8 (DGX H200: a 400 Gb/s adapter for each).
 
     Stated: https://www.nvidia.com/en-us/data-center/h200/ (half of the peaks with sparsity; NVLink and PCIe per
-    direction). Measured: products and links by https://github.com/stas00/ml-engineering; launch, drain and attention as
-    of the H100, which is the same chip. No source: stream.
+    direction). Measured: products and links by https://github.com/stas00/ml-engineering; launch, drain, attention
+    and latency of links as of the H100, which is the same chip. No source: stream, latency of the network.
     """

@@ -24,16 +24,18 @@ class H800(
     drain=1.97e12,
     attention=579e12,
     attention_backward=542e12,
+    link_latency=3e-6,
     link_measured=158e9,
     network_measured=46e9,
     senders=20 / 132,
 ):
     """NVIDIA H800 SXM5 80 GB in nodes of 8 (a 400 Gb/s adapter for each): an H100 with NVLink of 400 GB/s both ways.
 
-    Stated: arXiv:2412.19437, section 3.1 and arXiv:2505.09343, section 4; the chip as in `h100`. Measured: links and
-    network by the first README of https://github.com/deepseek-ai/DeepEP (46 GB/s sending among 64 devices); senders: 20
-    of 132 cores, arXiv:2412.19437, section 3.2.2; stream: FlashMLA's README. ``gemm_fp8`` and ``drain`` are the line
-    through the table of the first README of https://github.com/deepseek-ai/DeepGEMM, products of 4096 rows: time of a
-    product = FLOPs / gemm_fp8 + bytes of its result / drain (sums over 512 to 16384 channels: within 6 %). The rest as
-    of the H100.
+    Stated: arXiv:2412.19437, section 3.1; links: https://github.com/NVIDIA/nccl/issues/1374 (200 GB/s in a direction);
+    the network by the first README of https://github.com/deepseek-ai/DeepEP; the chip as in `h100`. Measured: links and
+    network by the same (46 GB/s sending among 64 devices); senders: 20 of 132 cores, arXiv:2412.19437, section 3.2.2;
+    stream: FlashMLA's README. ``gemm_fp8`` and ``drain`` are the line through the table of the first README of
+    https://github.com/deepseek-ai/DeepGEMM, products of 4096 rows: time of a product = FLOPs / gemm_fp8 + bytes of its
+    result / drain (sums over 512 to 16384 channels: within 6 %). The rest as of the H100. No source: latency of the
+    network.
     """

@@ -17,6 +17,7 @@ class Rtx4090(
 ):
     """NVIDIA GeForce RTX 4090, alone.
 
-    Source: https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf, appendix A (dense,
-    sums in float32; PCIe per direction). No source: launch, and anything measured.
+    Source: https://hmc-tech.com/gpus/nvidia-geforce-rtx-4090-vs-nvidia-rtx-pro-5000-blackwell, which has the figures of
+    the maker's white paper on Ada (dense, sums in float32); host: 16 lanes of PCIe 4.0, per direction. No source:
+    launch, and anything measured.
     """

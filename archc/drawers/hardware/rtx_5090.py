@@ -19,5 +19,7 @@ class Rtx5090(
     """NVIDIA GeForce RTX 5090, alone.
 
     Source: https://images.nvidia.com/aem-dam/Solutions/geforce/blackwell/nvidia-rtx-blackwell-gpu-architecture.pdf,
-    appendix A (dense, sums in float32; PCIe per direction). No source: launch, and anything measured.
+    as https://main-horse.github.io/posts/5090-mm-perf quotes it (dense, sums in float32; products in bfloat16 were seen
+    to reach more); memory: https://www.spheron.network/blog/nvidia-rtx-5090-specs/; host: 16 lanes of PCIe 5.0, per
+    direction. No source: launch, and anything measured.
     """
