@@ -69,17 +69,19 @@ Known = dict[tuple, tuple["Entry", ...]]
 def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, known: Known | None = None) -> Memory:
     """Memory of a workload in a setting. Raises ValueError for a plan that the model does not have.
 
-    ``known`` is for callers that ask for several settings which differ in ``recompute`` alone: an empty dict, filled.
+    ``known`` is for callers that ask for several settings which differ in ``recompute`` and ``micro`` alone: an empty
+    dict, filled.
     """
     sums: dict[int, dict[tuple[str, str], tuple[float, float]]] = {}
     total: dict[tuple[str, str], float] = {}
     per_stage = []
     for both in _stages(model, graph, w, mode, setting, {} if known is None else known, words=False):
         device = dict.fromkeys(SECTIONS, 0.0)
-        for entries in both:
-            if id(entries) not in sums:
-                sums[id(entries)] = _added(entries)
-            for key, (here, everywhere) in sums[id(entries)].items():
+        shared, own = both
+        if id(shared) not in sums:  # `_stages` keeps what stages share, so that no other tuple takes its identity
+            sums[id(shared)] = _added(shared)
+        for entries in (sums[id(shared)], _added(own)):
+            for key, (here, everywhere) in entries.items():
                 if key[0] in device:
                     device[key[0]] += here
                 total[key] = total.get(key, 0) + everywhere
@@ -122,6 +124,11 @@ def _added(entries: tuple[Entry, ...]) -> dict[tuple[str, str], tuple[float, flo
     return found
 
 
+def _together(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """Entries that add up to the same, one for each section and form."""
+    return tuple(Entry(section, "", *sums, form) for (section, form), sums in _added(entries).items())
+
+
 def ledger(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting) -> tuple[tuple[Entry, ...], ...]:
     """The entries of every pipeline stage, which say how they come about."""
     return tuple((*a, *b) for a, b in _stages(model, graph, w, mode, setting, {}, words=True))
@@ -144,7 +151,8 @@ def _stages(
 
     def entries_of(unit: Unit) -> tuple[Entry, ...]:
         if (id(unit),) not in known:
-            known[id(unit),] = tuple(_of_unit(model, unit, w, mode, setting, split, words))
+            found = tuple(_of_unit(model, unit, w, mode, setting, split, words))
+            known[id(unit),] = found if words else _together(found)
         return known[id(unit),]
 
     for stage, layers in enumerate(cut):
@@ -154,7 +162,7 @@ def _stages(
             other = p.pp - 1 - stage
             held_by += stage_units(parts, cut[other], other, p.pp, training=train)
         last = stage == p.pp - 1
-        key = ("stage", *((id(unit), times) for unit, times in held_by))
+        key = (local, last, *((id(unit), times) for unit, times in held_by))
         if key not in known:
             entries: list[Entry] = []
             for unit, times in held_by:

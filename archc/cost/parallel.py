@@ -17,7 +17,7 @@ from typing import Literal
 from archc.cost.formats import held, size_of
 from archc.cost.placement import Split, Unit, Units, cached_rows, handed_on, routed, routing, splits, units
 from archc.cost.report import Mode
-from archc.cost.setting import Setting
+from archc.cost.setting import Parallel, Setting
 from archc.graph import Graph, Value
 from archc.ops import ParamSpec, Workload, numel
 from archc.ops.attention import Attend
@@ -60,7 +60,11 @@ class Groups:
 
 def groups(setting: Setting) -> Groups:
     """The groups of a plan: cp's devices hold weights as fsdp's do if there are any, else as dp's do."""
-    p = setting.parallel
+    return _groups(setting.parallel)
+
+
+@lru_cache(maxsize=1024)
+def _groups(p: Parallel) -> Groups:
     stage = p.devices // p.pp
     model = math.lcm(p.tp, p.ep)
     sharded = p.fsdp > 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from archc.cost.parallel import (
     Collective,
@@ -24,7 +25,7 @@ from archc.graph import Graph
 from archc.ops import Workload
 from archc.ops.base import nbytes
 from archc.ops.latent import LatentAttend
-from archc.schema import Hardware, Model
+from archc.schema import Hardware, Model, Precision
 
 WAITED_FOR = ("(tp)", "(cp)")
 """What training waits for: collectives in the middle of a sub-layer. All others it sends while it computes."""
@@ -122,10 +123,30 @@ def _latencies(mode: Mode, plan: Parallel, hw: Hardware) -> Iterator[str]:
     yield f"time: {'; '.join(said)}."
 
 
+@lru_cache(maxsize=16)
+def _ideal(graph: Graph, w: Workload, mode: Mode, precision: Precision) -> float:
+    """Ideal FLOPs of a workload: what searches ask for every plan."""
+    from archc.cost.count import flops
+
+    return flops(graph, w, mode, precision).ideal.workload_total
+
+
 class Step:
     """One step of a workload in a setting: what runs on each pipeline stage, and what is sent."""
 
-    def __init__(self, model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, hw: Hardware) -> None:
+    def __init__(
+        self,
+        model: Model,
+        graph: Graph,
+        w: Workload,
+        mode: Mode,
+        setting: Setting,
+        hw: Hardware,
+        like: Step | None = None,
+    ) -> None:
+        """``like``: a step of the same workload whose kernels take as long as this one's: what they take is looked up
+        there, and put there.
+        """
         self.model, self.graph, self.w, self.setting, self.hw = model, graph, w, setting, hw
         self.mode: Mode = mode
         self.at_once = replace(w, batch=setting.at_once(w.batch))
@@ -133,9 +154,9 @@ class Step:
         self.amounts: Amounts = amounts(graph, self.at_once, model.precision, model.cache)  # pyright: ignore[reportArgumentType]
         self.clock = Clock(graph, self.at_once, setting, hw, self.micros, self.senders)
         self._names = unit_names(graph)
-        self._works: dict[str, tuple[Work, ...]] = {}
-        self._twice: dict[str, tuple[Work, ...]] = {}
-        self._spent: dict[tuple[int, str], tuple[tuple[Work, ...], Spent]] = {}
+        self.forms: dict[str, tuple[Work, ...]] = {} if like is None else like.forms
+        self.twice: dict[tuple[str, str], tuple[Work, ...]] = {} if like is None else like.twice
+        self.spent: dict[tuple[int, str], tuple[tuple[Work, ...], Spent]] = {} if like is None else like.spent
         """Seconds of works by the works' identity, which stages share."""
 
     @property
@@ -148,9 +169,9 @@ class Step:
     # --- works -----------------------------------------------------------------------------------
     def works(self, name: str) -> tuple[Work, ...]:
         """What a unit runs forward."""
-        if name not in self._works:
-            self._works[name] = self.clock.fastest(self.amounts.forward[name])
-        return self._works[name]
+        if name not in self.forms:
+            self.forms[name] = self.clock.fastest(self.amounts.forward[name])
+        return self.forms[name]
 
     def parts(self, stage: int) -> Iterator[Part]:
         """What a stage runs for one micro-batch."""
@@ -172,9 +193,10 @@ class Step:
 
     def _recomputed(self, name: str) -> tuple[Work, ...]:
         """The works of a unit that the backward pass runs again."""
-        if name not in self._twice:
-            self._twice[name] = tuple(work for work in self.works(name) if self._again(work))
-        return self._twice[name]
+        key = name, self.setting.recompute
+        if key not in self.twice:
+            self.twice[key] = tuple(work for work in self.works(name) if self._again(work))
+        return self.twice[key]
 
     def _again(self, work: Work) -> bool:
         """Whether the backward pass runs it again."""
@@ -197,9 +219,9 @@ class Step:
         total = Spent()
         for part in self.parts(stage):
             key = id(part.works), part.step
-            if key not in self._spent:
-                self._spent[key] = part.works, self.clock.spent(part.works, backward=part.backward)
-            total += self._spent[key][1] * part.count
+            if key not in self.spent:
+                self.spent[key] = part.works, self.clock.spent(part.works, backward=part.backward)
+            total += self.spent[key][1] * part.count
         if stage == self.setting.parallel.pp - 1:
             seconds = self.losses() / self.setting.parallel.tp / self.setting.parallel.cp / self.hw.streams
             total += Spent(memory=seconds, moving=seconds)
@@ -288,8 +310,6 @@ class Step:
     # --- together --------------------------------------------------------------------------------
     def time(self) -> Time:
         """The step, put together."""
-        from archc.cost.count import flops
-
         p, w = self.setting.parallel, self.w
         stage_times = self.stage_times()
         busiest = max(range(p.pp), key=lambda stage: stage_times[stage].total)
@@ -329,7 +349,7 @@ class Step:
             "bubble": waiting,
             "optimizer": moving,
         }
-        ideal = flops(self.graph, w, self.mode, self.model.precision).ideal.workload_total
+        ideal = _ideal(self.graph, w, self.mode, self.model.precision)  # pyright: ignore[reportArgumentType]
         tokens = w.batch * w.new / total
         hours = None if self.setting.tokens is None else self.setting.tokens / tokens * p.devices / 3600
         price = self.setting.price if self.setting.price is not None else self.hw.price

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from archc.cli import main
 from archc.cost.count import count, workload
 from archc.cost.explain import explain
-from archc.cost.fit import fit
-from archc.cost.memory import memory
+from archc.cost.fit import Floors, candidates, fit
+from archc.cost.memory import ledger, memory
 from archc.cost.report import Mode
 from archc.cost.setting import Parallel, setting_of
 from archc.cost.time import time as times
@@ -43,7 +43,7 @@ def test_every_plan_found_is_what_it_says(name: str, mode: Mode, batch: int, gpu
     w, shown = workload(model, mode, batch, 4096 if mode == "train" else None, 8192 if mode == "decode" else None)
     start = time.process_time()
     found = fit(model, graph, w, mode, setting_of(model, hardware=hardware), gpus)
-    assert time.process_time() - start < 4  # about half a second on a machine with nothing else to do
+    assert time.process_time() - start < 8  # about a second on a machine with nothing else to do
     assert 0 < len(found.plans) <= 10
     seconds = [p.time.total_s for p in found.plans if p.time is not None]
     assert seconds == sorted(seconds) and len(seconds) == len(found.plans)
@@ -54,6 +54,52 @@ def test_every_plan_found_is_what_it_says(name: str, mode: Mode, batch: int, gpu
         assert again.memory.per_device == one.memory.per_device
         assert again.time is not None and one.time is not None
         assert again.time.total_s == pytest.approx(one.time.total_s)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "batch", "gpus", "hardware"),
+    [
+        ("llama_3_1_8b", "train", 64, 8, "h100"),
+        ("mixtral_8x7b", "train", 64, 16, "h100"),
+        ("deepseek_v4_flash", "decode", 256, 16, "h200"),
+    ],
+)
+def test_the_search_finds_what_timing_everything_finds(
+    name: str, mode: Mode, batch: int, gpus: int, hardware: str
+) -> None:
+    """Brute force: every setting there is to choose from, timed if it fits."""
+    model, graph = planned(name)
+    w, _ = workload(model, mode, batch, 4096 if mode == "train" else None, 8192 if mode == "decode" else None)
+    setting = setting_of(model, hardware=hardware)
+    assert setting.hardware is not None
+    floors = Floors(model, graph, w, mode, setting.hardware)
+    fastest: dict[Parallel, float] = {}
+    for one in candidates(model, graph, w, mode, setting, gpus):
+        if memory(model, graph, w, mode, one).fits:
+            found = times(model, graph, w, mode, one)
+            assert found is not None
+            assert floors.of(one) <= found.total_s * (1 + 1e-9)
+            fastest[one.parallel] = min(found.total_s, fastest.get(one.parallel, found.total_s))
+    best = sorted(fastest.values())[:10]
+    searched = fit(model, graph, w, mode, setting, gpus)
+    assert searched.timed < searched.tried
+    # A setting is left out if one that sends less fits. What it sends on the stage that sends most may cost less time.
+    assert [p.time.total_s for p in searched.plans if p.time is not None] == pytest.approx(best, rel=0.02)
+
+
+@pytest.mark.parametrize("text", ["pp=8,fsdp=2", "pp=2,tp=2,ep=4,fsdp=4"])
+def test_figures_are_sums_of_the_ledger(text: str) -> None:
+    """Of every stage, and of the one that holds most."""
+    model, graph = planned("mixtral_8x7b")
+    w, _ = workload(model, "train", 32, 1024, None)
+    setting = setting_of(model, parallel=Parallel.parse(text))
+    found, every = memory(model, graph, w, "train", setting), ledger(model, graph, w, "train", setting)
+    for section in ("weights", "gradients", "optimizer", "activations", "workspace", "logits", "buffers"):
+        entries = [e for stage in every for e in stage if e.section == section]
+        assert getattr(found, section) == pytest.approx(sum(e.count * e.total for e in entries), abs=2)
+    assert found.per_device["total"] == pytest.approx(
+        max(sum(e.count * e.device for e in stage) for stage in every), abs=8
+    )
 
 
 def test_llama_405b_as_it_was_trained_is_near_the_best() -> None:

@@ -43,7 +43,12 @@ def show(name: str, w: WorkloadReport, found: Search) -> None:
     )
     body = table if found.plans else "no plan of these devices fits: more of them, or with more memory"
     print_all(
-        title, "", body, "", alone, f"[dim]{found.tried:,} settings looked at; rows: at a time, of a replica[/dim]"
+        title,
+        "",
+        body,
+        "",
+        alone,
+        f"[dim]{found.tried:,} settings to choose from, {found.timed:,} timed; rows: at a time, of a replica[/dim]",
     )
 
 
