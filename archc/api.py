@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from archc.cost.count import count
-from archc.cost.report import Mode, Report
-from archc.cost.setting import Setting
+from archc.cost.report import Mode, Report, Time
+from archc.cost.setting import Parallel, Setting, setting_of
 from archc.graph import Graph
 from archc.importers import load
 from archc.plan import plan, shrink
@@ -66,15 +67,40 @@ def build(model: Model, out: str | Path = "build", *, tiny: bool = False) -> Pat
 
 
 def lookup(model: Model) -> Any:
-    """What `check` statements read: a function of a cost key and workload keywords, over one plan of the model."""
-    graph = plan(model)
+    """What `check` statements read: a function of a cost key and workload keywords. It raises KeyError with the keys
+    there are, ValueError for what cannot be, and for times without a machine. Raises `ArchError` for a model that does
+    not fit together, whatever is asked.
+    """
+    graphs = {False: plan(model)}
     reports: dict[tuple, Report] = {}
 
-    def value(key: str, keywords: Mapping[str, Any]) -> float:
+    def report(keywords: dict[str, Any]) -> Report:
+        train = keywords.get("mode") == "train"
+        if train not in graphs:
+            graphs[train] = plan(model, names=train)
+        ways = keywords.pop("parallel", None)
+        setting = setting_of(
+            model,
+            hardware=keywords.pop("hardware", None),
+            gpus=keywords.pop("gpus", None),
+            parallel=None if ways is None else Parallel.parse(ways),
+            recompute=keywords.pop("recompute", "none"),
+        )
+        return count(model, graphs[train], setting=setting, **keywords)
+
+    def value(key: str, keywords: Mapping[str, Any]) -> Any:
         given = tuple(sorted(keywords.items()))
         if given not in reports:
-            reports[given] = count(model, graph, **dict(keywords))
-        return reports[given].value(key)
+            reports[given] = report(dict(keywords))
+        found = reports[given]
+        section, _, rest = key.partition(".")
+        if section == "time" and found.time is None:
+            known = tuple(f.name for f in fields(Time))
+            if rest and rest.partition(".")[0] not in known:
+                raise KeyError(key, tuple(f"time.{name}" for name in known))
+        elif key != "memory.fits" or found.value(key) is not None:
+            return found.value(key)
+        raise ValueError(f"`cost.{key}` needs `hardware`: in the model, or as a keyword of the cost")
 
     return value
 

@@ -20,9 +20,16 @@ WORKLOAD = {
     "batch": "a whole number",
     "seq": "a whole number",
     "context": "a whole number",
+    "hardware": "a kind of hardware, or one that the spec declares",
+    "gpus": "a whole number",
+    "parallel": 'a plan in quotes: "fsdp=8,tp=2"',
+    "recompute": "a word: none, selective, full or mhc",
 }
 """The keywords that a cost in a check may take."""
-MODES = ("train", "prefill", "decode")
+WORDS = {"mode": ("train", "prefill", "decode"), "recompute": ("none", "selective", "full", "mhc")}
+"""Those that are one of some words."""
+NAMES = ("hardware", "parallel")
+"""Those that are a word or text, which whoever knows the costs understands."""
 
 CostOf = Callable[[str, dict[str, Any]], Any]
 """The value under a key of the cost report for a workload. Raises KeyError with the known keys among its arguments,
@@ -176,8 +183,10 @@ class _Costs:
                     keyword.name.span,
                     did_you_mean(name, WORKLOAD) or f"keywords: {listed(WORKLOAD)}",
                 )
-            elif name == "mode":
-                value = self._mode(keyword.value)
+            elif name in WORDS:
+                value = self._word(name, keyword.value)
+            elif name in NAMES:
+                value = self._name(name, keyword.value)
             else:
                 assert self.evaluator is not None
                 value = self.evaluator.whole(keyword.value, self.scope)
@@ -189,20 +198,32 @@ class _Costs:
                 found[name] = value
         return found
 
-    def _mode(self, expr: tree.Expr) -> Any:
-        text = expr.text if isinstance(expr, tree.Ref) else expr.value if isinstance(expr, tree.String) else None
-        if text in MODES:
+    def _word(self, name: str, expr: tree.Expr) -> Any:
+        text, known = _text(expr), WORDS[name]
+        if text in known:
             return text
         written = text or " ".join(expr.span.text.split())
         return self._error(
             "E0505",
-            f"`mode` is {listed(MODES, word='or')}, not `{written}`",
+            f"`{name}` is {listed(known, word='or')}, not `{written}`",
             expr.span,
-            did_you_mean(str(written), MODES),
+            did_you_mean(written, known),
         )
+
+    def _name(self, name: str, expr: tree.Expr) -> Any:
+        text = _text(expr)
+        if text:
+            return text
+        written = " ".join(expr.span.text.split())
+        return self._error("E0505", f"`{name}` is {WORKLOAD[name]}, not `{written}`", expr.span)
 
     def _error(self, code: str, message: str, span: Span, help: str | None = None) -> Failed:
         return self.r.error(code, message, span, help)
+
+
+def _text(expr: tree.Expr) -> str | None:
+    """What a bare word or a string says."""
+    return expr.text if isinstance(expr, tree.Ref) else expr.value if isinstance(expr, tree.String) else None
 
 
 def _is_cost(expr: tree.Expr) -> bool:

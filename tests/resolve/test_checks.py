@@ -71,6 +71,7 @@ def test_costs_are_asked_with_their_workload() -> None:
     assert run("check cost.kv_cache.bytes_per_token(context = 1Mi) == 1_048_576 + 5000") == ()
     assert run("check cost.kv_cache.bytes_per_token(mode = decode, batch = 2, context = dim) == 5064") == ()
     assert run('check cost.kv_cache.layout == "bf16"') == ()
+    assert run('check cost.params.total(hardware = h100, gpus = 8, parallel = "fsdp=8", recompute = full) <= 1T') == ()
 
 
 def test_a_budget_that_is_exceeded_shows_both_sides() -> None:
@@ -101,6 +102,10 @@ def test_mistakes_found_with_the_report(check: str, code: str, help: str | None)
         ("cost.params.total(mode = decod) <= 1", "E0505", "decod"),
         ("cost.params.total(batch = 0) <= 1", "E0505", "0"),
         ("cost.params.total(batch = 1.5) <= 1", "E0202", "1.5"),
+        ("cost.params.total(recompute = ful) <= 1", "E0505", "ful"),
+        ("cost.params.total(hardware = 3) <= 1", "E0505", "3"),
+        ("cost.params.total(parallel = dp * 2) <= 1", "E0505", "dp * 2"),
+        ("cost.params.total(gpus = 0) <= 1", "E0505", "0"),
         ("total(batch = 1) <= 1", "E0212", "total"),
     ],
 )

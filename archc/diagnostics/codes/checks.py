@@ -18,7 +18,7 @@ CODES: tuple[Code, ...] = (
         title="check that does not hold",
         explanation="""\
 `check condition else "why"` must hold for the model. The message shows the sides of the comparison that failed.
-Checks that ask for costs run in `archc check` and `archc cost`, the others whenever the spec is read.""",
+Checks that ask for costs run in `archc check` and `archc build`, the others whenever the spec is read.""",
         failing=_model('check dim % 128 == 0 else "FP8 blocks are 128 wide"'),
         fixed=_model('check dim % 64 == 0 else "blocks are 64 wide"'),
     ),
@@ -34,8 +34,8 @@ The condition of a check is `true` or `false`: a comparison, or several with `an
         id="E0503",
         title="unknown cost",
         explanation="""\
-`cost.` is followed by a key of `archc cost --format json`, for example `cost.params.total` or
-`cost.kv_cache.bytes_per_token`.""",
+`cost.` is followed by a key of `archc cost --format json`, for example `cost.params.total`,
+`cost.kv_cache.bytes_per_token` or `cost.memory.per_device.total`.""",
         failing=_model("check cost <= 1B"),
         fixed=_model("check cost.params.total <= 1B"),
     ),
@@ -52,7 +52,8 @@ Costs follow from the finished model, so no value of the model can depend on the
         title="bad workload",
         explanation="""\
 A cost in a check takes the keywords `mode` (train, prefill or decode), `batch`, `seq` and `context`; those left out
-are decode, batch 1, and the context of the model.""",
+are decode, batch 1, and the context of the model. `hardware`, `gpus`, `parallel` and `recompute` say what it runs on,
+as the options of `archc cost` do; `cost.time` and `cost.memory.fits` need hardware, there or in the model.""",
         failing=_model("check cost.kv_cache.bytes_total(contxt = 1Ki) <= 1GiB"),
         fixed=_model("check cost.kv_cache.bytes_total(context = 1Ki) <= 1GiB"),
     ),
