@@ -106,7 +106,10 @@ def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
         yield "time: one batch at a time: everything that devices send each other is waited for."
     if setting.parallel.devices > 1:
         yield from _latencies(mode, setting.parallel, hw)
-    yield "mfu: ideal FLOPs of the step over what the devices could compute in it in bfloat16."
+    yield (
+        "mfu: ideal FLOPs of the step over what the devices could compute in it in bfloat16; where products are"
+        " narrower, it may pass 100 %."
+    )
 
 
 def _latencies(mode: Mode, plan: Parallel, hw: Hardware) -> Iterator[str]:
