@@ -9,6 +9,7 @@ import ast
 import contextlib
 import gc
 import importlib.util
+import io
 import json
 import math
 import subprocess
@@ -160,7 +161,9 @@ def megatron(folder: Path, arguments: dict[str, Any]) -> Answers:
     names: dict[str, Any] = {"math": math, "is_hybrid_model": no, "print_rank_0": print}
     names |= {"is_linear_attention_variant": no, "is_gated_delta_net_variant": no}
     tree = ast.parse((training / "training.py").read_text(encoding="utf-8"))
-    wanted = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "num_floating_point_operations"]
+    wanted: list[ast.stmt] = [
+        f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "num_floating_point_operations"
+    ]
     exec(compile(ast.Module(wanted, []), "training.py", "exec"), names)  # the reader's own clone
 
     args = SimpleNamespace(**(MEGATRON | arguments))
@@ -177,21 +180,12 @@ def megatron(folder: Path, arguments: dict[str, Any]) -> Answers:
     }
 
 
-class _Lines:
+class _Lines(io.StringIO):
     """What a program prints, as text."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text += text
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
     def after(self, label: str) -> float:
         """The number after a label."""
-        return float(self.text.partition(label)[2].split()[0])
+        return float(self.getvalue().partition(label)[2].split()[0])
 
 
 MEGATRON: dict[str, Any] = {

@@ -127,9 +127,8 @@ def _divergence(
     loss = counts.new_zeros(())
     dq, dweights = (torch.zeros_like(t) if learns else t for t in (index_q, index_weights))
     dkeys = torch.zeros_like(index_keys, dtype=wide) if learns else index_keys
-    for start, stop, columns in blocks:
-        if columns == 0:
-            continue
+
+    def add_block(start: int, stop: int, columns: int) -> None:
         log_mass, seen, keys = attention.block(start, stop, columns, index_keys)
         rows, mix = index_q[:, start:stop].to(wide), index_weights[:, start:stop, :, None].to(wide)
         keys = keys.to(wide)
@@ -140,9 +139,9 @@ def _divergence(
         want, have = (z.masked_fill(~seen, float("-inf")).log_softmax(-1) for z in (log_mass, scores))
         p = want.exp().masked_fill(~seen, 0)
         here = counts[:, start:stop, None]
-        loss += (p * (want - have).masked_fill(~seen, 0) * here).sum()
+        loss.add_((p * (want - have).masked_fill(~seen, 0) * here).sum())
         if not learns:
-            continue
+            return
         dscores = ((have.exp().masked_fill(~seen, 0) - p) * here)[:, :, None]
         dweights[:, start:stop] = (met * dscores).sum(-1)
         dproducts = (dscores * mix).masked_fill(products <= 0, 0)
@@ -153,6 +152,10 @@ def _divergence(
             batch = torch.arange(len(seen), device=seen.device)[:, None, None]
             ids = attention.picks[:, start:stop].clamp(min=0) + batch * index_keys.shape[1]
             dkeys.view(-1, dkeys.shape[-1]).index_add_(0, ids.flatten(), (dproducts.mT @ rows).flatten(0, 2))
+
+    for start, stop, columns in blocks:
+        if columns:
+            add_block(start, stop, columns)
     return loss / total, (dq, dkeys.to(index_keys.dtype), dweights, total) if learns else ()
 
 

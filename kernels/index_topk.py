@@ -42,10 +42,7 @@ def _best(q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, k: int
         mix = weights[:, start:stop].to(wide).flatten(0, 1).unsqueeze(1)
         rows = q[:, start:stop].to(wide).flatten(1, 2)
         step = max(1, limit // (batch * (stop - start) * heads))
-        parts = []
-        for left in range(0, seen, step):
-            products = torch.bmm(rows, keys_t[:, :, left : min(left + step, seen)]).relu_()
-            parts.append(torch.bmm(mix, products.view(mix.shape[0], heads, -1)))
+        parts = [_scores(rows, keys_t[:, :, left : min(left + step, seen)], mix) for left in range(0, seen, step)]
         scores = (torch.cat(parts, -1) if len(parts) > 1 else parts[0]).view(batch, stop - start, seen)
         if alone:  # the one token sees all that its block has
             picks[:, start:stop, : min(k, seen)] = topk_lowest(scores, min(k, seen))
@@ -55,6 +52,12 @@ def _best(q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, k: int
         best = topk_lowest(scores, min(k, seen))
         picks[:, start:stop, : best.shape[-1]] = best.masked_fill_(_outside(best, first, end), -1)
     return picks
+
+
+def _scores(rows: Tensor, keys_t: Tensor, mix: Tensor) -> Tensor:
+    """Scores of keys_t [B, D, E] for rows [B, n * H, D], heads weighed by mix [B * n, 1, H]: [B * n, 1, E]."""
+    products = torch.bmm(rows, keys_t).relu_()
+    return torch.bmm(mix, products.view(*mix.shape[::2], -1))
 
 
 def _outside(ids: Tensor, first: Tensor | None, end: Tensor) -> Tensor:

@@ -260,15 +260,17 @@ def _attend(
 ) -> tuple[Tensor, Tensor | None]:
     """What the queries read, and the log-sum-exp of each softmax if it is wanted."""
     bands = _padded(recent, hidden.kept, schedule.look)
-    parts, lses = [], []
-    for block in schedule.blocks:
+
+    def block_of(block: Block) -> tuple[Tensor, Tensor | None]:
         w = _weights(q, bands, sinks, entries, picks, hidden, schedule, block, scale, wanted=wanted)
         y = torch.bmm(w.near, w.keys.mT)
         if w.far is not None and w.others is not None:
             y = torch.baddbmm(y.view(len(w.far), -1, y.shape[-1]), w.far, w.others)
-        parts.append(y.view(len(q), -1, *q.shape[2:]).to(q.dtype))
-        if w.lse is not None:
-            lses.append(w.lse)
+        return y.view(len(q), -1, *q.shape[2:]).to(q.dtype), w.lse
+
+    # A function of its own: nothing of a block lives while the next one is made
+    made = [block_of(block) for block in schedule.blocks]
+    parts, lses = [y for y, _ in made], [lse for _, lse in made if lse is not None]
     out, lse = (torch.cat(p, 1) if len(p) > 1 else p[0] if p else None for p in (parts, lses))
     assert out is not None
     return out, lse
@@ -299,12 +301,13 @@ class _SparseAttention(torch.autograd.Function):
         dbands = torch.zeros_like(F.pad(bands[0], (0, 0, 0, spare)), dtype=wide)
         dsinks = torch.zeros_like(sinks, dtype=wide)
         dentries = None if entries is None else torch.zeros_like(entries, dtype=wide)
-        for block in schedule.blocks:
+
+        def add_block(block: Block) -> None:
             w = _weights(q, bands, sinks, entries, picks, ctx.hidden, schedule, block, scale)
             dy = grad[:, block.start : block.stop].to(wide)
             mean = (dy * out[:, block.start : block.stop].to(wide)).sum(-1, keepdim=True)
             # d logit = weight * (d weight - mean); the sink's value is zero, so its d weight is.
-            dsinks -= (w.sink * mean[..., 0]).sum((0, 1))
+            dsinks.sub_((w.sink * mean[..., 0]).sum((0, 1)))
             dy, mean = dy.reshape(w.q.shape), mean.view(*w.q.shape[:2], 1)
             dnear = torch.baddbmm(mean, dy, w.keys, beta=-scale, alpha=scale).mul_(w.near)
             drows = torch.bmm(dnear, w.keys.mT)
@@ -322,6 +325,9 @@ class _SparseAttention(torch.autograd.Function):
                 else:
                     dentries[:, : block.entries] += dothers
             dq[:, block.start : block.stop] = drows.view(len(q), -1, *q.shape[2:])
+
+        for block in schedule.blocks:
+            add_block(block)
         begin = bands[1] + schedule.look - ctx.hidden.kept
         drecent = dbands[:, begin : begin + recent.shape[1]].to(recent.dtype)
         dentries = None if entries is None or dentries is None else dentries.to(entries.dtype)

@@ -58,7 +58,23 @@ class IndexTopk(Op):
     def run(self, t: Tape, q: Tensor, keys: Tensor, weights: Tensor, time: None) -> Tensor:
         picks = t.new((*q.shape[:2], min(self.k, keys.shape[1])), 8)
         t.product(picks)
+        t.use(self._work(q, keys))
         return picks
+
+    def _work(self, q: Tensor, keys: Tensor) -> int:
+        """Bytes of the largest block: products of every head beside scores, or what orders those without ties."""
+        (batch, new, heads, width), wide = q.shape, max(4, q.width)
+        blocks = schedule("sparse_blocks").index_blocks(
+            batch=batch, heads=heads, past=0, new=new, every=self.every, entries=keys.shape[1]
+        )
+        casts, most = q.width < wide, 0
+        for start, stop, seen in blocks:
+            scores = batch * (stop - start) * seen
+            rows = batch * (stop - start) * heads * width * (casts or (batch > 1 and stop - start < new))
+            # An order without ties is of two whole numbers for each score, beside its bits, and gives two for each pick
+            ordered = 20 * scores + 16 * batch * (stop - start) * min(self.k, seen)
+            most = max(most, wide * (rows + scores * (heads + 1)), wide * (rows + scores) + ordered)
+        return most + casts * wide * keys.numel
 
     def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
@@ -153,18 +169,17 @@ class SparseAttention(Op):
         ins = [x for x in (q, recent, sinks, entries) if x is not None]
         out, lse = t.new(q.shape, q.width), t.new(q.shape[:3], max(4, q.width))
         t.product(out, *([lse] if self.lse else []))
-        work = 3 * self._block(t, q, recent, entries, picks)
-        t.use(work)
-        out = t.made_of(out, ins, (*ins, picks, out), work=work)
+        forward, backward = self._work(q, recent, entries, picks)
+        t.use(forward)
+        out = t.made_of(out, ins, (*ins, picks, out), work=backward)
         return (out, lse) if self.lse else out
 
-    def _block(self, t: Tape, q: Tensor, recent: Tensor, entries: Tensor | None, picks: Tensor | None) -> int:
-        """Bytes of the logits of the largest block of queries: about three of this size live at once, logits apart and
-        side by side, and weights.
+    def _work(self, q: Tensor, recent: Tensor, entries: Tensor | None, picks: Tensor | None) -> tuple[int, int]:
+        """Bytes of the largest block, forward and backward: logits apart, side by side and their softmax live at once,
+        beside copies of what meets; then the softmax beside gradients of logits and of what met.
         """
         (batch, new, heads, dim), wide = q.shape, max(4, q.width)
-        schedule_of = schedule("sparse_blocks").attention_blocks
-        look, _, blocks = schedule_of(
+        look, gathered, blocks = schedule("sparse_blocks").attention_blocks(
             batch=batch,
             heads=heads,
             dim=dim,
@@ -176,7 +191,25 @@ class SparseAttention(Op):
             entries=0 if entries is None else entries.shape[1],
             picks=None if picks is None else picks.shape[2],
         )
-        return max(batch * (b.stop - b.start) * heads * (look + b.rows + b.entries + 1) * wide for b in blocks)
+        casts = q.width < wide
+        sums = 0 if entries is None else entries.numel
+        sums += batch * (look + new + max(b.rows for b in blocks)) * dim
+        forward = backward = 0
+        for block in blocks:
+            n = block.stop - block.start
+            logits = batch * n * heads * (look + block.rows + block.entries)
+            rows = batch * n * heads * dim
+            keys = batch * (n // block.rows) * (look + block.rows) * dim
+            others = batch * (n if gathered else 1) * block.entries * dim
+            copied = rows * (casts or (batch > 1 and n < new)) + keys * (casts or n > block.rows)
+            copied += others * (gathered or casts)
+            weights = logits + batch * n * heads
+            made = copied + logits + 2 * weights
+            forward = max(forward, made, copied + weights + rows)
+            near = batch * n * heads * (look + block.rows)
+            learned = max(2 * keys + near, keys + 2 * others + logits if others else 0)
+            backward = max(backward, made, copied + weights + 2 * rows + learned)
+        return wide * forward, wide * (backward + sums)
 
     def code(
         self,
@@ -262,13 +295,52 @@ class IndexDivergence(Loss):
         learned = 4 * index_q.fixed(2) * index_q.last * visible_entries(w, self.every, picks)
         return replace(super().cost(w, ins, outs), useful_backward=0 if w.cached else learned)
 
-    def run(self, t: Tape, index_q: Tensor, index_keys: Tensor, index_weights: Tensor, *_: Tensor) -> None:
+    def run(
+        self,
+        t: Tape,
+        index_q: Tensor,
+        index_keys: Tensor,
+        index_weights: Tensor,
+        q: Tensor,
+        entries: Tensor,
+        lse: Tensor,
+        time: None,
+        picks: Tensor | None = None,
+    ) -> None:
         """Its gradient is made along with it: that is what it keeps."""
         index, wide = (index_q, index_keys, index_weights), max(4, index_q.width)
         made = [*(t.new(x.shape, x.width) for x in index), t.new((), wide)]
         loss = t.new((), wide)
         t.product(loss, *made)
+        t.use(self._work(index_q, q, entries, picks))
         t.losses.append(t.made_of(loss, index, made))
+
+    def _work(self, index_q: Tensor, q: Tensor, entries: Tensor, picks: Tensor | None) -> int:
+        """Bytes of the largest block: logits of attention beside what met; then products of the index, what is left of
+        them and their gradients beside the keys, and some numbers for each pair.
+        """
+        (batch, new, heads, dim), (index, width), wide = q.shape, index_q.shape[2:], max(4, q.width)
+        gathered, blocks = schedule("sparse_blocks").divergence_blocks(
+            batch=batch,
+            heads=max(heads, index),
+            width=max(dim, width),
+            past=0,
+            new=new,
+            every=self.every,
+            entries=entries.shape[1],
+            picks=None if picks is None else picks.shape[2],
+        )
+        casts, most = q.width < wide, 0
+        for start, stop, columns in blocks:
+            n = stop - start
+            pairs, tokens = batch * n * columns, batch * n * (casts or (batch > 1 and n < new))
+            met = pairs if gathered else batch * columns * casts
+            narrow = met * q.width // wide if gathered and casts else 0  # beside them for a moment
+            logits = met * (dim + width) + narrow * dim + tokens * heads * dim + pairs * 3 * heads
+            scores = met * width + tokens * index * width + pairs * 7
+            learned = pairs * 3 * index + max(pairs * index, met * width)
+            most = max(most, wide * logits, wide * (scores + learned))
+        return most
 
     def code(
         self,

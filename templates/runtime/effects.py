@@ -69,9 +69,14 @@ class Effects:
         self.terms.append(Term(name=name, sum=value, weight=weight, finish=finish))
 
     def losses(self) -> Iterator[tuple[str, Tensor, float]]:
-        """Name, value and weight of every loss; a name comes once for each of its weights. None are added later."""
+        """Name, value and weight of every loss; a name comes once for each of its weights. None are added later.
+
+        They are given away: layers that run again in a backward pass hold what holds this, and a loss that nobody takes
+        a gradient of would hold those layers.
+        """
         self.read = True
-        for term in self.terms:
+        terms, self.terms = self.terms, []
+        for term in terms:
             yield term.name, term.sum if term.finish is None else term.finish(term.sum), term.weight
 
     def take_loads(self) -> list[Load]:

@@ -153,6 +153,7 @@ class LanguageModel(nn.Module):
             add_up(self.loads, effects.take_loads())
         if step.hidden_states is not None:
             out.hidden_states = tuple(rows.unpack(state) for state in step.hidden_states.found)
+            step.hidden_states = None  # as of losses: what runs again holds the step
         if labels is not None:
             out.loss = out.lm_loss = cross_entropy(logits, rows.targets(labels))
             for name, value, weight in effects.losses():

@@ -33,7 +33,21 @@ MIDDLE = {
 """Models in which activations outweigh parameters."""
 
 
+BLOCKS = {
+    "bands": "heads = 16, head_dim = 8, window = 64",
+    "gathered": "heads = 2, head_dim = 64, window = 16, compress = csa { ratio = 4,\n"
+    "  indexer = lightning { heads = 2, head_dim = 8, topk = 16 } }",
+    "looked_up": "heads = 8, head_dim = 16, window = 16, compress = csa { ratio = 4,\n"
+    "  indexer = lightning { heads = 2, head_dim = 8, topk = 1000 } }",
+}
+"""Attention of which the blocks outweigh what is kept: one layer of these, in several blocks of queries."""
+
+
 def _model(name: str) -> Model:
+    if name in BLOCKS:
+        fixed = "rope_dim = 4, q_rank = 8, out_groups = 2, out_rank = 4, rope = rope { pairs = interleaved }"
+        head = "arch 1\nmodel spec { vocab = 50, context = 4096, dim = 16, layers = 1\nffn = swiglu { hidden = 8 }\n"
+        return load_text(f"{head}attention = windowed {{ {BLOCKS[name]}, {fixed} }} }}\n")[0]
     if name not in MIDDLE:
         return model_of(name)
     head = "arch 1\nmodel spec { vocab = 1000, context = 1024, dim = 256, layers = 4\n"
@@ -50,6 +64,11 @@ def _agrees(name: str, folder: Path, batch: int, new: int) -> None:
         module.recompute = policy
         measured, planned = max(step_peaks(module, ids)), peak(graph, w, policy)
         assert abs(planned.total / measured - 1) < 0.1, (policy, planned, measured)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_are_gone_when_the_next_is_made(name: str, tmp_path: Path) -> None:
+    _agrees(name, tmp_path, 1, 1500)
 
 
 @pytest.mark.parametrize("name", [*LIBRARY, *SPECS])

@@ -67,6 +67,15 @@ def test_training_is_the_same_whatever_runs_again(policy: str, data: st.DataObje
 
 
 @policies
+def test_a_forward_that_nobody_learns_from_leaves_nothing(policy: str) -> None:
+    model, ids = trainable(policy), tokens(2, COLUMNS, seed=31)
+    out = model(ids, labels=ids, hidden_states=True)
+    held = [StorageWeakRef(x.untyped_storage()) for x in (out.logits, *out.hidden_states)]
+    del out
+    assert all(x.expired() for x in held)
+
+
+@policies
 def test_the_policy_may_change_between_steps(policy: str) -> None:
     model, ids = trainable(), tokens(2, COLUMNS, seed=30)
     want = trained(trainable(), ids)
