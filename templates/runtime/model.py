@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
     def recompute(self, policy: str) -> None:
         if policy not in get_args(Recompute):
             raise ValueError(f"recompute is {', '.join(map(repr, get_args(Recompute)))}, not {policy!r}")
-        self._recompute: Recompute = policy
+        self._recompute = cast("Recompute", policy)
 
     @property
     def index_stage(self) -> Stage:
