@@ -19,6 +19,7 @@ from archc.cost.report import (
     Time,
     WorkloadReport,
 )
+from archc.cost.sense import notes, refuse
 from archc.cost.setting import Setting
 from archc.cost.tally import DEFAULT_REWIND, Learning, Tally, cache_sums, flop_sums, node_cost, parameter_sums, tally
 from archc.graph import Graph
@@ -122,6 +123,7 @@ def count(
     """The cost of a planned model under a workload, in a setting. Raises ValueError for what cannot be."""
     setting = setting or Setting(hardware=model.hardware)
     w, shown = workload(model, mode, batch, seq, context)
+    refuse(graph, setting)
     held = memory(model, graph, w, mode, setting)
     return figures(
         model,
@@ -131,7 +133,7 @@ def count(
         predicts=bool(graph.predictions()),
         memory=held,
         time=_time(model, graph, w, mode, setting),
-        further=tuple(_time_assumptions(graph, mode, setting, held)),
+        further=(*notes(graph, w, mode, setting), *_time_assumptions(graph, mode, setting, held)),
     )
 
 

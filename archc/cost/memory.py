@@ -111,8 +111,16 @@ def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting
         devices=setting.parallel.devices,
         stage=fullest,
         weights_by_format={form: round(n) for (section, form), n in total.items() if section == "weights"},
+        activations_by_component=_by_component(graph, w, setting) if mode == "train" else {},
         kv_cache_by_tier=tiers,
     )
+
+
+def _by_component(graph: Graph, w: Workload, setting: Setting) -> dict[str, int]:
+    """What one micro-batch of one replica keeps from its forward to its backward, on all devices together."""
+    local, p = local_workload(w, setting), setting.parallel
+    spread = p.cp if local.new < w.new else 1
+    return {c: spread * n for c, n in _kept_by(graph, local, setting.recompute).by_component.items()}
 
 
 def _added(entries: tuple[Entry, ...]) -> dict[tuple[str, str], tuple[float, float]]:
@@ -215,19 +223,23 @@ def _parameter(
     spread = routed(spec) or spec.role == "table"
     ways = _different(spec, split, setting)
     shards = 1 if spec.buffer else g.expert_shards if spread else g.shards
-    shard = (rank_rows(part[0], shards, 0), *part[1:]) if part else part
+    # FSDP2 cuts dimension 0, which experts may have few of; ZeRO's first two stages cut numbers in a row, whatever
+    # parameters they belong to (arXiv:1910.02054, section 5; Megatron-LM's distributed optimizer).
+    flat = setting.zero < 3
+    shard = (rank_rows(part[0], shards, 0), *part[1:]) if part and not flat else part
+    of = shards if flat else 1
     far = spec.role == "table" and setting.tables != "device"
     host = "host" if setting.tables == "host" else "disk"
 
     def entry(
-        section: str, sharded: bool, count: tuple[int, int], whole: tuple[int, int], name: str, text: str
+        section: str, sharded: bool, count: tuple[float, int], whole: tuple[int, int], name: str, text: str
     ) -> Iterator[Entry]:
         copies = devices / (ways * (shards if sharded else 1))
-        here = shard if sharded else part
+        here, cut = (part, f" / {shards}") if sharded and flat else (shard if sharded else part, "")
         for size, all_of_it, suffix in zip(count, whole, ("", " scales"), strict=True):
             if not size:
                 continue
-            a, b = (f"{_product(s)} x {text}" for s in (here, spec.shape)) if words else ("", "")
+            a, b = (f"{_product(here)}{cut} x {text}", f"{_product(spec.shape)} x {text}") if words else ("", "")
             if words and suffix:
                 blocks = f"blocks of {form.block[0]} x {form.block[1]} x {form.scale_bytes} bytes"
                 a, b = (f"{n // form.scale_bytes:,} {blocks}" for n in (size, all_of_it))
@@ -242,19 +254,26 @@ def _parameter(
     yield from entry("weights", sharded, size_of(form, here), size_of(form, spec.shape), form.name, text)
     if not train or spec.buffer:
         return
-    of_one = gradient_bytes(spec, model)
+    of_one, numbers = gradient_bytes(spec, model), math.prod(spec.shape)
     sharded = shards > 1 and setting.zero >= 2
     here = shard if sharded else part
-    sizes = ((math.prod(s) * of_one, 0) for s in (here, spec.shape))
-    yield from entry("gradients", sharded, next(sizes), next(sizes), "gradients", f"{of_one} bytes")
+    size = _part(math.prod(here) * of_one, of if sharded else 1)
+    yield from entry("gradients", sharded, (size, 0), (numbers * of_one, 0), "gradients", f"{of_one} bytes")
     state, a_row = model.optimizer.state(spec.role), model.optimizer.row_state(spec.role)
     copy = precision.master_bytes(spec.role) if spec.dtype == "act" else 0
-    sizes = (((math.prod(s) * state + s[0] * a_row) if s else state, 0) for s in (shard, spec.shape))
-    yield from entry(
-        "optimizer", shards > 1, next(sizes), next(sizes), "state", f"{state} bytes of {model.optimizer.kind}"
-    )
-    sizes = ((math.prod(s) * copy, 0) for s in (shard, spec.shape))
-    yield from entry("optimizer", shards > 1, next(sizes), next(sizes), "master", f"{copy} bytes of a master copy")
+
+    def kept(shape: tuple[int, ...]) -> int:
+        return math.prod(shape) * state + (shape[0] * a_row if shape else 0)
+
+    text = f"{state} bytes of {model.optimizer.kind}"
+    yield from entry("optimizer", shards > 1, (_part(kept(shard), of), 0), (kept(spec.shape), 0), "state", text)
+    size = _part(math.prod(shard) * copy, of)
+    text = f"{copy} bytes of a master copy"
+    yield from entry("optimizer", shards > 1, (size, 0), (numbers * copy, 0), "master", text)
+
+
+def _part(size: int, ways: int) -> float:
+    return size if ways == 1 else size / ways
 
 
 def _different(spec: ParamSpec, split: Split | None, setting: Setting) -> int:

@@ -21,18 +21,20 @@ def show(report: Report, room: float | None = None) -> None:
         "decode": f"decoding {token} of a row",
     }[w.mode]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("component", "parameters", "share", "ideal", "executed", "cache"):
+    caches = w.mode != "train"
+    columns = ("component", "parameters", "share", "ideal", "executed")
+    for column in (*columns, "cache") if caches else columns:
         table.add_column(column, justify="left" if column == "component" else "right")
     for name, n in p.by_component.items():
         ideal, executed, kept = (d.by_component[name] for d in (f.ideal, f.executed, c))
-        if n or ideal or executed or kept:
+        if n or ideal or executed or (kept and caches):
             share = "apart" if name == "mtp" else share_text(n / p.total) if n else "-"
             table.add_row(
                 name,
                 f"{n:,}" if n else "-",
                 share,
                 *(flops_text(x) if x else "-" for x in (ideal, executed)),
-                bytes_text(kept) if kept else "-",
+                *([bytes_text(kept) if kept else "-"] if caches else []),
             )
     table.add_section()
     total = (
@@ -41,7 +43,7 @@ def show(report: Report, room: float | None = None) -> None:
         "100 %",
         flops_text(f.ideal.workload_total),
         flops_text(f.executed.workload_total),
-        bytes_text(c.bytes_total),
+        *([bytes_text(c.bytes_total)] if caches else []),
     )
     table.add_row(*total, style="bold")
     facts = Table(box=None, pad_edge=False, show_header=False)
@@ -68,14 +70,17 @@ def show(report: Report, room: float | None = None) -> None:
                 )
             ),
         ),
-        (
-            "cache",
-            (
-                f"{bytes_text(c.bytes_per_token)} a token and {bytes_text(c.bytes_per_sequence_fixed)} a row,"
-                f" stored as {c.layout}"
-            ),
-        ),
     ]
+    if caches:
+        rows.append(
+            (
+                "cache",
+                (
+                    f"{bytes_text(c.bytes_per_token)} a token and {bytes_text(c.bytes_per_sequence_fixed)} a row,"
+                    f" stored as {c.layout}"
+                ),
+            )
+        )
     if report.time is not None:
         from archc.cli._cost.times import facts as time_facts
 
@@ -86,7 +91,8 @@ def show(report: Report, room: float | None = None) -> None:
     notes.add_column()
     notes.add_column()
     for line in report.assumptions:
-        if not line.startswith("weighted_fp8_equivalent"):  # a figure that only --format json has
+        # Figures that only --format json has, or another mode's
+        if not line.startswith(("weighted_fp8_equivalent", *([] if caches else ["kv_cache"]))):
             notes.add_row("-", line.replace("[", "\\["))
     title = f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}"
     more: list[Any] = []
