@@ -13,6 +13,12 @@ PIPED_WIDTH = 120
 """Columns where nobody looks at a terminal: wide enough that names and figures of a table stay whole."""
 
 
+def columns(width: int = PIPED_WIDTH) -> int:
+    """Columns of the terminal; piped, ``width`` unless COLUMNS says otherwise."""
+    given = os.environ.get("COLUMNS", "")
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or given.isdigit() else width
+
+
 def print_all(*parts: Any, width: int = PIPED_WIDTH) -> None:
     """Prints tables and lines of rich markup, without blanks at the ends of lines.
 
@@ -20,9 +26,7 @@ def print_all(*parts: Any, width: int = PIPED_WIDTH) -> None:
     """
     from rich.console import Console
 
-    given = os.environ.get("COLUMNS", "")
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() or given.isdigit() else width
-    console = Console(width=columns, no_color=not colour(), highlight=False)
+    console = Console(width=columns(width), no_color=not colour(), highlight=False)
     with console.capture() as printed:
         for part in parts:
             console.print(part)

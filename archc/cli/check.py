@@ -53,6 +53,7 @@ def _check(
     """The diagnostics of one spec, and how many of its models are sound."""
     from archc.importers import load, load_all
     from archc.resolve import run_checks
+    from archc.resolve.solves import check_solves
 
     sink = Sink()
     try:
@@ -67,7 +68,8 @@ def _check(
         try:
             from archc.api import lookup
 
-            broken = run_checks(each, lookup(each))
+            cost = lookup(each)
+            broken = run_checks(each, cost) + check_solves(each, cost)
         except ArchError as error:
             broken = error.diagnostics
         for diagnostic in broken:

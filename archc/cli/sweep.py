@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from archc.cost.sweep import Variant
     from archc.resolve.family import Family
+    from archc.resolve.solves import Solve
     from archc.schema import Model, Sweep
 
 SUFFIXES = (".csv", ".json", ".png", ".svg")
@@ -102,17 +103,17 @@ def command(
     if plotting:
         _need_matplotlib()
     family = Family(spec, model=model, params=params, set=sets, drawers=drawers)
-    what, values = _chosen(family, name, vary)
+    what, values, solves = _chosen(family, name, vary)
     axes = [Axis(key) for key in small] + [Axis(key, largest=True) for key in large]
     asked_for = asked(workload)
     further = [axis.key for axis in axes] + ([x, y] if plotting else [])
     deep = asked_for.hardware is not None or family.base.hardware is not None
     whole = deep or any(key.partition(".")[0] in DEEP for key in further)
     try:
-        variants = list(_progress(_run(family, values, asked_for, drawers, whole), _count(values)))
+        variants = list(_progress(_run(family, values, solves, asked_for, drawers, whole), _count(values)))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    keys = keys_of(_deep(variants) if deep else (), further, list(values))
+    keys = keys_of(_deep(variants) if deep else (), further, list(values), [s.param for s in solves])
     marks = _marked(variants, keys, axes, front)
     heading = f"{family.base.name}: {what}, {len(variants):,} variants"
     if plotting and out is not None:
@@ -126,8 +127,8 @@ def command(
 
 def _chosen(
     family: Family, name: str | None, vary: dict[str, tuple[str, ...]]
-) -> tuple[str, dict[str, tuple[Any, ...]]]:
-    """What is swept, in words, and the values of its params."""
+) -> tuple[str, dict[str, tuple[Any, ...]], tuple[Solve, ...]]:
+    """What is swept, in words, the values of its params, and what is solved for in each variant."""
     sweeps = {sweep.name: sweep for sweep in family.base.sweeps}
     if vary:
         if name is not None:
@@ -137,9 +138,9 @@ def _chosen(
             if param not in known:
                 have = f"params: {', '.join(known)}" if known else "the spec declares none: `param NAME = ... in ...`"
                 raise click.UsageError(f"no param `{param}`; {have}")
-        return ", ".join(vary), dict(vary)
+        return ", ".join(vary), dict(vary), ()
     sweep = _sweep(sweeps, name)
-    return f"sweep {sweep.name}", dict(sweep.values)
+    return f"sweep {sweep.name}", dict(sweep.values), sweep.solves
 
 
 def _sweep(sweeps: dict[str, Sweep], name: str | None) -> Sweep:
@@ -155,7 +156,12 @@ def _sweep(sweeps: dict[str, Sweep], name: str | None) -> Sweep:
 
 
 def _run(
-    family: Family, values: dict[str, tuple[Any, ...]], asked_for: Asked, drawers: tuple[Path, ...], whole: bool
+    family: Family,
+    values: dict[str, tuple[Any, ...]],
+    solves: tuple[Solve, ...],
+    asked_for: Asked,
+    drawers: tuple[Path, ...],
+    whole: bool,
 ) -> Iterator[Variant]:
     from archc.cost.sweep import variants
 
@@ -165,7 +171,7 @@ def _run(
         return asked_for.report(model, plan(model, names=asked_for.mode == "train"), drawers)
 
     workload = {key: getattr(asked_for, key) for key in ("mode", "batch", "seq", "context")}
-    return variants(family, values, workload, report if whole else None)
+    return variants(family, values, workload, report if whole else None, solves)
 
 
 def _count(values: dict[str, tuple[Any, ...]]) -> int:

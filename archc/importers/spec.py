@@ -23,6 +23,7 @@ _RESERVED = frozenset({
     "else",
     "extends",
     "false",
+    "for",
     "import",
     "in",
     "let",
@@ -32,8 +33,10 @@ _RESERVED = frozenset({
     "param",
     "rest",
     "schedule",
+    "solve",
     "sweep",
     "true",
+    "within",
 })  # fmt: skip
 """Words of the language that cannot name a model."""
 

@@ -74,7 +74,7 @@ def _run(check: Check, sink: Sink, cost: CostOf | None) -> None:
     r = check.resolution
     kept, r.sink = r.sink, sink
     try:
-        asked = _Costs(r, check.scope, cost)
+        asked = Costs(r, check.scope, cost)
         evaluator = Evaluator(r, asked.value)
         asked.evaluator = evaluator
         condition = check.statement.condition
@@ -123,7 +123,7 @@ def _side(expr: tree.Expr) -> str:
     return f"`{' '.join(expr.span.text.split())}`"
 
 
-class _Costs:
+class Costs:
     """Evaluates `cost.` references. Without a report (at load) their values fail in silence, so that only names and
     workloads are checked.
     """

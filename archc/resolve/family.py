@@ -50,6 +50,11 @@ class Family:
         self._now, self._given = {}, {}
         return model, r
 
+    @property
+    def resolution(self) -> Resolution:
+        """The names and values of the variant made last."""
+        return self._r
+
     def variant(self, values: Mapping[str, Any]) -> Model:
         """The model for these values of params, the others as the spec has them. Raises `ArchError`."""
         names = dict.fromkeys([*self._now, *values])

@@ -112,6 +112,7 @@ def _file_sweeps(r: Resolution) -> list[tuple[tree.Section, Scope]]:
 
     def about(section: tree.Section) -> bool:
         names = [s.path.text for s in section.body.statements if isinstance(s, tree.Assign)]
+        names += [s.param.text for s in section.body.statements if isinstance(s, tree.Solve)]
         return all((found := r.find(n, scope)) is not None and found.what == "param" for n in names)
 
     alone = len(r.unit.models) == 1

@@ -94,6 +94,8 @@ class Merger:
                     self._drawer(statement, scope, seen)
                 case tree.Check():
                     r.checks.append((statement, scope))
+                case tree.Solve():
+                    self._error("E0109", "a `solve` stands inside a sweep", statement.span)
                 case tree.Assign(path=path):
                     if seen.first(path.text, path.span):
                         self._assign(statement, scope)

@@ -13,7 +13,7 @@ from archc.record import dataclass
 from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.slots import slot_names
 from archc.syntax.parser import parse
-from archc.syntax.tree import Assign, Check, Declare, File, Import, Let, Param, Section, Statement
+from archc.syntax.tree import Assign, Check, Declare, File, Import, Let, Param, Section, Solve, Statement
 
 MAX_BYTES = 4 << 20
 
@@ -118,6 +118,8 @@ class Project:
                 )
             case Check():
                 self._error("E0109", "a `check` stands inside a model", statement.span)
+            case Solve():
+                self._error("E0109", "a `solve` stands inside a sweep", statement.span)
             case Assign(path=path):
                 self._error("E0109", f"`{path.text}` is set outside a model", path.span, _INSIDE)
             case Section(head=head):

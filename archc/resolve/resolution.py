@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from archc.diagnostics import Sink, Span
 from archc.resolve.convert import Misfit, Word, converted, unknown_word
+from archc.resolve.domains import domain as domain_of
 from archc.resolve.evaluate import Evaluator
 from archc.resolve.frames import Frame
 from archc.resolve.names import Names
@@ -174,10 +175,10 @@ class Resolution(Names):
 
     def in_domain(self, named: Named, bound: Bound) -> Any:
         """The value of ``bound`` for a `param`; an error when the domain does not contain it."""
-        value = self._symbol(bound.expr, bound.scope)
+        value = self.symbol(bound.expr, bound.scope)
         if value is FAILED or named.domain is None:
             return value
-        domain = self._domain(named.domain)
+        domain = domain_of(self, named.domain)
         if domain is FAILED or (
             value in domain
             and not (isinstance(value, bool) and value not in [d for d in domain if isinstance(d, bool)])
@@ -188,22 +189,7 @@ class Resolution(Names):
             "E0206", f"`{named.text}` must be in {text}, got {' '.join(bound.expr.span.text.split())}", bound.expr.span
         )
 
-    def _domain(self, bound: Bound) -> Any:
-        match bound.expr:
-            case tree.Range():
-                return self.evaluator.range(bound.expr, bound.scope)
-            case tree.List(items=items):
-                found: list[Any] = []
-                for item in items:
-                    if isinstance(item, tree.Range):
-                        values = self.evaluator.range(item, bound.scope)
-                        found.append(FAILED) if values is FAILED else found.extend(values[:10_000])
-                    else:
-                        found.append(self._symbol(item, bound.scope))
-                return FAILED if any(v is FAILED for v in found) else found
-        return self.error("E0202", "a domain is a list or a range: `in [64, 128]`, `in 1..8`", bound.expr.span)
-
-    def _symbol(self, expr: tree.Expr, scope: Scope) -> Any:
+    def symbol(self, expr: tree.Expr, scope: Scope) -> Any:
         """A value, or the word that a bare name is when it names no value."""
         if isinstance(expr, tree.Ref) and len(expr.parts) == 1:
             name = expr.parts[0].text

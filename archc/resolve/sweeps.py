@@ -1,8 +1,8 @@
-"""`sweep NAME { param = [...] }`: a named family of variants."""
+"""`sweep NAME { param = [...], solve other for a == b }`: a named family of variants."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from archc.diagnostics import Diagnostic, Span
 from archc.resolve.checks import in_words
@@ -11,6 +11,9 @@ from archc.resolve.scope import FAILED, Bound, Named, Scope
 from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.model import Sweep
 from archc.syntax import tree
+
+if TYPE_CHECKING:
+    from archc.resolve.solves import Solve
 
 
 def sweeps(r: Resolution, sections: list[tuple[tree.Section, Scope]]) -> tuple[Sweep, ...]:
@@ -25,28 +28,59 @@ def sweeps(r: Resolution, sections: list[tuple[tree.Section, Scope]]) -> tuple[S
             continue
         swept: list[tuple[str, tuple[Any, ...]]] = []
         for statement in section.body.statements:
+            if isinstance(statement, tree.Solve):
+                continue
             if not isinstance(statement, tree.Assign):
-                _error(r, "E0109", "a sweep holds only `param = [...]`", statement.span)
+                _error(r, "E0109", "a sweep holds only `param = [...]` and `solve param for a == b`", statement.span)
                 continue
             values = _values(r, statement, scope)
             if values is not None:
                 if any(statement.path.text == other for other, _ in swept):
                     _error(r, "E0108", f"`{statement.path.text}` is defined twice", statement.path.span)
                 swept.append((statement.path.text, values))
-        found[name.text] = (Sweep(name=name.text, doc=section.doc, values=tuple(swept)), name.span)
+        solves = _solves(r, section, scope, [name for name, _ in swept])
+        found[name.text] = (Sweep(name=name.text, doc=section.doc, values=tuple(swept), solves=solves), name.span)
     return tuple(sweep for sweep, _ in found.values())
+
+
+def _solves(r: Resolution, section: tree.Section, scope: Scope, swept: list[str]) -> tuple[Solve, ...]:
+    statements = [s for s in section.body.statements if isinstance(s, tree.Solve)]
+    if not statements:
+        return ()
+    from archc.resolve.solves import solve_of
+
+    found: dict[str, Solve] = {}
+    for statement in statements:
+        param = statement.param
+        if param.text in swept or param.text in found:
+            twice = "swept, so it cannot be solved for" if param.text in swept else "solved for twice"
+            _error(r, "E0108", f"`{param.text}` is {twice}", param.span)
+            continue
+        named = _param(r, param.text, param.span, scope, "solve for")
+        solve = None if named is None else solve_of(r, statement, named, scope)
+        if solve is not None:
+            found[param.text] = solve
+    return tuple(found.values())
+
+
+def _param(r: Resolution, name: str, span: Span, scope: Scope, to: str) -> Named | None:
+    """The param of a name, None after an error."""
+    named = r.find(name, scope)
+    if named is not None and named.what == "param":
+        return named
+    if not r.lost(name):
+        params = param_names(r, scope)
+        help = did_you_mean(name, params) or (
+            f"params: {listed(params)}" if params else f"declare it: `param {name} = ... in [...]`"
+        )
+        _error(r, "E0118", f"there is no param `{name}` to {to}", span, help)
+    return None
 
 
 def _values(r: Resolution, statement: tree.Assign, scope: Scope) -> tuple[Any, ...] | None:
     path = statement.path
-    named = r.find(path.text, scope) if len(path.parts) == 1 else None
-    if named is None or named.what != "param":
-        if not r.lost(path.text):
-            params = param_names(r, scope)
-            help = did_you_mean(path.text, params) or (
-                f"params: {listed(params)}" if params else f"declare it: `param {path.text} = ... in [...]`"
-            )
-            _error(r, "E0118", f"there is no param `{path.text}` to sweep", path.span, help)
+    named = _param(r, path.text, path.span, scope, "sweep")
+    if named is None:
         return None
     items = statement.value.items if isinstance(statement.value, tree.List) else (statement.value,)
     if not isinstance(statement.value, tree.List | tree.Range):

@@ -40,11 +40,16 @@ class LayerSlots(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A named family of variants: for each param the values it takes, in order. Variants are all combinations."""
+    """A named family of variants: for each param the values it takes, in order. Variants are all combinations.
+
+    Params that are solved for take in each of them the value that comes closest to an equation.
+    """
 
     name: str
     doc: str = ""
     values: tuple[tuple[str, tuple[Any, ...]], ...]
+    solves: tuple[Any, ...] = ()
+    """The `archc.resolve.solves.Solve`s, in the order in which they are solved."""
 
 
 class ModelFields(Drawer):

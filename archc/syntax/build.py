@@ -98,6 +98,11 @@ class Builder:
         why = self.string_token(cast("Token", c[3])) if len(c) > 2 else None
         return tree.Check(**self.head(parsed), condition=self.expr(c[1]), why=why)
 
+    def on_solve(self, parsed: Parsed[Token]) -> tree.Solve:
+        c = parsed.children
+        tolerance = self.expr(c[5]) if len(c) > 4 else None
+        return tree.Solve(**self.head(parsed), param=self.name(c[1]), equation=self.expr(c[3]), tolerance=tolerance)
+
     def on_assign(self, parsed: Parsed[Token]) -> tree.Assign:
         c = parsed.children
         return tree.Assign(**self.head(parsed), path=self.path(c[0]), value=self.expr(c[2]))

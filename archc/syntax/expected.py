@@ -12,7 +12,7 @@ from archc.diagnostics import Diagnostic, Source
 from archc.syntax.tokens import KEYWORDS, span_of
 
 _VALUE = {"NUMBER", "STRING", "NAME", "LPAR", "LSQB"}
-_STATEMENT = {"LET", "PARAM", "CHECK", "IMPORT"}
+_STATEMENT = {"LET", "PARAM", "CHECK", "IMPORT", "SOLVE"}
 _OPERATORS = {"SIGN", "TIMES", "COMPARE", "AND", "OR", "NOT", "AT", "RANGE", "BY", "TRUE", "FALSE", "NONE"}
 _SHOWN = {
     "_NL": "a newline",

@@ -18,7 +18,7 @@ from archc.syntax.parser import parse, tokenize
 
 _INDENT = "  "
 _BEFORE_OPERAND = frozenset({"SIGN", "TIMES", "COMPARE", "EQUAL", "COMMA", "RANGE", *OPENERS})
-_KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "AT", "BY", "ELSE", "CHECK"})
+_KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "AT", "BY", "ELSE", "CHECK", "FOR", "WITHIN"})
 _TIGHT_BEFORE = frozenset({"COMMA", "RPAR", "RSQB", "DOT", "RANGE"})
 _TIGHT_AFTER = frozenset({"LPAR", "LSQB", "DOT", "RANGE"})
 

@@ -15,6 +15,9 @@ KEYWORDS = (
     "in",
     "check",
     "else",
+    "solve",
+    "for",
+    "within",
     "extends",
     "at",
     "by",
@@ -27,7 +30,7 @@ KEYWORDS = (
 )
 """Reserved words: none of them can name a field or a drawer."""
 
-_OPENING = frozenset({"IMPORT", "LET", "PARAM", "CHECK"})
+_OPENING = frozenset({"IMPORT", "LET", "PARAM", "CHECK", "SOLVE"})
 
 
 def span_of(token: Token, source: Source) -> Span:

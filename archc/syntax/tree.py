@@ -154,6 +154,14 @@ class Check(Statement):
     why: String | None
 
 
+class Solve(Statement):
+    """`solve param for equation within tolerance`."""
+
+    param: Name
+    equation: Expr
+    tolerance: Expr | None
+
+
 class Assign(Statement):
     """`path = value`: replaces. `path` has one part for a plain field."""
 
@@ -185,7 +193,7 @@ class AmendPath(Statement):
     body: Body
 
 
-Stmt = Import | Let | Param | Check | Assign | Declare | Section | AmendPath
+Stmt = Import | Let | Param | Check | Solve | Assign | Declare | Section | AmendPath
 
 
 class Body(Node):

@@ -87,6 +87,67 @@ def test_table(path: Path) -> None:
     assert "width = 64: `width` must be in" in text
 
 
+@pytest.fixture
+def equal(path: Path) -> Path:
+    """A spec whose sweep keeps the parameters equal."""
+    solve = "solve wide for cost.params.total == 2.5M within 0.05"
+    text = SPEC.replace("param width = 256", "param wide = 256 in 32..1024 by 32\n  param width = 256")
+    text = text.replace("dim = width", "dim = wide").replace("4 * width", "4 * wide")
+    path.write_text(text.replace("sweep deep { depth = 1..3 }", f"sweep equal {{ depth = [1, 8], {solve} }}"))
+    return path
+
+
+def test_what_is_solved_for_is_a_column_with_its_residual(equal: Path) -> None:
+    code, text = run(equal, "equal", "--format", "csv", "--minimise", "kv_cache.bytes_per_token")
+    assert code == 0
+    shallow, deep = csv.DictReader(io.StringIO(text))
+    for row, depth in ((shallow, 1), (deep, 8)):
+        model = load(equal, params={"depth": depth, "wide": int(row["wide"])})
+        residual = count(model, plan(model)).params.total - 2_500_000
+        assert (int(row["depth"]), float(row["residual.wide"])) == (depth, residual)
+        assert float(row["residual.wide.relative"]) == residual / 2_500_000
+        assert row["front"] == str(depth == 1).lower() if row["finding"] == "" else "false"
+    data = json.loads(run(equal, "equal", "--format", "json")[1])
+    (solved,) = data["variants"][1]["solved"]
+    assert solved["param"] == "wide"
+    assert solved["equation"] == "cost.params.total == 2.5M"
+    assert solved["residual"] == float(deep["residual.wide"])
+    assert data["variants"][1]["params"] == {"depth": 8, "wide": int(deep["wide"])}
+
+
+def test_what_could_not_be_solved_is_said(equal: Path) -> None:
+    equal.write_text(equal.read_text().replace("32..1024 by 32", "[32, 64, 256]"))
+    code, text = run(equal, "equal", "--x", "residual.wide", "--minimise", "params.total")
+    assert code == 0
+    assert "2 of 2 do not hold\ndepth = 1, wide = 256: `wide = 256` " in text
+    assert "comes closest, but `cost.params.total` = " in text
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+def test_no_cell_is_cut(equal: Path, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table too wide goes on below, with its params."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, text = run(equal, "equal", "--minimise", "params.total", "--maximise", "flops.ideal.train_per_token")
+    assert code == 0
+    table = text.partition("do not hold")[0]
+    assert all(len(line) <= columns for line in table.splitlines())
+    variants = json.loads(run(equal, "equal", "--format", "json")[1])["variants"]
+    for variant in variants:
+        assert f"{variant['cost']['params']['total'] / 1e6:.2f} M" in table
+        assert f"{100 * variant['solved'][0]['relative']:+.2g} %)" in table
+    titles = len([line for line in table.splitlines() if line.startswith("depth  wide")])
+    assert titles == len([line for line in table.splitlines() if line.split()[:1] == ["8"]])
+    assert titles == {40: 4, 80: 2}.get(columns, 1)
+
+
+def test_a_wrong_equation_is_told_by_check(equal: Path) -> None:
+    equal.write_text(equal.read_text().replace("cost.params.total ==", "cost.params.totl =="))
+    done = CliRunner().invoke(main, ["check", str(equal)])
+    assert done.exit_code == 1
+    assert "there is no cost `params.totl`" in done.output
+    assert done.output.count("error[") == 1
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_pictures_are_made_and_repeat(path: Path, tmp_path: Path, suffix: str) -> None:
     first, second = tmp_path / f"1.{suffix}", tmp_path / f"2.{suffix}"

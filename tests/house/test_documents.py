@@ -32,20 +32,20 @@ def blocks(path: Path) -> list[Block]:
     return [Block(language=language, name=name, text=text) for language, name, text in found]
 
 
-def archc(folder: Path, *argv: str) -> str:
+def archc(folder: Path, *argv: str, columns: int = 80) -> str:
     """What a command prints. Fails with its output unless it exits with 0."""
-    done = process(folder, "-m", "archc", *argv)
+    done = process(folder, "-m", "archc", *argv, columns=columns)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def process(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def process(folder: Path, *argv: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
     """A finished Python process in a folder, from which this checkout and the folder's packages can be imported."""
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(folder / "build")]),
         "OMP_NUM_THREADS": "1",
-        "COLUMNS": "80",
+        "COLUMNS": str(columns),
     }
     return subprocess.run(
         [sys.executable, *argv], cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False
@@ -81,7 +81,9 @@ def test_every_spec_has_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["docs/language.md", "docs/drawers.md", "docs/residual.md", "README.md"], indirect=True
+    "written",
+    ["docs/language.md", "docs/drawers.md", "docs/residual.md", "docs/sweeps.md", "README.md"],
+    indirect=True,
 )
 def test_specs_check_and_are_in_canonical_form(written: Path) -> None:
     specs = sorted(path.name for path in written.glob("*.arch"))
@@ -205,6 +207,19 @@ def test_the_cost_page_shows_what_commands_print(tmp_path: Path) -> None:
         if block.language == "python":
             done = process(tmp_path, "-c", block.text)
             assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("written", ["docs/sweeps.md"], indirect=True)
+def test_the_page_of_sweeps_shows_what_they_print(written: Path) -> None:
+    text = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
+    (shown,) = [b.text for b in blocks(ROOT / "docs/sweeps.md") if b.text.startswith("$ archc sweep ")]
+    command, _, table = shown.partition("\n")
+    assert archc(written, *command.removeprefix("$ archc ").split(), columns=100) == table
+    pytest.importorskip("matplotlib")
+    (drawn,) = re.findall(r"`archc (sweep [^`]* -o) docs/figures/capacity.png`", text)
+    archc(written, *drawn.split(), "capacity.png")
+    new, old = (path.read_bytes() for path in (written / "capacity.png", ROOT / "docs/figures/capacity.png"))
+    assert new[16:24] == old[16:24], "width and height"
 
 
 @pytest.mark.parametrize(("document", "spec"), [("docs/package.md", "deepseek_v3"), ("README.md", "deepseek_v4_flash")])

@@ -9,6 +9,7 @@ import pytest
 
 from archc.diagnostics import ArchError, Diagnostic, Sink
 from archc.resolve import load
+from archc.resolve.domains import Interval
 from archc.schema import Model
 from tests.resolve.support import FFN, FIELDS, TOYS, found, one, only, spec
 
@@ -183,3 +184,96 @@ def test_domains() -> None:
     assert found(spec(body + "param h = 4 in 1..8")) == ()
     assert only(spec(body + "param h = 4 in 4")).code == "E0202"
     assert only(spec(body + "param h = 4 in [true]")).code == "E0206"
+
+
+@pytest.mark.parametrize(
+    ("domain", "inside", "outside"),
+    [
+        ("0.5..4.0", ("0.5", "1.25", "2", "4.0"), ("0.4", "4.5", "none", "true")),
+        ("1e-3..1", ("0.001", "0.5", "1"), ("0", "2")),
+        ("-1.5..2", ("1", "0.5"), ("-2", "3")),
+        ("2.5K..4K", ("2500", "4000", "3e3"), ("2500.5",)),  # no fraction: whole numbers
+    ],
+)
+def test_domains_of_fractions(domain: str, inside: tuple[str, ...], outside: tuple[str, ...]) -> None:
+    def text(value: str) -> str:
+        return spec(f"attention = gqa {{ heads = 4, scale = s }}\nparam s = {value} in {domain}\n" + FFN)
+
+    for value in inside:
+        assert one(text(value)).schedule[0].attention.scale == float(value)
+    for value in outside:
+        problem = only(text(value))
+        assert (problem.code, problem.span.text) == ("E0206", value)
+
+
+@pytest.mark.parametrize(
+    ("domain", "message"),
+    [
+        ("0.5..4 by 1", "a range of fractions has no step"),
+        ("0.5..", "an open range has no end here"),
+        ("4.5..0.5", "the range 4.5..0.5 is empty"),
+        ("0.5..true", "a number is needed here, not true"),
+    ],
+)
+def test_mistakes_in_domains_of_fractions(domain: str, message: str) -> None:
+    problem = only(spec(f"attention = gqa {{ heads = 4, scale = s }}\nparam s = 1 in {domain}\n" + FFN))
+    assert problem.code == "E0202"
+    assert problem.message.startswith(message)
+
+
+def test_solves() -> None:
+    body = "attention = gqa { heads = h, window = w, scale = s }\n" + FFN
+    body += "param h = 4 in [8, 4, 2, 4]\nparam w = 3 in 1..9 by 2\nparam s = 1.0 in 0.5..2.0\n"
+    sweep = """sweep heads {
+      h = [2, 4]
+      solve w for w * h == cost.params.total(mode = train) / 2 within 1 / 8
+      solve s for s * h == 4
+    }"""
+    (kept,) = one(spec(body, after=sweep)).sweeps
+    assert kept.values == (("h", (2, 4)),)
+    first, second = kept.solves
+    assert (first.param, first.text) == ("w", "w * h == cost.params.total(mode = train) / 2")
+    assert (list(first.values), first.tolerance) == ([1, 3, 5, 7, 9], 0.125)
+    assert (second.param, second.values, second.tolerance) == ("s", Interval(0.5, 2.0), 0.01)
+    (alone,) = one(spec(body, after="sweep heads { solve h for h == 3 }")).sweeps
+    assert (alone.values, list(alone.solves[0].values)) == ((), [2, 4, 8])
+
+
+@pytest.mark.parametrize(
+    ("solve", "code", "span"),
+    [
+        ("solve g for w == 2", "E0118", "g"),
+        ("solve dim for w == 2", "E0118", "dim"),
+        ("solve h for w == 2", "E0108", "h"),
+        ("solve w for w == 2, solve w for w == 3", "E0108", "w"),
+        ("solve free for free == 2", "E0507", "free"),
+        ("solve word for w == 2", "E0507", "word"),
+        ("solve wide for w == 2", "E0209", "wide"),
+        ("solve w for w <= 2", "E0506", "w <= 2"),
+        ("solve w for w", "E0506", "w"),
+        ("solve w for w == 2 and h == 3", "E0506", "w == 2 and h == 3"),
+        ("solve w for w == 2 within 5", "E0506", "5"),
+        ("solve w for w == 2 within -0.1", "E0506", "-0.1"),
+        ("solve w for w == 2 within true", "E0506", "true"),
+        ("solve w for w == none", "E0207", "none"),
+        ('solve w for w == "a"', "E0207", '"a"'),
+        ("solve w for w == x", "E0118", "x"),
+        ("solve w for w == cost", "E0503", "cost"),
+        ("solve w for cost.params.total(contxt = 3) == w", "E0505", "contxt"),
+        ("solve w for w / 0 == 2", "E0208", "w / 0"),
+        ("check w == 2", "E0109", "check w == 2"),
+    ],
+)
+def test_mistakes_in_solves(solve: str, code: str, span: str) -> None:
+    body = "attention = gqa { heads = h, window = w, bias = b }\nparam h = 4 in [2, 4, 8]\nparam w = 3 in 1..9\n"
+    body += "param free = 3\nparam word = small in [small, large]\nparam wide = 3 in 0..1e18\nlet b = false\n" + FFN
+    problem = only(spec(body, after=f"sweep s {{ h = [2], {solve} }}"))
+    assert (problem.code, problem.span.text) == (code, span)
+
+
+@pytest.mark.parametrize("after", ["", "solve w for w == 2\n"])
+def test_a_solve_stands_in_a_sweep(after: str) -> None:
+    body = "attention = gqa { heads = 4, window = w }\nparam w = 3 in 1..9\n" + FFN
+    inside = "" if after else "solve w for w == 2\n"
+    problem = only(spec(body + inside, after=after))
+    assert (problem.code, problem.message) == ("E0109", "a `solve` stands inside a sweep")

@@ -66,6 +66,7 @@ def _statements(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
         _joined(gap, st.just("let"), names, st.just("="), expressions),
         _joined(gap, st.just("param"), names, st.just("="), expressions, st.just("in"), expressions),
         _joined(gap, st.just("check"), expressions, st.just("else"), strings),
+        _joined(gap, st.just("solve"), names, st.just("for"), expressions, st.just("within"), expressions),
         _joined(gap, st.just("import"), strings, st.just("as"), names),
         st.tuples(paths, body).map(lambda t: f"{t[0]} {{\n{t[1]}\n}}"),
         st.tuples(names, names, paths, body, comments).map(

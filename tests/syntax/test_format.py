@@ -107,6 +107,10 @@ def test_the_library_with_odd_white_space(text, ending):
         ("x=-1+ - 2*-y", "x = -1 + -2 * -y\n"),
         ("x=(-1)", "x = (-1)\n"),
         ('check not-a<=cost . kv ( context=1Mi )else"w"', 'check not -a <= cost.kv(context = 1Mi) else "w"\n'),
+        (
+            "sweep s{n=[1,2] ,solve  m for-a==f . b(c=1) within(0.5) # why\n}",
+            "sweep s { n = [1, 2], solve m for -a == f.b(c = 1) within (0.5)  # why\n}\n",
+        ),
         ("x=f (1)", "x = f(1)\n"),
         ("check a and(b)", "check a and (b)\n"),
         ("k{\n\n\na=1\n\n\n\nb=1\n\n}\n\n\nc=1", "k {\n  a = 1\n\n  b = 1\n}\n\nc = 1\n"),

@@ -97,6 +97,7 @@ def test_every_statement():
         "Param",
         "Section",
         "Section",
+        "Section",
         "Declare",
     ]
     found = {type(n).__name__ for n in nodes(file)}
@@ -116,6 +117,40 @@ def test_sections():
     assert (amend.labels, amend.extends, len(amend.body.statements)) == ((), None, 1)
     assert isinstance(path, tree.AmendPath)
     assert path.path.text == "a.b.c"
+
+
+def test_solve():
+    file, diagnostics = parsed(
+        "sweep s { n = [1, 2], solve m for a + 1 == -b\n## doc\nsolve k for c == 2 within 1 / 8 }"
+    )
+    assert diagnostics == ()
+    (section,) = file.body.statements
+    assert isinstance(section, tree.Section)
+    _, plain, close = section.body.statements
+    assert isinstance(plain, tree.Solve)
+    assert isinstance(close, tree.Solve)
+    assert (plain.param.text, plain.doc, plain.tolerance) == ("m", "", None)
+    assert written(plain.equation) == "((a + 1) == (- b))"
+    assert (close.param.text, close.doc) == ("k", "doc")
+    assert close.tolerance is not None
+    assert written(close.tolerance) == "(1 / 8)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("solve for a == b", "expected a name, found `for`"),
+        ("solve n a == b", "expected `for`, found `a`"),
+        ("solve n for\nm = [1]", "expected a value, the line ends"),
+        ("solve n for a == b within", "expected a value, found `}`"),
+        ("within = 1", "found `within`"),
+    ],
+)
+def test_what_is_wrong_with_a_solve(text, message):
+    file, (problem,) = parsed(f"sweep s {{\n{text}\n}}\nlet after = 1")
+    assert problem.code == "E0001"
+    assert message in problem.message
+    assert isinstance(file.body.statements[-1], tree.Let)
 
 
 def test_import_param_check():

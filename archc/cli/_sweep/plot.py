@@ -31,7 +31,7 @@ def save(path: Path, heading: str, variants: Sequence[Variant], x: str, y: str, 
         failing = [d for d in rest if not variants[d[2]].sound]
         for chosen, colour, label, marker in (
             (sound, BLUE if marks is None else GREY, "variants", "o"),
-            (failing, RED, "fail a check", "x"),
+            (failing, RED, "do not hold", "x"),
             (front, BLUE, "Pareto front", "o"),
         ):
             if chosen:

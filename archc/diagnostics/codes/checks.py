@@ -1,4 +1,4 @@
-"""E05xx: `check` statements."""
+"""E05xx: `check` statements, and `solve` in sweeps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ def _model(check: str) -> str:
     fields = "  vocab = 1000, dim = 64, layers = 2, context = 1Ki\n"
     drawers = "  attention = gqa { heads = 4 }\n  ffn = swiglu { hidden = 256 }\n"
     return f"arch 1\nmodel tiny {{\n{fields}{drawers}  {check}\n}}\n"
+
+
+def _swept(solve: str, domain: str = " in 1..512") -> str:
+    """A small spec with a sweep."""
+    params = f"param h = 2 in [2, 4]\n  param n = 64{domain}"
+    drawers = "attention = gqa { heads = h }\n  ffn = swiglu { hidden = n }"
+    fields = "vocab = 1000, dim = 64, layers = 2, context = 1Ki"
+    sweep = f"sweep s {{ h = [2, 4], {solve} }}"
+    return f"arch 1\nmodel tiny {{\n  {params}\n  {fields}\n  {drawers}\n  {sweep}\n}}\n"
 
 
 CODES: tuple[Code, ...] = (
@@ -56,5 +65,33 @@ are decode, batch 1, and the context of the model. `hardware`, `gpus`, `parallel
 as the options of `archc cost` do; `cost.time` and `cost.memory.fits` need hardware, there or in the model.""",
         failing=_model("check cost.kv_cache.bytes_total(contxt = 1Ki) <= 1GiB"),
         fixed=_model("check cost.kv_cache.bytes_total(context = 1Ki) <= 1GiB"),
+    ),
+    Code(
+        id="E0506",
+        title="solve without an equation",
+        explanation="""\
+`solve PARAM for LEFT == RIGHT` finds the value of a param that brings two quantities closest to each other. `within`
+says how far they may differ, as a share of the right one: `within 0.005` is half a percent; by default it is 0.01.""",
+        failing=_swept("solve n for cost.params.total <= 1M"),
+        fixed=_swept("solve n for cost.params.total == 1M within 0.05"),
+    ),
+    Code(
+        id="E0507",
+        title="param that cannot be solved for",
+        explanation="""\
+A `solve` searches the domain of its param: a list of numbers, a range of whole numbers (`1..64`) or of fractions
+(`0.5..4.0`).""",
+        failing=_swept("solve n for n * h == 256", domain=""),
+        fixed=_swept("solve n for n * h == 256"),
+    ),
+    Code(
+        id="E0508",
+        title="solve without a solution",
+        explanation="""\
+The value of the domain that comes closest to the equation of a `solve` still misses it by more than its tolerance, or
+none of them gives a model. `archc sweep` lists the variant with this reason, and never counts it to the front.""",
+        failing="archc sweep my.arch split     # solve experts for cost.params.total == 27B, experts in 1..64",
+        fixed="archc sweep my.arch split     # experts in 1..512",
+        example="shell",
     ),
 )
