@@ -45,6 +45,8 @@ def converted(value: Any, info: FieldInfo, span: Span) -> Any:
     if value is None:
         if info.optional:
             return None
+        if "none" in info.words:
+            return "none"
         raise _misfit(info, value, span)
     if isinstance(value, Word):
         if value.text in info.words:

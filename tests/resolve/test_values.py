@@ -124,6 +124,11 @@ def test_words() -> None:
     assert one(spec("attention = gqa { heads = 4, qk_norm = head }\n" + FFN)).schedule[0].attention.qk_norm == "head"
 
 
+def test_none_is_a_word_of_fields_that_have_it() -> None:
+    model = one(spec("precision = bf16 { master = none }\noptimizer = adamw { tables = none }\n" + GQA + FFN))
+    assert (model.precision.master, model.optimizer.tables) == ("none", "none")
+
+
 def test_missing_fields_are_listed_together_at_the_kind() -> None:
     problem = only(spec("attention = sparse\n" + FFN))
     assert (problem.code, problem.message, problem.span.text) == (
