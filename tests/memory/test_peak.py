@@ -32,6 +32,15 @@ MIDDLE = {
 }
 """Models in which activations outweigh parameters."""
 
+WIDE = {
+    "wide_dense": "attention far = windowed { heads = 6, head_dim = 28, rope_dim = 6, q_rank = 7, out_groups = 3,\n"
+    "  out_rank = 8, window = 7, rope = rope, compress = hca { ratio = 2 } }",
+    "wide_picked": "attention far = windowed { heads = 2, head_dim = 32, rope_dim = 6, q_rank = 7, out_groups = 1,\n"
+    "  out_rank = 8, window = 4, rope = rope, compress = csa { ratio = 2, overlap = false,\n"
+    "  indexer = lightning { heads = 1, head_dim = 6, topk = 2 } } }",
+}
+"""Sparse attention whose keys outweigh its logits."""
+
 
 BLOCKS = {
     "bands": "heads = 16, head_dim = 8, window = 64",
@@ -48,18 +57,21 @@ def _model(name: str) -> Model:
         fixed = "rope_dim = 4, q_rank = 8, out_groups = 2, out_rank = 4, rope = rope { pairs = interleaved }"
         head = "arch 1\nmodel spec { vocab = 50, context = 4096, dim = 16, layers = 1\nffn = swiglu { hidden = 8 }\n"
         return load_text(f"{head}attention = windowed {{ {BLOCKS[name]}, {fixed} }} }}\n")[0]
+    if name in WIDE:
+        head = "arch 1\nmodel spec { vocab = 19, context = 96, dim = 13, layers = 2\n"
+        return load_text(f"{head}{WIDE[name]}\nffn = swiglu {{ hidden = 9 }}\n}}\n")[0]
     if name not in MIDDLE:
         return model_of(name)
     head = "arch 1\nmodel spec { vocab = 1000, context = 1024, dim = 256, layers = 4\n"
     return load_text(f"{head}{MIDDLE[name]}\n}}\n")[0]
 
 
-def _agrees(name: str, folder: Path, batch: int, new: int) -> None:
+def _agrees(name: str, folder: Path, batch: int, new: int, act: int = 4) -> None:
     model = _model(name)
-    graph: Graph = plan(model)
-    module = built(model, folder).Model()
+    graph: Graph = plan(model, names=True)
+    module = built(model, folder).Model(dtype=torch.bfloat16 if act == 2 else torch.float32)
     ids = torch.randint(model.vocab, (batch, new), generator=torch.Generator().manual_seed(new))
-    w = Workload(batch=batch, new=new, act=4, layout=model.cache.kind)
+    w = Workload(batch=batch, new=new, act=act, layout=model.cache.kind)
     for policy in get_args(Recompute):
         module.recompute = policy
         measured, planned = max(step_peaks(module, ids)), peak(graph, w, policy)
@@ -74,6 +86,13 @@ def test_blocks_are_gone_when_the_next_is_made(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", [*LIBRARY, *SPECS])
 def test_the_peak_of_a_step(name: str, tmp_path: Path) -> None:
     _agrees(name, tmp_path, 2, 64)
+
+
+@pytest.mark.parametrize("act", [4, 2])
+@pytest.mark.parametrize("name", WIDE)
+def test_the_peak_of_sparse_attention(name: str, act: int, tmp_path: Path) -> None:
+    """In two dtypes: of narrow operands the kernel makes wide copies."""
+    _agrees(name, tmp_path, 3, 48, act)
 
 
 @pytest.mark.slow
