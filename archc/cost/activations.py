@@ -25,6 +25,7 @@ from archc.cost.setting import Recompute
 from archc.graph import Graph, Node
 from archc.ops import Workload
 from archc.ops.base import element
+from archc.ops.loss import CountLoads
 from archc.ops.tape import Storage
 from archc.record import dataclass
 
@@ -81,6 +82,12 @@ def peak(graph: Graph, w: Workload, recompute: Recompute = "none") -> Peak:
     return _step(graph, w, recompute)[1]
 
 
+def _loads(graph: Graph) -> list[int]:
+    """Experts of each router that counts its loads: layers that run again hold the step, in which these are left."""
+    counted = ((node, times) for node, times in graph.walk() if isinstance(node.op, CountLoads))
+    return [node.ins[0].type.fixed(0) for node, times in counted for _ in range(times)]
+
+
 def _step(graph: Graph, w: Workload, recompute: Recompute) -> tuple[Activations, Peak]:
     run = Forward(graph, w, recompute)
     losses, t = run.run(), run.t
@@ -90,6 +97,8 @@ def _step(graph: Graph, w: Workload, recompute: Recompute) -> tuple[Activations,
         run.count([storage], owner.component if isinstance(owner, Node) else "head")
         for storage, owner in kept([*losses, *t.losses])
     )
+    if recompute != "none":
+        rest += run.count([t.new((n,), 8).storage for n in _loads(graph)], "router")
     run.counted.clear()
     held = sum(run.layers) + rest + logits
     t.most = t.whole = t.live

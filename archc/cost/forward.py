@@ -221,11 +221,18 @@ class Forward:
         edges = tuple((x.back, x.place, x.bytes, False) for x in given if x.back is not None)
         state = list(given)
         ran: list[tuple[Layer, list[Storage], Storage]] = []
+        begins = False
         for i, index in enumerate(stack.schedule):
             layer = self._layer(stack.kinds[index], state)
             before = sum(self.by_component.values())
-            begins = self.recompute == "mhc" and i % block == 0
-            held = [x.storage for x, is_kept in zip(state, layer.operands, strict=True) if is_kept or begins]
+            # What goes into a block is kept for the first of its layers that does anything
+            begins = self.recompute == "mhc" and (begins or i % block == 0)
+            held = [
+                x.storage
+                for x, is_kept in zip(state, layer.operands, strict=True)
+                if is_kept or (begins and layer.saved)
+            ]
+            begins = begins and not layer.saved
             self.count(held, "residual")
             self.count(layer.shared, "attention")
             for component, bytes_ in layer.own.items():
@@ -330,7 +337,8 @@ class Forward:
             del self.values[value]
         # A region holds the products that it kept until all of it is done
         pinned = [storage for storage, _ in found] if self.recompute == "selective" else []
-        del outs, losses, found, storage
+        storage = None  # a layer without sub-layers keeps none
+        del outs, losses, found
         saved = t.live - start
         t.most = t.whole = t.live
         t.leaves = 0
@@ -375,7 +383,7 @@ class Forward:
         del t.losses[before:]
         found = kept([*outs, *losses])
         products, t.products = t.products or [], None
-        if self.recompute == "none":
+        if self.recompute == "none" or not found:  # what runs again for nothing holds nothing
             return outs, losses, found
         held: list[tuple[Storage, object]] = [(storage, None) for storage in self._of_the_step()]
         if self.recompute == "mhc":
