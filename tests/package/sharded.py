@@ -1,5 +1,7 @@
 """What each process of a sharded run does: `python -m tests.package.sharded PACKAGES RANK WAYS FILE POLICIES`.
 
+POLICIES are those of recomputation to run each package under, as JSON.
+
 It holds every package in a folder against one process that is not sharded, and writes what differs, and what it held,
 to FILE.<rank>. Started by test_fsdp.py, once for each number of processes.
 """
@@ -191,11 +193,11 @@ def narrow(package: Any, mesh: Any) -> list[str]:
 def main(folder: str, rank: int, ways: int, file: str, policies: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=ways)
-    mesh, found = init_device_mesh("cpu", (ways,)), {}
+    mesh, found, chosen = init_device_mesh("cpu", (ways,)), {}, json.loads(policies)
     for path in sorted(p for p in Path(folder).iterdir() if (p / "plan.json").is_file()):
         package = imported(path)
         importlib.import_module(f"{package.__name__}.parallelize")
-        wrong = {recompute: check(package, mesh, rank, ways, recompute) for recompute in policies.split(",")}
+        wrong = {recompute: check(package, mesh, rank, ways, recompute) for recompute in chosen[path.name]}
         if ways == 4:
             both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "parts"))
             wrong["hybrid"] = check(package, both, rank, ways, "none")

@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import archc
+from archc.cost.setting import Recompute
 from archc.cost.shards import rank_shapes
 from archc.plan import plan, shrink
 from tests.package.conftest import SPECS
@@ -19,15 +20,15 @@ ROOT = Path(__file__).parents[2]
 FLOAT32 = 4
 
 
-def ran(models: list[archc.Model], folder: Path, ways: int, policies: str) -> list[dict[str, Any]]:
-    """What every process found, of packages of these models."""
+def ran(models: list[archc.Model], folder: Path, ways: int, policies: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """What every process found, of packages of these models, each under policies of recomputation."""
     for model in models:
         archc.build(model, folder / "packages")
     command = [sys.executable, "-m", "tests.package.sharded", str(folder / "packages")]
     file = folder / "found"
     processes = [
         subprocess.Popen(
-            [*command, str(rank), str(ways), str(file), policies],
+            [*command, str(rank), str(ways), str(file), json.dumps(policies)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,16 +65,18 @@ def assert_agree(models: list[archc.Model], found: list[dict[str, Any]]) -> None
 
 
 @pytest.mark.parametrize(
-    ("ways", "names", "policies"),
-    [(2, ("mixed", "routed", "streams"), "none,selective,full,mhc"), (4, ("streams",), "none")],
+    ("ways", "policies"),
+    [
+        (2, {"mixed": ["none", "selective"], "routed": ["full"], "streams": ["none", "mhc"]}),
+        (4, {"routed": ["none"]}),
+    ],
+    ids=str,
 )
-def test_sharded_training_is_that_of_one_process(
-    tmp_path: Path, ways: int, names: tuple[str, ...], policies: str
-) -> None:
+def test_sharded_training_is_that_of_one_process(tmp_path: Path, ways: int, policies: dict[str, list[str]]) -> None:
     """Widths that processes do not divide, dimensions smaller than their number, tied weights, all that MTP and routers
     leave behind; also with copies of shards (HSDP), in bfloat16, and from weights that were written.
     """
-    models = [archc.load(SPECS / f"{name}.arch") for name in names]
+    models = [archc.load(SPECS / f"{name}.arch") for name in policies]
     assert_agree(models, ran(models, tmp_path, ways, policies))
 
 
@@ -81,5 +84,6 @@ def test_sharded_training_is_that_of_one_process(
 @pytest.mark.parametrize("ways", [2, 4])
 def test_sharded_twins_train_as_in_one_process(tmp_path: Path, ways: int) -> None:
     names = ("deepseek_v3", "deepseek_v4_flash", "gpt_oss_20b", "olmoe_1b_7b")
-    models = [shrink(archc.load(name)) for name in names]
-    assert_agree(models, ran(models, tmp_path, ways, "none,selective,full,mhc"))
+    models = [*(shrink(archc.load(name)) for name in names), archc.load(SPECS / "streams.arch")]
+    policies = {model.name: list(get_args(Recompute)) for model in models}
+    assert_agree(models, ran(models, tmp_path, ways, policies))
