@@ -52,6 +52,7 @@ class LanguageModel(nn.Module):
     """What its weights are cast to where they are used, if they are sharded and cast."""
     last_generation: Generation | None = None
     """What the last call of `generate` did."""
+    _recompute: Recompute
 
     def __init__(self, recompute: str = "none") -> None:
         super().__init__()
