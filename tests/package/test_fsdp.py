@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any, get_args
 import pytest
 
 import archc
-from archc.cost.setting import Recompute
+from archc.cost.parallel import collectives
+from archc.cost.setting import Parallel, Recompute, Setting
 from archc.cost.shards import rank_shapes
+from archc.ops import Workload
 from archc.plan import plan, shrink
 from tests.package.conftest import SPECS
 
@@ -87,3 +90,42 @@ def test_sharded_twins_train_as_in_one_process(tmp_path: Path, ways: int) -> Non
     models = [*(shrink(archc.load(name)) for name in names), archc.load(SPECS / "streams.arch")]
     policies = {model.name: list(get_args(Recompute)) for model in models}
     assert_agree(models, ran(models, tmp_path, ways, policies))
+
+
+@pytest.mark.parametrize("ways", [2, 4])
+def test_processes_send_what_the_plan_says(tmp_path: Path, ways: int) -> None:
+    """All-gathers and reduce-scatters of a step, byte by byte, where rows divide among the processes; where they do
+    not, they are padded. Embedding and head are gathered in the backward again, where the plan gathers them once.
+    """
+    models = [shrink(archc.load("llama_3_1_8b", set={"precision": "fp32"}))]
+    models.append(archc.load(SPECS / "mixed.arch", set={"precision": "fp32"}))
+    for model in models:
+        archc.build(model, tmp_path / "packages")
+    file = tmp_path / "sent"
+    command = [sys.executable, "-m", "tests.package.sent", str(tmp_path / "packages")]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(ways), str(file)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for rank in range(ways)
+    ]
+    try:
+        said = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), "\n\n".join(said)
+    found = json.loads(Path(f"{file}.json").read_text(encoding="utf-8"))
+    for model in models:
+        graph, sent = plan(model), found[model.name]
+        w = Workload(batch=2 * ways, new=24, act=FLOAT32)  # as `sharded.batch` has them
+        counted = dict.fromkeys(("all_gather", "reduce_scatter"), 0.0)
+        for c in collectives(model, graph, w, "train", Setting(parallel=Parallel(fsdp=ways))):
+            counted[c.kind] += c.bytes * c.count
+        shapes = rank_shapes(graph, ways, 0, padded=True)
+        padded = (ways - 1) * FLOAT32 * sum(map(math.prod, shapes.values()))
+        assert sent["reduce_scatter"] == padded
+        assert counted["reduce_scatter"] <= padded
+        assert counted["all_gather"] <= sent["all_gather"]
+        if all(p.spec.shape[0] % ways == 0 for p in graph.parameters() if not p.spec.buffer):
+            assert counted["reduce_scatter"] == padded
+            ends = (math.prod(p.spec.shape) for p in graph.parameters() if p.spec.role in ("embedding", "head"))
+            assert sent["all_gather"] - counted["all_gather"] == (ways - 1) / ways * FLOAT32 * sum(ends)
