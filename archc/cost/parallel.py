@@ -93,6 +93,8 @@ def stages(graph: Graph, pp: int) -> tuple[tuple[int, ...], ...]:
     layers = len(parts.schedule)
     if pp > layers:
         raise ValueError(f"pp={pp} stages are more than the {layers} layers")
+    if pp == 1:
+        return (tuple(range(layers)),)
     w = Workload(batch=1, new=4096)
 
     def work(unit: Unit) -> int:

@@ -15,7 +15,6 @@ from archc.resolve.scope import Bound, Scope
 from archc.resolve.suggest import did_you_mean, listed
 from archc.resolve.sweeps import param_names
 from archc.syntax import tree
-from archc.syntax.parser import parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,10 @@ def parsed(sink: Sink, params: Mapping[str, Any], sets: Mapping[str, Any]) -> Ov
 
 
 def _statements(sink: Sink, source: str, values: Mapping[str, Any]) -> tuple[tree.Assign, ...]:
+    if not values:
+        return ()
+    from archc.syntax.parser import parse  # files come from kept trees: without options there is nothing to parse
+
     found: list[tree.Assign] = []
     for path, value in values.items():
         written = Source(source, f"{path} = {_text(value)}")

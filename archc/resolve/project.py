@@ -12,7 +12,7 @@ from archc.diagnostics import Diagnostic, Related, Sink, Source, Span
 from archc.record import dataclass
 from archc.resolve.suggest import did_you_mean, listed
 from archc.schema.slots import slot_names
-from archc.syntax.parser import parse
+from archc.syntax.kept import parsed
 from archc.syntax.tree import Assign, Check, Declare, File, Import, Let, Param, Section, Solve, Statement
 
 MAX_BYTES = 4 << 20
@@ -77,7 +77,7 @@ class Project:
 
     def _read(self, source: Source, path: Path | None) -> Unit:
         known = len(self.sink.items)
-        file = parse(source, self.sink)
+        file = parsed(source, self.sink)
         unit = Unit(file, path)
         unit.errors = tuple(
             d.span for d in self.sink.items[known:] if d.severity == "error" and d.span and d.span.source is source

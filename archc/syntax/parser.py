@@ -18,6 +18,7 @@ from archc import resources
 from archc.diagnostics import Diagnostic, Sink, Source
 from archc.syntax.build import Builder
 from archc.syntax.expected import explain
+from archc.syntax.kept import cache_folder
 from archc.syntax.layout import LaidOut, lay_out
 from archc.syntax.tokens import after, span_of, starts_statement
 from archc.syntax.tree import File
@@ -70,7 +71,7 @@ def build_grammar(**options: Any) -> Lark:
 
 @cache
 def _grammar() -> Lark:
-    return load_grammar(_cache_folder())
+    return load_grammar(cache_folder())
 
 
 def load_grammar(folder: Path | None) -> Lark:
@@ -83,18 +84,6 @@ def load_grammar(folder: Path | None) -> Lark:
         return build_grammar()
     made_by = resources.grammar().read_bytes() + repr((lark.__version__, sys.version_info[:2])).encode()
     return build_grammar(cache=str(folder / f"grammar-{hashlib.sha256(made_by).hexdigest()[:16]}.tables"))
-
-
-def _cache_folder() -> Path | None:
-    """The user's cache folder, None where there is none to write to."""
-    import platformdirs
-
-    try:
-        folder = Path(platformdirs.user_cache_dir("archc"))
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return None
-    return folder
 
 
 class _Run:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bench.start_up import RATIO, RESIDENT
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCH = {"torch", "triton", "safetensors", "transformers", "hypothesis", "pytest"}
@@ -86,8 +89,6 @@ def run(argv: list[str], folder: Path, absent: set[str]) -> dict:
 
 def environment() -> dict[str, str]:
     """The process environment with this checkout first on the path."""
-    import os
-
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -98,6 +99,25 @@ def test_runs_without_torch(command: str, tmp_path: Path) -> None:
     assert result["code"] == (1 if command.startswith("fmt") else 0)
     assert result["asked"] == [], "an import that fails softly still costs start-up time where torch is installed"
     assert LAZY & set(result["loaded"]) <= COMMANDS[command]
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="processor times of children need POSIX")
+def test_a_cost_takes_no_more_than_twice_and_a_half_the_imports(tmp_path: Path) -> None:
+    """A tenth is left for noise. Measured by a process of its own: what it measures inherits its size."""
+    measure = f"json.dumps(against_imports(9, {str(tmp_path)!r}))"
+    code = f"import json; from bench.start_up import against_imports; print({measure})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["ratio"] <= 1.1 * RATIO, found
+    assert 10 < found["resident"] < RESIDENT, found
 
 
 def test_the_hook_sees_torch(tmp_path: Path) -> None:

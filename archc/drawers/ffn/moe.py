@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from archc.drawers.ffn.swiglu import Swiglu
 from archc.schema import Activation, FeedForward, Problem, Router, field
+from archc.schema.making import make
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -94,7 +95,7 @@ class Moe(FeedForward):
             return routed
         with g.component("shared_experts"):
             activation = self.shared_activation or self.activation
-            every = Swiglu(dim=self.dim, hidden=self.shared_hidden, activation=activation)
+            every = make(Swiglu, {"dim": self.dim, "hidden": self.shared_hidden, "activation": activation})
             shared = g.call(names.shared, "SharedExperts", every.build, x)
             if self.shared_gate:
                 shared = g.sigmoid(g.linear(names.shared_gate, x, out=1)) * shared
