@@ -11,13 +11,13 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from archc.cost.count import figures, workload
-from archc.cost.report import Mode, Report
-from archc.cost.tally import Tally, combined, tally
+from archc.cost.report import Mode, Report, WorkloadReport
+from archc.cost.tally import Tally, ahead_of, combined, tally
 from archc.graph import Graph
 from archc.ops import Workload
 from archc.ops.base import DType
 from archc.plan import knows, plan
-from archc.plan.parts import Around, Inseparable, Kind, ahead_of, alone, around
+from archc.plan.parts import Alone, Around, Inseparable, Kind, alone, around, slots_ahead
 from archc.schema import LAYER_SLOTS, Drawer, LayerSlots, Model
 
 TRIES = 4
@@ -46,9 +46,10 @@ class Parts:
         self._drawers: list[Drawer] = []
         self._same: dict[int, tuple[Drawer, int]] = {}
         self._arounds: dict[Hashable, Around] = {}
-        self._alone: dict[Hashable, tuple[Graph, DType]] = {}
+        self._alone: dict[Hashable, Alone] = {}
         self._gives: dict[_Use, DType] = {}
-        self._tallies: dict[Hashable, Tally] = {}
+        self._tallies: dict[Hashable, dict[Hashable, Tally]] = {}
+        self._reports: tuple[Model, dict[WorkloadReport, Report]] | None = None
 
     def report(
         self, model: Model, *, mode: Mode = "decode", batch: int = 1, seq: int | None = None, context: int | None = None
@@ -58,6 +59,14 @@ class Parts:
         Raises ValueError for a workload that cannot be, `ArchError` for a model that does not fit together.
         """
         w, shown = workload(model, mode, batch, seq, context)
+        if self._reports is None or self._reports[0] is not model:
+            self._reports = model, {}
+        known = self._reports[1]
+        if shown not in known:
+            known[shown] = self._report(model, w, shown)
+        return known[shown]
+
+    def _report(self, model: Model, w: Workload, shown: WorkloadReport) -> Report:
         try:
             total = self._tally(model, w)
         except Inseparable:
@@ -74,7 +83,7 @@ class Parts:
             for use in filter(None, row):
                 uses[use] += n
         far: tuple[_Use | None, ...] = (None,) * len(LAYER_SLOTS)
-        if model.mtp is not None and (slots := ahead_of(model)) is not None:
+        if model.mtp is not None and (slots := slots_ahead(model)) is not None:
             far = self._uses(slots, ahead=True)
             for use in filter(None, far):
                 uses[use] += model.mtp.depth
@@ -83,17 +92,24 @@ class Parts:
             for row, n in layers.items():
                 kinds[self._kind(row)] += n
             key, frame = self._around(model, tuple(kinds), self._kind(far))
-            found = [(self._part(use, frame), use, n) for use, n in uses.items()]
-            gives: dict[_Use, DType] = {use: part[2] for part, use, _ in found}
+            found = [(*self._part(use, frame), use, n) for use, n in uses.items()]
+            gives: dict[_Use, DType] = {use: part.gives for _, part, use, _ in found}
             if all(self._gives.get(use, "act") == dtype for use, dtype in gives.items()):
                 break
             self._gives |= gives
         else:
             raise Inseparable
-        if model.cache.packs and not any(_packs(graph, model) for (_, graph, _), use, _ in found if not use.ahead):
+        if model.cache.packs and not any(_packs(part.graph, model) for _, part, use, _ in found if not use.ahead):
             raise Inseparable  # `plan` says why
-        parts = [(self._counted((key, *kinds.values()), frame.scheduled(tuple(kinds.values())), model, w), 1)]
-        parts += [(self._counted(part, graph, model, w), n) for (part, graph, _), _, n in found]
+        known = self._tallies.setdefault((w, self._number(model.cache), self._number(model.precision)), {})
+        whole = (key, *kinds.values())
+        if whole not in known:
+            known[whole] = tally(frame.scheduled(tuple(kinds.values())), w, model.cache, model.precision)
+        parts = [(known[whole], 1)]
+        for one, part, use, n in found:
+            if one not in known:
+                known[one] = tally(part.graph, w, model.cache, model.precision, part.gradients)
+            parts.append((ahead_of(known[one]) if use.ahead else known[one], n))
         return combined(parts)
 
     def _kind(self, row: tuple[_Use | None, ...]) -> Kind:
@@ -122,18 +138,12 @@ class Parts:
             self._arounds[key] = around(model, kinds, ahead)
         return key, self._arounds[key]
 
-    def _part(self, use: _Use, frame: Around) -> tuple[Hashable, Graph, DType]:
+    def _part(self, use: _Use, frame: Around) -> tuple[Hashable, Alone]:
         place = frame.places[use.slot, self._gives.get(use, "act"), use.ahead]
         key = use.drawer, place
         if key not in self._alone:
             self._alone[key] = alone(self._drawers[use.drawer], place)
-        return key, *self._alone[key]
-
-    def _counted(self, part: Hashable, graph: Graph, model: Model, w: Workload) -> Tally:
-        key = part, w, self._number(model.cache), self._number(model.precision)
-        if key not in self._tallies:
-            self._tallies[key] = tally(graph, w, model.cache, model.precision)
-        return self._tallies[key]
+        return key, self._alone[key]
 
 
 def _packs(graph: Graph, model: Model) -> bool:

@@ -14,8 +14,9 @@ from typing import Any
 
 from archc.cost.formats import WEIGHT, product_of
 from archc.graph import Graph, Node
-from archc.graph.gradient import constants, trained
+from archc.graph.gradient import Gradients, gradients
 from archc.ops import Cost, Table, Workload
+from archc.ops.base import NOTHING
 from archc.ops.loss import Loss
 from archc.ops.time import row_parts
 from archc.record import dataclass
@@ -53,6 +54,19 @@ class Tally:
         return cls(**{**empty, "buffers": 0, "halves": 0, "fixed": 0, "kinds": frozenset(), **sums})
 
 
+def ahead_of(part: Tally) -> Tally:
+    """The tally of a part where it predicts further tokens: all of it counts as MTP, and it runs without a cache."""
+
+    def moved(sums: Counter[tuple[str, str]]) -> Counter[tuple[str, str]]:
+        found: Counter[tuple[str, str]] = Counter()
+        for (kind, _), n in sums.items():
+            found[kind, "mtp"] += n
+        return found
+
+    total, active = (Counter({"mtp": sum(sums.values())}) for sums in (part.total, part.active))
+    return Tally.of(total=total, active=active, ahead=moved(part.ahead), back=moved(part.back), kinds=part.kinds)
+
+
 def combined(parts: Iterable[tuple[Tally, int]]) -> Tally:
     """The sum of parts, each so many times."""
     sums: dict[str, Any] = {f.name: Counter() for f in fields(Tally)} | {"buffers": 0, "halves": 0, "fixed": 0}
@@ -76,10 +90,10 @@ def node_cost(node: Node, w: Workload) -> Cost:
 
 
 class Learning:
-    """What training adds to the forward of every node of a graph."""
+    """What training adds to the forward of every node of a graph, whose gradients may be known."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.trained, self.constants = trained(graph), constants(graph)
+    def __init__(self, graph: Graph, known: Gradients | None = None) -> None:
+        self.trained, self.constants = known or gradients(graph)
 
     def backward(self, node: Node, cost: Cost) -> tuple[int, int]:
         """Ideal and executed FLOPs of a node's gradient."""
@@ -92,10 +106,10 @@ class Learning:
         return ideal, cost.backward
 
 
-def tally(graph: Graph, w: Workload, cache: Cache, precision: Precision) -> Tally:
+def tally(graph: Graph, w: Workload, cache: Cache, precision: Precision, known: Gradients | None = None) -> Tally:
     """The sums of a graph under a workload; of its cache those of one row."""
     total, active, buffers = parameter_sums(graph)
-    ahead, back, halves, kinds = flop_sums(graph, w, precision)
+    ahead, back, halves, kinds = flop_sums(graph, w, precision, known)
     kept, fixed, grows = cache_sums(graph, w.total, cache)
     return Tally(total, active, buffers, ahead, back, halves, kept, fixed, grows, kinds)
 
@@ -120,17 +134,19 @@ def parameter_sums(graph: Graph) -> tuple[Counter[str], Counter[str], int]:
 
 
 def flop_sums(
-    graph: Graph, w: Workload, precision: Precision
+    graph: Graph, w: Workload, precision: Precision, known: Gradients | None = None
 ) -> tuple[Counter[tuple[str, str]], Counter[tuple[str, str]], int, frozenset[str]]:
     """FLOPs of the forward and what training adds, twice those in equivalents of FP8, and the ops that are run."""
     ahead: Counter[tuple[str, str]] = Counter()
     back: Counter[tuple[str, str]] = Counter()
     halves = 0
     kinds: set[str] = set()
-    learns = Learning(graph)
+    learns = Learning(graph, known)
     for node, times in graph.walk():
         kinds.add(node.op.kind)
-        cost = node_cost(node, w)
+        cost = node.op.arithmetic(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
+        if cost is NOTHING:
+            continue
         run = back if isinstance(node.op, Loss) else ahead
         ideal, executed = learns.backward(node, cost)
         if cost.useful or ideal:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from archc.graph.value import Graph, Node, Scope, Stack, Value
 from archc.ops.loss import Loss
 from archc.ops.view import Detach
 
 FLOATS = ("act", "fp32")
+
+
+class Gradients(NamedTuple):
+    """`trained` and `constants` of a graph."""
+
+    trained: set[Node]
+    constants: set[Value]
 
 
 def trained(graph: Graph) -> set[Node]:
@@ -15,13 +24,18 @@ def trained(graph: Graph) -> set[Node]:
     A choice (ids of entries or experts) passes none back, so what only serves to choose has none but that of a loss of
     its own. Nor has anything before a `Detach`, of the paths that lead through it.
     """
+    return gradients(graph).trained
+
+
+def gradients(graph: Graph) -> Gradients:
+    """Which nodes get a gradient, and which values have none."""
     reached: set[Value] = set(graph.root.returns)
     reached.update(scope.returns[-1] for scope in graph.predictions())
     nodes: set[Node] = set()
     _back(graph.root, reached, nodes)
     _back(graph.steps, reached, nodes)
     fixed = constants(graph)
-    return {node for node in nodes if isinstance(node.op, Loss) or not fixed.issuperset(node.outs)}
+    return Gradients({n for n in nodes if isinstance(n.op, Loss) or not fixed.issuperset(n.outs)}, fixed)
 
 
 def learned(graph: Graph) -> set[Value]:

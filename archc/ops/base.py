@@ -10,7 +10,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import field
+from dataclasses import field, replace
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -55,8 +55,9 @@ class Dim:
 
     def _with(self, op: str, other: Size, apply: Callable[[int, int], int], *, flip: bool = False) -> Dim:
         left, right = (other, self) if flip else (self, other)
-        tight = op in "*//"
-        names = [f"({n})" if tight and re.search(r"[+\- /]", n) else n for n in (str(left), str(right))]
+        names = [str(left), str(right)]
+        if op in "*//":
+            names = [f"({n})" if any(sign in n for sign in "+- /") else n for n in names]
         return Dim(op.join(names), lambda w: apply(size(left, w), size(right, w)))
 
     def __add__(self, other: Size) -> Dim:
@@ -216,6 +217,8 @@ class Cost:
     written: int = 0
 
 
+NOTHING = Cost()
+
 # --- ops -----------------------------------------------------------------------------------------
 OPS: dict[str, type[Op]] = {}
 
@@ -272,14 +275,18 @@ class Op(Record):
         """The part of each operand that it has to read: 1 but where it picks rows."""
         return (1.0,) * len(ins)
 
+    def arithmetic(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        """The FLOPs of its `cost`, without the bytes, which take longer to count than anything else."""
+        found = self.flops(w, ins, outs)
+        return Cost(executed=found[0], useful=found[1], backward=found[2]) if any(found) else NOTHING
+
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """Work under a workload; by default what it needs of an operand is read once and every result written once."""
-        executed, useful, backward = self.flops(w, ins, outs)
+        done = self.arithmetic(w, ins, outs)
         if self.view:
-            return Cost(executed=executed, useful=useful, backward=backward)
+            return done
         read = sum(round(s * nbytes(t, w)) for s, t in zip(self.shares(w, ins, outs), ins, strict=True))
-        written = sum(nbytes(t, w) for t in outs)
-        return Cost(executed=executed, useful=useful, backward=backward, read=read, written=written)
+        return replace(done, read=read, written=sum(nbytes(t, w) for t in outs))
 
     def run(self, t: Tape, *ins: Any) -> Any:
         """Its reference in training, without a cache, on tensors that have sizes but no numbers; operands that are

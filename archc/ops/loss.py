@@ -6,7 +6,7 @@ import ast
 import math
 from typing import Any, ClassVar
 
-from archc.ops.base import Cost, Op, Type, Workload, expr, need
+from archc.ops.base import NOTHING, Cost, Op, Type, Workload, expr, need
 from archc.ops.tape import Tape, Tensor
 
 
@@ -18,9 +18,13 @@ class Effect(Op, abstract=True):
     def infer(self, *ins: Type) -> tuple[Type, ...]:
         return ()
 
+    def arithmetic(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        """As `cost`: none without a backward."""
+        return NOTHING if w.cached else super().arithmetic(w, ins, outs)
+
     def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """What it reads, in training alone."""
-        return Cost() if w.cached else super().cost(w, ins, outs)
+        return NOTHING if w.cached else super().cost(w, ins, outs)
 
 
 class Loss(Effect, abstract=True):

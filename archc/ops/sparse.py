@@ -289,11 +289,11 @@ class IndexDivergence(Loss):
         # Scores and logits were computed before, for the choice and for attention.
         return w.batch * pairs * (of_index + of_attention), 0, w.batch * pairs * 2 * of_index
 
-    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+    def arithmetic(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """As of every effect; what is needed of the gradient are two products for each entry attended to."""
         index_q, picks = ins[0], size(ins[7].shape[2], w) if len(ins) > 7 else None
         learned = 4 * index_q.fixed(2) * index_q.last * visible_entries(w, self.every, picks)
-        return replace(super().cost(w, ins, outs), useful_backward=0 if w.cached else learned)
+        return replace(super().arithmetic(w, ins, outs), useful_backward=0 if w.cached else learned)
 
     def run(
         self,

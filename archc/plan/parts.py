@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archc.graph import Builder, BuildError, Graph, Node, Stack, Value
-from archc.graph.gradient import constants, trained
+from archc.graph.gradient import Gradients, gradients
 from archc.ops import Op, Type
 from archc.ops.base import DType
 from archc.plan.assemble import COMPONENTS, MODULES, ahead_slots, assemble, class_name
 from archc.plan.passes import PASSES
 from archc.record import dataclass
-from archc.schema import LAYER_SLOTS, Drawer, LayerSlots, Model
+from archc.schema import LAYER_SLOTS, LayerSlots, Model
 
 
 class Inseparable(Exception):
@@ -50,12 +50,9 @@ class Stand:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a sub-layer stands: its slot, whether it predicts further tokens, and the type of its input when it is
-    built and after all passes.
-    """
+    """Where a sub-layer stands: its slot, and the type of its input when it is built and after all passes."""
 
     slot: str
-    ahead: bool
     built: Type
     planned: Type
 
@@ -98,30 +95,37 @@ def around(model: Model, kinds: Sequence[Kind], ahead: Kind) -> Around:
     built = {node: node.ins[0].type for node, _ in nodes}
     for run in PASSES:
         graph = run(graph)
-    reached, fixed = trained(graph), constants(graph)
+    reached, fixed = gradients(graph)
     places: dict[tuple[str, DType, bool], Place] = {}
     for node, far in nodes:
         op = node.op
         assert isinstance(op, StandIn)
-        place = Place(op.slot, far, built[node], node.ins[0].type)
+        place = Place(op.slot, built[node], node.ins[0].type)
         if places.setdefault((op.slot, op.dtype, far), place) != place or node not in reached or node.ins[0] in fixed:
             raise Inseparable
     (stack,) = (item for scope in graph.root.scopes() for item in scope.items if isinstance(item, Stack))
     return Around(graph, stack, places)
 
 
-def alone(mixer: Drawer, place: Place) -> tuple[Graph, DType]:
-    """The graph of a sub-layer alone, after all passes, and the dtype of its result. Raises `Inseparable`."""
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A sub-layer alone: its graph after all passes, what of it learns, and the dtype of its result."""
+
+    graph: Graph
+    gradients: Gradients
+    gives: DType
+
+
+def alone(mixer: Any, place: Place) -> Alone:
+    """A sub-layer alone, as it stands in a layer: where it predicts further tokens its nodes are the same. Raises
+    `Inseparable`.
+    """
     g = Builder("", names=False)
     x = Value(place.built, g.here, g)
     try:
-        if place.ahead:
-            with g.component("mtp", sole=True), g.ahead("mtp", 1, x) as scope:
-                y = _called(g, mixer, place.slot, x)
-                scope.returns = [y]
-        else:
-            y = _called(g, mixer, place.slot, x)
-            g.here.args, g.here.returns = [x], [y]
+        with g.component(COMPONENTS[place.slot]):
+            y = g.call(MODULES[place.slot], class_name(place.slot, mixer.label), mixer.build, x, slot=True)
+        g.here.args, g.here.returns = [x], [y]
     except BuildError as error:
         raise Inseparable from error
     if y.shape != x.shape:
@@ -130,14 +134,10 @@ def alone(mixer: Drawer, place: Place) -> tuple[Graph, DType]:
     x.type = place.planned
     for run in PASSES:
         graph = run(graph)
-    if not any(x in node.ins for node in trained(graph)) or y in constants(graph):
+    found = gradients(graph)
+    if not any(x in node.ins for node in found.trained) or y in found.constants:
         raise Inseparable
-    return graph, y.type.dtype
-
-
-def _called(g: Builder, mixer: Any, slot: str, x: Value) -> Value:
-    with g.component(COMPONENTS[slot]):
-        return g.call(MODULES[slot], class_name(slot, mixer.label), mixer.build, x, slot=True)
+    return Alone(graph, found, y.type.dtype)
 
 
 def _standing(kind: Kind) -> LayerSlots:
@@ -156,6 +156,6 @@ def _ahead(node: Node) -> int:
     return 0
 
 
-def ahead_of(model: Model) -> LayerSlots | None:
+def slots_ahead(model: Model) -> LayerSlots | None:
     """The drawers of a module that predicts further tokens."""
     return None if model.mtp is None else ahead_slots(model, model.mtp)

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from archc.diagnostics import ArchError, Sink
+from archc.diagnostics import ArchError, Sink, Source, Span
 from archc.resolve.finish import modelled, resolved
 from archc.resolve.load import chosen, folders_of, opened
 from archc.resolve.overrides import parsed
 from archc.resolve.resolution import Resolution
 from archc.resolve.scope import Bound, Definition, Named, Scope
 from archc.schema import Model
+from archc.syntax import tree
 
 
 class Family:
@@ -85,6 +86,8 @@ class Family:
     def _bound(self, named: Named, value: Any) -> Bound:
         """A value as if `-P` had given it."""
         key = named.text, value, type(value)
+        if key not in self._bounds and type(value) is int and value >= 0:
+            self._bounds[key] = _number(named.text, value, Scope(self._unit).hiding(named.key))
         if key not in self._bounds:
             sink = Sink()
             statements = parsed(sink, {named.text: value}, {}).params
@@ -92,3 +95,12 @@ class Family:
                 raise ArchError(sink.in_order())
             self._bounds[key] = Bound(statements[0].value, Scope(self._unit).hiding(named.key), statements[0].span)
         return self._bounds[key]
+
+
+def _number(name: str, value: int, scope: Scope) -> Bound:
+    """The bound of `name = value` without parsing it, which takes longer than resolving it."""
+    start, text = len(name) + 3, str(value)
+    source = Source("<-P>", f"{name} = {text}")
+    end = start + len(text) + 1
+    number = tree.Number(span=Span(source, 1, start + 1, 1, end), value=value, unit="")
+    return Bound(number, scope, Span(source, 1, 1, 1, end))

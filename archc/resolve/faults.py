@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -82,12 +83,18 @@ def rules_hold(r: Resolution, recipe: Recipe, drawer: Drawer) -> bool:
     return not problems
 
 
+@cache
+def _of_vocab(cls: type[Drawer]) -> tuple[str, ...]:
+    """The fields of a drawer that count tokens of the vocabulary."""
+    return tuple(name for name, info in describe(cls).items() if info.inherit == "vocab")
+
+
 def vocabularies_agree(sink: Sink, model: Model) -> None:
     """Reports drawers whose tables have another number of rows than the model has tokens: ids would miss them."""
     for drawer in drawers(model):
-        for name, info in describe(type(drawer)).items() if drawer is not model else ():
+        for name in _of_vocab(type(drawer)) if drawer is not model else ():
             rows = getattr(drawer, name)
-            if info.inherit == "vocab" and rows != model.vocab:
+            if rows != model.vocab:
                 message = f"{name} = {rows:_} of `{drawer.kind}`, but the model has vocab = {model.vocab:_} tokens"
                 span = given_in(drawer, name) or drawer.origin.span
                 help = f"leave out `{name}`: it follows the model's"

@@ -33,11 +33,13 @@ def _scope(scope: Scope) -> None:
                 _restore(kind, item.args)
             act = _last_act(item.outs) or act
         else:
-            for to, value in _wanted(item):
-                if (value, to) not in casts and (to == "fp32" or act is not None):
+            targets = _targets(item)
+            for value, to in zip(item.ins, targets, strict=True):
+                if to and (value, to) not in casts and (to == "fp32" or act is not None):
                     like = () if to == "fp32" or act is None else (act,)
                     casts[value, to] = _cast(scope, items, to, value, *like, component=item.component)
-            item.ins = tuple(casts.get((v, to), v) if to else v for v, to in zip(item.ins, _targets(item), strict=True))
+            if any(targets):
+                item.ins = tuple(casts.get((v, to), v) if to else v for v, to in zip(item.ins, targets, strict=True))
             types = item.op.infer(*(v.type for v in item.ins))
             for out, new in zip(item.outs, (types,) if isinstance(types, Type) else types, strict=True):
                 out.type = new
@@ -59,10 +61,6 @@ def _targets(node: Node) -> list[To | None]:
         else:
             targets.append(None)
     return targets
-
-
-def _wanted(node: Node) -> list[tuple[To, Value]]:
-    return [(to, v) for to, v in zip(_targets(node), node.ins, strict=True) if to]
 
 
 def _last_act(values: Sequence[Value]) -> Value | None:
