@@ -56,7 +56,7 @@ COMMANDS = {
     "--version": set(),
     "check llama_3_1_8b": set(),
     "check toy.arch": set(),
-    "cost llama_3_1_8b": {"rich"},
+    "cost llama_3_1_8b": set(),
     "cost llama_3_1_8b --format json": set(),
     "diff llama_3_1_8b olmoe_1b_7b": {"rich"},
     "diff llama_3_1_8b olmoe_1b_7b --format json": set(),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from archc.cli._cost.units import bytes_text
+from archc.cli._plain import Column, Table
 from archc.cost.report import Memory
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 NAMES = {"kv_cache": "cache", "buffers": "from other devices"}
 """What parts are called where their key says too little."""
@@ -16,29 +12,19 @@ NAMES = {"kv_cache": "cache", "buffers": "from other devices"}
 
 def table(memory: Memory, room: float | None) -> Table:
     """A line for each part: on all devices together, and on the fullest; ``room`` is what a device has."""
-    from rich.table import Table
-
     several = memory.devices > 1
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("memory")
-    if several:
-        shown.add_column(f"{memory.devices:,} devices", justify="right")
-        shown.add_column("the fullest", justify="right")
-    else:
-        shown.add_column("bytes", justify="right")
-    shown.add_column("of which", style="dim")
+    titles = (f"{memory.devices:,} devices", "the fullest") if several else ("bytes",)
+    shown = Table(Column("memory"), *(Column(title, "right") for title in titles), Column("of which", style="dim"))
     totals = {**vars_of(memory), "total": 0}
     totals["total"] = sum(totals.values())
     for name, on_device in memory.per_device.items():
         if not totals[name] and name != "total":
             continue
-        if name == "total":
-            shown.add_section()
         both = (totals[name], on_device) if several else (on_device,)
-        style = "bold" if name == "total" else None
-        shown.add_row(NAMES.get(name, name), *map(bytes_text, both), _which(memory, name, room), style=style)
+        style = "bold" if name == "total" else ""
+        shown.add(NAMES.get(name, name), *map(bytes_text, both), _which(memory, name, room), style=style)
     if memory.host:
-        shown.add_row("on hosts", *(["-"] if several else []), bytes_text(memory.host), "")
+        shown.add("on hosts", *(["-"] if several else []), bytes_text(memory.host), "")
     return shown
 
 

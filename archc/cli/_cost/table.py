@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from archc.cli._console import print_all
 from archc.cli._cost.units import bytes_text, flops_text, share_text
+from archc.cli._plain import Column, Line, Table, write
 from archc.cost.report import Report
 
 
 def show(report: Report, room: float | None = None) -> None:
     """Prints a report; ``room`` is the memory of a device in bytes."""
-    from rich.table import Table
-
     w, p, f, c = report.workload, report.params, report.flops, report.kv_cache
     token = f"token {w.context:,}" if w.seq == 1 else f"{w.seq:,} tokens up to {w.context:,}"
     what = {
@@ -20,23 +16,20 @@ def show(report: Report, room: float | None = None) -> None:
         "prefill": f"prefill of {w.seq:,} tokens a row, {w.context:,} in the end",
         "decode": f"decoding {token} of a row",
     }[w.mode]
-    table = Table(box=None, pad_edge=False, header_style="bold")
     caches = w.mode != "train"
-    columns = ("component", "parameters", "share", "ideal", "executed")
-    for column in (*columns, "cache") if caches else columns:
-        table.add_column(column, justify="left" if column == "component" else "right")
+    figures = ("parameters", "share", "ideal", "executed", "cache")
+    table = Table(Column("component"), *(Column(title, "right") for title in (figures if caches else figures[:-1])))
     for name, n in p.by_component.items():
         ideal, executed, kept = (d.by_component[name] for d in (f.ideal, f.executed, c))
         if n or ideal or executed or (kept and caches):
             share = "apart" if name == "mtp" else share_text(n / p.total) if n else "-"
-            table.add_row(
+            table.add(
                 name,
                 f"{n:,}" if n else "-",
                 share,
                 *(flops_text(x) if x else "-" for x in (ideal, executed)),
                 *([bytes_text(kept) if kept else "-"] if caches else []),
             )
-    table.add_section()
     total = (
         "total",
         f"{p.total:,}",
@@ -45,10 +38,8 @@ def show(report: Report, room: float | None = None) -> None:
         flops_text(f.executed.workload_total),
         *([bytes_text(c.bytes_total)] if caches else []),
     )
-    table.add_row(*total, style="bold")
-    facts = Table(box=None, pad_edge=False, show_header=False)
-    facts.add_column(style="dim")
-    facts.add_column()
+    table.add(*total, style="bold")
+    facts = Table(Column(style="dim"), Column(), header=False)
     rows = [
         (
             "active a token",
@@ -86,16 +77,14 @@ def show(report: Report, room: float | None = None) -> None:
 
         rows += time_facts(report.time, train=w.mode == "train", memory=report.memory)
     for row in rows:
-        facts.add_row(*row)
-    notes = Table(box=None, pad_edge=False, show_header=False, style="dim")
-    notes.add_column()
-    notes.add_column()
+        facts.add(*row)
+    notes = Table(Column(), Column(), header=False, style="dim")
     for line in report.assumptions:
         # Figures that only --format json has, or another mode's
         if not line.startswith(("weighted_fp8_equivalent", *([] if caches else ["kv_cache"]))):
-            notes.add_row("-", line.replace("[", "\\["))
-    title = f"[bold]{report.model}[/bold]: {what}, batch {w.batch:,}"
-    more: list[Any] = []
+            notes.add("-", line)
+    title = Line(f"{report.model}: {what}, batch {w.batch:,}", "bold", len(report.model))
+    more: list[str | Table] = []
     if report.memory is not None:
         from archc.cli._cost.memories import table as memory_table
 
@@ -105,4 +94,4 @@ def show(report: Report, room: float | None = None) -> None:
 
         shown = report.time.serving
         more += ["", by_batch(shown) if shown else "no batch fits into memory: see --parallel"]
-    print_all(title, "", table, "", facts, *more, "", "[dim]conventions[/dim]", notes, width=100)
+    write(title, "", table, "", facts, *more, "", Line("conventions", "dim"), notes, width=100)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from archc.cli._cost.units import bytes_text, count_text, flops_text, seconds_text, share_text
+from archc.cli._plain import Column, Table
 from archc.cost.report import Memory, Serving, Time
 
 
@@ -48,15 +47,12 @@ def facts(time: Time, *, train: bool, memory: Memory | None) -> list[tuple[str, 
     return rows
 
 
-def by_batch(rows: tuple[Serving, ...]) -> Any:
+def by_batch(rows: tuple[Serving, ...]) -> Table:
     """A table of steps by batch."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("batch", "a step", "tokens/s", "a device", "memory a device", "most of it"):
-        table.add_column(column, justify="left" if column == "most of it" else "right")
+    figures = ("batch", "a step", "tokens/s", "a device", "memory a device")
+    table = Table(*(Column(title, "right") for title in figures), Column("most of it"))
     for row in rows:
-        table.add_row(
+        table.add(
             f"{row.batch:,}",
             seconds_text(row.total_s),
             count_text(row.tokens_per_s),
