@@ -54,6 +54,8 @@ class Table:
     Cells are one line of text each. Without ``header`` titles are not printed.
     """
 
+    style: Style
+
     def __init__(self, *columns: Column, header: bool = True, style: Style = "") -> None:
         self.columns, self.header, self.style = columns, header, style
         self.rows: list[tuple[tuple[str, ...], Style]] = []
