@@ -31,9 +31,3 @@ def print_all(*parts: Any, width: int = PIPED_WIDTH) -> None:
         for part in parts:
             console.print(part)
     console.file.write("\n".join(line.rstrip() for line in printed.get().split("\n")))
-
-
-def columns(width: int = PIPED_WIDTH) -> int:
-    """Columns to print in: those of the terminal or of COLUMNS, else ``width``."""
-    given = os.environ.get("COLUMNS", "")
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() or given.isdigit() else width

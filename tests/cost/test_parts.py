@@ -19,8 +19,9 @@ MODES = ("train", "prefill", "decode")
 
 
 def whole(model: Any, **asked: Any) -> dict[str, Any]:
-    """The report of the whole model, memory and time left out."""
+    """The report of the whole model, memory and time and what is said of them left out."""
     data = count(model, plan(model), **asked).as_dict()
+    data["assumptions"] = [line for line in data["assumptions"] if not line.startswith("memory: ")]
     return {key: value for key, value in data.items() if key not in ("memory", "time")}
 
 

@@ -12,7 +12,7 @@ def facts(time: Time, *, train: bool, memory: Memory | None) -> list[tuple[str, 
     parts = sorted(((n, s) for n, s in time.parts.items() if s > 0), key=lambda part: -part[1])
     step = f"{seconds_text(time.total_s)}, {count_text(time.tokens_per_s)} tokens/s; most of it: {time.bound}"
     if memory is not None and memory.fits is False:
-        step += "; [bold]does not fit into memory[/bold]"
+        step += "; does not fit into memory"
     alone = [("arithmetic", time.compute_s), ("bytes", time.memory_s), ("communication", time.communication_s)]
     rows = [
         ("a step", step),
