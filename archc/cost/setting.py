@@ -23,7 +23,7 @@ class Parallel:
 
     ``dp`` whole replicas; ``fsdp`` ways to shard parameters, gradients and optimizer state; ``tp`` ways to split
     matrices; ``pp`` pipeline stages; ``cp`` ways to split sequences; ``ep`` ways to spread experts over the devices of
-    dp, fsdp, cp and tp, which it must divide.
+    dp, fsdp, cp and tp, which it must divide. Raises ValueError where it does not, and for less than one way.
     """
 
     dp: int = 1
@@ -32,6 +32,14 @@ class Parallel:
     pp: int = 1
     ep: int = 1
     cp: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("dp", "fsdp", "tp", "pp", "ep", "cp"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not a number of ways")
+        over = self.devices // self.pp
+        if over % self.ep:
+            raise ValueError(f"ep={self.ep} does not divide the {over} devices of a pipeline stage")
 
     @property
     def devices(self) -> int:
@@ -52,11 +60,7 @@ class Parallel:
             if not value.isdecimal() or int(value) < 1:
                 raise ValueError(f"{name}={value} is not a number of ways")
             given[name] = int(value)
-        plan = cls(**given)
-        over = plan.devices // plan.pp
-        if over % plan.ep:
-            raise ValueError(f"ep={plan.ep} does not divide the {over} devices of a pipeline stage")
-        return plan
+        return cls(**given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

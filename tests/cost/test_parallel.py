@@ -267,3 +267,9 @@ def test_tensor_parallelism_sends_as_in_megatron(tp: int) -> None:
     around = sum(c.bytes * c.count for c in found if c.what == "the stream (tp)")
     ring = (tp - 1) / tp * stream
     assert around == pytest.approx(32 * (4 * 2 * ring + 2 * ring) + 2 * 2 * ring + ring * 0, rel=0.01)
+
+
+@pytest.mark.parametrize(("given", "says"), [({"dp": 2, "ep": 8}, "ep=8 does not divide the 2"), ({"tp": 0}, "tp=0")])
+def test_plans_made_in_python_are_held_to_the_same(given: dict[str, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Parallel(**given)
