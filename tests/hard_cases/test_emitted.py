@@ -144,7 +144,7 @@ def test_executed_flops(model: Any, module: Any, new: int, past: int, cached: bo
             module(IDS[:, :past], cache=cache)
         with FlopCounterMode(display=False) as counter:
             module(IDS[:, past : past + new], cache=cache)
-    counted = flops(plan(model), Workload(batch=2, new=new, past=past, cached=cached), "prefill")
+    counted = flops(plan(model), Workload(batch=2, new=new, past=past, cached=cached), "prefill", model.precision)
     assert counted.executed.workload_total == counter.get_total_flops()
 
 
