@@ -43,7 +43,7 @@ def test_every_plan_found_is_what_it_says(name: str, mode: Mode, batch: int, gpu
     w, shown = workload(model, mode, batch, 4096 if mode == "train" else None, 8192 if mode == "decode" else None)
     start = time.process_time()
     found = fit(model, graph, w, mode, setting_of(model, hardware=hardware), gpus)
-    assert time.process_time() - start < 8  # about a second on a machine with nothing else to do
+    assert time.process_time() - start < 8  # about two seconds and a half on a machine with nothing else to do
     assert 0 < len(found.plans) <= 10
     seconds = [p.time.total_s for p in found.plans if p.time is not None]
     assert seconds == sorted(seconds) and len(seconds) == len(found.plans)
