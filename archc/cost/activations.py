@@ -74,12 +74,12 @@ class Peak:
 
 def activations(graph: Graph, w: Workload, recompute: Recompute = "none") -> Activations:
     """What a training step of ``w`` keeps, under a policy of recomputation."""
-    return _step(graph, w, recompute)[0]
+    return training_step(graph, w, recompute)[0]
 
 
 def peak(graph: Graph, w: Workload, recompute: Recompute = "none") -> Peak:
     """The allocation peak of a training step of ``w`` on one device, under a policy of recomputation."""
-    return _step(graph, w, recompute)[1]
+    return training_step(graph, w, recompute)[1]
 
 
 def _loads(graph: Graph) -> list[int]:
@@ -88,7 +88,8 @@ def _loads(graph: Graph) -> list[int]:
     return [node.ins[0].type.fixed(0) for node, times in counted for _ in range(times)]
 
 
-def _step(graph: Graph, w: Workload, recompute: Recompute) -> tuple[Activations, Peak]:
+def training_step(graph: Graph, w: Workload, recompute: Recompute = "none") -> tuple[Activations, Peak]:
+    """`activations` and `peak`, which come of one walk."""
     run = Forward(graph, w, recompute)
     losses, t = run.run(), run.t
     forward = t.most

@@ -24,7 +24,7 @@ from archc.ops.time import Append, row_parts
 from archc.schema import Model
 
 if TYPE_CHECKING:
-    from archc.cost.activations import Activations
+    from archc.cost.activations import Activations, Peak
 
 SECTIONS = (
     "weights",
@@ -113,14 +113,20 @@ def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting
         weights_by_format={form: round(n) for (section, form), n in total.items() if section == "weights"},
         activations_by_component=_by_component(graph, w, setting) if mode == "train" else {},
         kv_cache_by_tier=tiers,
+        step_peak=_peak(graph, w, setting) if mode == "train" and setting.parallel.devices == 1 else None,
     )
+
+
+def _peak(graph: Graph, w: Workload, setting: Setting) -> int:
+    """The most that a training step of the package allocates on one device."""
+    return _step_of(graph, local_workload(w, setting), setting.recompute)[1].total
 
 
 def _by_component(graph: Graph, w: Workload, setting: Setting) -> dict[str, int]:
     """What one micro-batch of one replica keeps from its forward to its backward, on all devices together."""
     local, p = local_workload(w, setting), setting.parallel
     spread = p.cp if local.new < w.new else 1
-    return {c: spread * n for c, n in _kept_by(graph, local, setting.recompute).by_component.items()}
+    return {c: spread * n for c, n in _step_of(graph, local, setting.recompute)[0].by_component.items()}
 
 
 def _added(entries: tuple[Entry, ...]) -> dict[tuple[str, str], tuple[float, float]]:
@@ -259,7 +265,8 @@ def _parameter(
     here = shard if sharded else part
     size = _part(math.prod(here) * of_one, of if sharded else 1)
     yield from entry("gradients", sharded, (size, 0), (numbers * of_one, 0), "gradients", f"{of_one} bytes")
-    state, a_row = model.optimizer.state(spec.role), model.optimizer.row_state(spec.role)
+    state = model.optimizer.state(spec.role, island=spec.dtype == "fp32")
+    a_row = model.optimizer.row_state(spec.role)
     copy = precision.master_bytes(spec.role) if spec.dtype == "act" else 0
 
     def kept(shape: tuple[int, ...]) -> int:
@@ -323,7 +330,7 @@ def _activations(graph: Graph, w: Workload, setting: Setting) -> _Kept:
     (arXiv:2205.05198, section 4.2.2); experts of the busiest device keep ``imbalance`` as much.
     """
     p = setting.parallel
-    a = _kept_by(graph, local_workload(w, setting), setting.recompute)
+    a, _ = _step_of(graph, local_workload(w, setting), setting.recompute)
     whole = sum(a.by_component.values())
     more = 1 + (setting.imbalance - 1) * a.by_component.get("experts", 0) / whole if p.ep > 1 and whole else 1
     return _Kept(
@@ -332,10 +339,10 @@ def _activations(graph: Graph, w: Workload, setting: Setting) -> _Kept:
 
 
 @lru_cache(maxsize=64)
-def _kept_by(graph: Graph, w: Workload, recompute: Recompute) -> Activations:
-    from archc.cost.activations import activations
+def _step_of(graph: Graph, w: Workload, recompute: Recompute) -> tuple[Activations, Peak]:
+    from archc.cost.activations import training_step
 
-    return activations(graph, w, recompute)
+    return training_step(graph, w, recompute)
 
 
 def in_flight(setting: Setting, stage: int, batch: int) -> float:

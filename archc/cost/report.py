@@ -89,6 +89,11 @@ class Memory:
     ``optimizer`` holds master copies, of which ``master`` are those alone. ``activations`` live from forward to
     backward, without ``logits``; ``workspace`` lives beside them at the worst moment; ``buffers`` hold what was
     gathered from other devices, or came from them. ``stage`` is the pipeline stage of the fullest device.
+
+    ``step_peak``: what a training step of the package itself allocates at most, on a single device with
+    `torch.optim.AdamW` (see `archc.cost.activations.Peak`); None where there are several, or nothing is trained. The
+    parts above need not live at once, and hold what the spec's optimizer and precision keep: they add up to more, or
+    to something else.
     """
 
     weights: int
@@ -108,6 +113,7 @@ class Memory:
     weights_by_format: dict[str, int] = field(default_factory=dict)
     activations_by_component: dict[str, int] = field(default_factory=dict)
     kv_cache_by_tier: dict[str, int] = field(default_factory=dict)
+    step_peak: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

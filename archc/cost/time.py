@@ -273,7 +273,7 @@ class Step:
                 n /= g.expert_shards if routed(spec) or spec.role == "table" else g.shards
                 own = 4 if spec.dtype == "fp32" else precision.trained(spec.role).bits / 8
                 master = 0 if spec.dtype == "fp32" else precision.master_bytes(spec.role)
-                state = self.model.optimizer.state(spec.role) + master
+                state = self.model.optimizer.state(spec.role, island=spec.dtype == "fp32") + master
                 moved += times * n * (gradient_bytes(spec, self.model) + 2 * state + own)
         return moved / self.hw.streams
 

@@ -217,8 +217,10 @@ class Optimizer(Drawer):
 
     slot = "optimizer"
 
-    def state(self, role: str) -> int:
-        """Bytes of state of each element of a parameter of a role (see `ParamSpec`), a master copy left out."""
+    def state(self, role: str, *, island: bool = False) -> int:
+        """Bytes of state of each element of a parameter of a role (see `ParamSpec`), a master copy left out; of one
+        that is float32 in any case (``island``), as its state is.
+        """
         raise NotImplementedError
 
     def row_state(self, role: str) -> int:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from archc.cost.activations import activations, peak
-from archc.cost.setting import Recompute
+from archc.cost.count import count
+from archc.cost.setting import Recompute, Setting
 from archc.graph import Graph
 from archc.ops import Workload
 from archc.plan import plan
@@ -76,6 +77,11 @@ def _agrees(name: str, folder: Path, batch: int, new: int, act: int = 4) -> None
         module.recompute = policy
         measured, planned = max(step_peaks(module, ids)), peak(graph, w, policy)
         assert abs(planned.total / measured - 1) < 0.1, (policy, planned, measured)
+        setting = Setting(recompute=policy)
+        report = count(model, graph, mode="train", batch=batch, seq=new, setting=setting)
+        assert report.memory is not None
+        if model.precision.activation == 4:  # what was measured is a package in float32
+            assert report.memory.step_peak == planned.total
 
 
 @pytest.mark.parametrize("name", BLOCKS)

@@ -14,7 +14,7 @@ class Muon(Adamw):
     What AdamW moves is what it moves in DeepSeek-V4 (arXiv:2606.19348, section 2.4).
     """
 
-    def state(self, role: str) -> int:
+    def state(self, role: str, *, island: bool = False) -> int:
         if role in WITH_ADAMW:
-            return super().state(role)
-        return 4 if self.moments == "fp32" else 2
+            return super().state(role, island=island)
+        return 4 if island or self.moments == "fp32" else 2
