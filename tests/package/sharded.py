@@ -1,6 +1,6 @@
 """What each process of a sharded run does: `python -m tests.package.sharded PACKAGES RANK WAYS FILE POLICIES`.
 
-POLICIES are those of recomputation to run each package under, as JSON.
+POLICIES is JSON: for each package what to check, policies of recomputation among it (`CHECKS` are the others).
 
 It holds every package in a folder against one process that is not sharded, and writes what differs, and what it held,
 to FILE.<rank>. Started by test_fsdp.py, once for each number of processes.
@@ -25,6 +25,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from tests.built import imported, randomise
 
 STEPS, COLUMNS, ROWS = 2, 24, 2
+
+CHECKS = ("copies", "weights", "narrow")
+"""Copies of shards (HSDP, on four processes); weights written, read and run; bfloat16."""
 
 
 def model_of(package: Any, seed: int = 0, **given: Any) -> Any:
@@ -111,8 +114,17 @@ def held(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return found
 
 
-def bytes_and_weights(package: Any, mesh: Any, folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """What a process holds after a step; and weights that are written, read and run."""
+def bytes_held(package: Any, mesh: Any) -> dict[str, Any]:
+    """What a process holds after a step."""
+    model = package.parallelize.apply_fsdp(model_of(package), mesh)
+    ids, optimizer = batch(model, 0, 0), optimizer_of(model)
+    model(ids, labels=ids).loss.backward()
+    optimizer.step()
+    return held(model, optimizer)
+
+
+def weights(package: Any, mesh: Any, folder: Path) -> list[str]:
+    """Weights that are written, read and run."""
     wrong: list[str] = []
     model = model_of(package)
     plain = deepcopy(model)
@@ -149,10 +161,7 @@ def bytes_and_weights(package: Any, mesh: Any, folder: Path) -> tuple[list[str],
                 wrong.append(f"{name} as read ({names})")
         if not nearly(later(ids).logits, plain(ids).logits, 1e-5):
             wrong.append(f"logits of weights as read ({names})")
-    optimizer = optimizer_of(model)
-    model(ids, labels=ids).loss.backward()
-    optimizer.step()
-    return wrong, held(model, optimizer)
+    return wrong
 
 
 def see(seen: dict[str, torch.dtype], owner: str, module: Any, *_: Any) -> None:
@@ -197,13 +206,18 @@ def main(folder: str, rank: int, ways: int, file: str, policies: str) -> None:
     for path in sorted(p for p in Path(folder).iterdir() if (p / "plan.json").is_file()):
         package = imported(path)
         importlib.import_module(f"{package.__name__}.parallelize")
-        wrong = {recompute: check(package, mesh, rank, ways, recompute) for recompute in chosen[path.name]}
-        if ways == 4:
-            both = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copies", "parts"))
-            wrong["hybrid"] = check(package, both, rank, ways, "none")
-        wrong["weights"], shapes = bytes_and_weights(package, mesh, Path(f"{file}.{path.name}"))
-        wrong["narrow"] = narrow(package, mesh)
-        found[path.name] = {"wrong": wrong, "held": shapes}
+        asked = chosen[path.name]
+        wrong = {
+            recompute: check(package, mesh, rank, ways, recompute) for recompute in asked if recompute not in CHECKS
+        }
+        if "copies" in asked:
+            both = init_device_mesh("cpu", (2, ways // 2), mesh_dim_names=("copies", "parts"))
+            wrong["copies"] = check(package, both, rank, ways, "none")
+        if "weights" in asked:
+            wrong["weights"] = weights(package, mesh, Path(f"{file}.{path.name}"))
+        if "narrow" in asked:
+            wrong["narrow"] = narrow(package, mesh)
+        found[path.name] = {"wrong": wrong, "held": bytes_held(package, mesh)}
     Path(f"{file}.{rank}").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
 

@@ -18,13 +18,14 @@ from archc.cost.shards import rank_shapes
 from archc.ops import Workload
 from archc.plan import plan, shrink
 from tests.package.conftest import SPECS
+from tests.package.sharded import CHECKS
 
 ROOT = Path(__file__).parents[2]
 FLOAT32 = 4
 
 
 def ran(models: list[archc.Model], folder: Path, ways: int, policies: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """What every process found, of packages of these models, each under policies of recomputation."""
+    """What every process found, of packages of these models, and of each what is asked for."""
     for model in models:
         archc.build(model, folder / "packages")
     command = [sys.executable, "-m", "tests.package.sharded", str(folder / "packages")]
@@ -70,8 +71,8 @@ def assert_agree(models: list[archc.Model], found: list[dict[str, Any]]) -> None
 @pytest.mark.parametrize(
     ("ways", "policies"),
     [
-        (2, {"mixed": ["none", "selective"], "routed": ["full"], "streams": ["none", "mhc"]}),
-        (4, {"routed": ["none"]}),
+        (2, {"mixed": ["selective", "weights"], "routed": ["full"], "streams": ["none", "mhc", "narrow"]}),
+        (4, {"routed": ["none", "copies"]}),
     ],
     ids=str,
 )
@@ -88,7 +89,8 @@ def test_sharded_training_is_that_of_one_process(tmp_path: Path, ways: int, poli
 def test_sharded_twins_train_as_in_one_process(tmp_path: Path, ways: int) -> None:
     names = ("deepseek_v3", "deepseek_v4_flash", "gpt_oss_20b", "olmoe_1b_7b")
     models = [*(shrink(archc.load(name)) for name in names), archc.load(SPECS / "streams.arch")]
-    policies = {model.name: list(get_args(Recompute)) for model in models}
+    every = [*get_args(Recompute), *CHECKS[ways == 2 :]]  # copies of shards take four processes
+    policies = {model.name: every for model in models}
     assert_agree(models, ran(models, tmp_path, ways, policies))
 
 
