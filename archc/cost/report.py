@@ -90,10 +90,10 @@ class Memory:
     backward, without ``logits``; ``workspace`` lives beside them at the worst moment; ``buffers`` hold what was
     gathered from other devices, or came from them. ``stage`` is the pipeline stage of the fullest device.
 
-    ``step_peak``: what a training step of the package itself allocates at most, on a single device with
-    `torch.optim.AdamW` (see `archc.cost.activations.Peak`); None where there are several, or nothing is trained. The
-    parts above need not live at once, and hold what the spec's optimizer and precision keep: they add up to more, or
-    to something else.
+    ``step_peak``: what a training step of the package itself allocates at most, on a single device, of one
+    micro-batch and with `torch.optim.AdamW` (see `archc.cost.activations.Peak`); None where there are several devices,
+    or nothing is trained. The parts above need not live at once, and hold what the spec's optimizer and precision keep:
+    they add up to more, or to something else.
     """
 
     weights: int

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from archc.cli import main
+from archc.cli._cost.units import bytes_text
 
 
 def cost(*words: str) -> list[str]:
@@ -68,6 +69,19 @@ def test_training_memory_is_counted_with_names() -> None:
     done = CliRunner().invoke(main, ["cost", "llama_3_1_8b", "--mode", "train", "--format", "json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["memory"]["activations"] > 0
+
+
+def test_the_peak_of_a_step_stands_apart_from_parts_that_add_up() -> None:
+    """On one device that trains: there it is a figure of the report."""
+    spec = ("llama_3_1_8b", "--seq", "512")
+    done = CliRunner().invoke(main, ["cost", *spec, "--mode", "train", "--format", "json"])
+    peak = json.loads(done.output)["memory"]["step_peak"]
+    lines = cost(*spec, "--mode", "train", "--hardware", "h100")
+    assert words(lines, "step peak")[2:5] == [*bytes_text(peak).split(), "apart:"]
+    starts = [line.split(" ")[0] for line in lines]
+    assert starts.index("step") > starts.index("total", starts.index("memory"))
+    for other in (("--mode", "train", "--parallel", "fsdp=2", "--batch", "2"), ("--mode", "prefill")):
+        assert not any(line.startswith("step peak") for line in cost(*spec, *other, "--hardware", "h100"))
 
 
 def test_what_does_not_fit_is_timed_with_a_word_of_it() -> None:

@@ -9,6 +9,12 @@ from archc.cost.report import Memory
 NAMES = {"kv_cache": "cache", "buffers": "from other devices"}
 """What parts are called where their key says too little."""
 
+STEP_PEAK = (
+    "apart: the most that the package's own step on one micro-batch allocates, with torch.optim.AdamW and parameters in"
+    " the dtype of activations"
+)
+"""Below a total that it is no part of, and that it may be far from."""
+
 
 def table(memory: Memory, room: float | None) -> Table:
     """A line for each part: on all devices together, and on the fullest; ``room`` is what a device has."""
@@ -25,6 +31,8 @@ def table(memory: Memory, room: float | None) -> Table:
         shown.add(NAMES.get(name, name), *map(bytes_text, both), _which(memory, name, room), style=style)
     if memory.host:
         shown.add("on hosts", *(["-"] if several else []), bytes_text(memory.host), "")
+    if memory.step_peak is not None:
+        shown.add("step peak", bytes_text(memory.step_peak), STEP_PEAK)
     return shown
 
 
