@@ -99,11 +99,22 @@ class Rope(Drawer):
 
     slot = "rope"
 
-    def build(self, g: Builder, x: Value, *, every: int = 1, inverse: bool = False, last: int | None = None) -> Value:
+    def build(
+        self,
+        g: Builder,
+        x: Value,
+        *,
+        every: int = 1,
+        inverse: bool = False,
+        last: int | None = None,
+        end: Literal["first", "last"] = "last",
+        pairs: Literal["half", "interleaved"] | None = None,
+    ) -> Value:
         """x [B, S, H, D] or [B, S, D] with its channels rotated to the tokens' positions, or back from them.
 
         With ``every`` > 1, x [B, G, D] are entries of groups of so many tokens, rotated to the first token of each.
-        With ``last``, only so many channels at the end are rotated, as if they were all there are.
+        With ``last``, only so many channels at the end are rotated, as if they were all there are; ``end`` says when
+        they are the first instead. ``pairs``: which channels turn together, where not as everywhere else.
         """
         raise NotImplementedError
 
@@ -420,10 +431,20 @@ class Indexer(Drawer):
         raise NotImplementedError
 
     def build(
-        self, g: Builder, x: Value, q_latent: Value, compress: Compress, rotate: Callable[..., Value]
+        self,
+        g: Builder,
+        x: Value,
+        q_latent: Value,
+        rotate: Callable[..., Value],
+        *,
+        keys: Callable[[Builder, Value, int], Value] | None = None,
+        every: int = 1,
     ) -> tuple[Value, Scores]:
         """Ids of the entries that each token attends to, -1 for none [B, S, K], and what they were picked by.
 
+        ``keys`` (g, x, width) makes the index keys of entries [B, T // every, width], one for ``every`` tokens; without
+        it every token is an entry, and the indexer makes a key of each. ``rotate`` (g, x, every=1, end=..., pairs=...)
+        turns channels as the attention around it does, those at the other end or in other pairs where it is told so.
         What it reads are constants: an indexer learns by a loss of its own, and nothing else learns by that.
         """
         raise NotImplementedError

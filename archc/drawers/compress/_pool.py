@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from archc.ops import Ring, Table
+from archc.ops import Fp4Keys, Ring, Table
 from archc.schema import Compress, Doubt, Far, Indexer, Problem, Scores, field
 
 if TYPE_CHECKING:
@@ -83,11 +83,14 @@ class Pool(Compress):
     ) -> Far:
         indexer = self.picker()
 
+        def index_keys(g: Builder, x: Value, width: int) -> Value:
+            return self.entries(g, x, width, rotate, Fp4Keys())
+
         def compress(g: Builder, x: Value, q_latent: Value) -> tuple[Value, ...]:
             entries = self.entries(g, x, width, rotate, packing)
             if indexer is None:
                 return (entries,)
-            picks, scores = indexer.build(g, x, q_latent, self, rotate)
+            picks, scores = indexer.build(g, x, q_latent, rotate, keys=index_keys, every=self.every())
             return entries, picks, *scores
 
         cls = f"{type(self).__name__}Compressor"

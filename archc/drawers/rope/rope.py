@@ -40,7 +40,16 @@ class Rope(RopeSlot):
     def tiny(self) -> dict[str, Any]:
         return {"dim": self.dim and min(self.dim, 16)}
 
-    def build(self, g: Builder, x: Value, *, every: int = 1, inverse: bool = False, last: int | None = None) -> Value:
+    def build(
+        self,
+        g: Builder,
+        x: Value,
+        *,
+        every: int = 1,
+        inverse: bool = False,
+        last: int | None = None,
+        end: Literal["first", "last"] = "last",
+        pairs: Literal["half", "interleaved"] | None = None,
+    ) -> Value:
         angles = self.angles(g, x.type.last if last is None else last, every)
-        end = self.end if last is None else "last"
-        return g.rotate(x, angles, pairs=self.pairs, end=end, inverse=inverse)
+        return g.rotate(x, angles, pairs=pairs or self.pairs, end=self.end if last is None else end, inverse=inverse)
