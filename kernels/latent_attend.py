@@ -8,11 +8,18 @@ from torch import Tensor
 
 from .attend import attend, attend_stored
 from .blocks import LIMIT, absorbs, expanded_heads
-from .state import Clock
+from .state import Clock, Packed
 
 
 def latent_attend(
-    q: Tensor, entries: Tensor, weight: Tensor, time: Clock, *, nope: int, scale: float, absorb: int | None = None
+    q: Tensor,
+    entries: Tensor | Packed,
+    weight: Tensor,
+    time: Clock,
+    *,
+    nope: int,
+    scale: float,
+    absorb: int | None = None,
 ) -> Tensor:
     """The values each query sees, weighted by softmax(scale * q . k): [B, S, H, V].
 
@@ -21,6 +28,8 @@ def latent_attend(
     to its values. After cached tokens, up to ``absorb`` new ones (None: any number) are run in latent space: that is
     fewer multiplications than to expand the keys and values of all tokens. Both forms give the same.
     """
+    if isinstance(entries, Packed):
+        entries = entries.decode()
     heads, latent = q.shape[2], weight.shape[1]
     weights = weight.unflatten(0, (heads, -1))  # [H, nope + V, C]
     if absorbs(past=time.past, new=time.new, most=absorb):

@@ -19,6 +19,7 @@ RUNTIME_NAMES = {
     "Embedding": "runtime.modules",
     "Fp4Keys": "kernels.packed_rows",
     "Fp8Keys": "kernels.packed_rows",
+    "Fp8Tiles": "kernels.packed_rows",
     "LanguageModel": "runtime.model",
     "Linear": "runtime.modules",
     "MtpLanguageModel": "runtime.mtp",

@@ -25,7 +25,7 @@ from archc.ops.base import (
     numel,
     size,
 )
-from archc.ops.packing import Fp4Keys, Fp8Keys, Packing
+from archc.ops.packing import Fp4Keys, Fp8Keys, Fp8Tiles, Packing
 from archc.ops.time import Ring, Store, Table
 
 for _file in sorted(Path(__file__).parent.glob("[a-z]*.py")):
@@ -38,6 +38,7 @@ __all__ = [
     "Dim",
     "Fp4Keys",
     "Fp8Keys",
+    "Fp8Tiles",
     "Op",
     "Packing",
     "ParamSpec",

@@ -47,6 +47,24 @@ class Fp4Keys:
         return expr("Fp4Keys()")
 
 
-Packing = Fp8Keys | Fp4Keys
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fp8Tiles:
+    """FP8 with a float32 scale for each 128 channels, but the last ``plain`` in bfloat16."""
 
-__all__ = ["Fp4Keys", "Fp8Keys", "Packing"]
+    plain: int = 0
+    layout: ClassVar[str] = "mla_fp8"
+
+    def parts(self, channels: int) -> dict[str, int]:
+        """Bytes of a row by what they hold."""
+        few = channels - self.plain
+        parts = {"fp8": few, "scales": 4 * _groups(few, 128)}
+        return parts | {"bf16": 2 * self.plain} if self.plain else parts
+
+    def code(self) -> ast.expr:
+        """Its declaration in a package."""
+        return expr("Fp8Tiles(plain=plain)", plain=self.plain or None)
+
+
+Packing = Fp8Keys | Fp4Keys | Fp8Tiles
+
+__all__ = ["Fp4Keys", "Fp8Keys", "Fp8Tiles", "Packing"]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,6 +27,7 @@ from archc.resolve import load_text
 from archc.schema import Model
 from tests import laws
 from tests.built import built, randomise
+from tests.hard_cases.rounded import Rounded
 from tests.oracles.packed import fp4_channels, fp4_row, fp8_channels, fp8_row
 
 LAYOUT = "v4_fp8"
@@ -64,42 +65,10 @@ def model(package: ModuleType) -> Any:
     return made.eval()
 
 
-class Rounded:
-    """A model with v4_fp8 caches, which without a cache rounds all that it would keep as they do."""
-
-    def __init__(self, model: Any, package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.model, self.patch = model, monkeypatch
-        self.modules = {name: sys.modules[f"{package.__name__}.{name}"] for name in ("model", "runtime.step")}
-        self.keeps: dict[int, dict[str, Any]] = {}
-        for module in model.modules():
-            if getattr(module, "keeps", None):
-                self.keeps.setdefault(module.layer, {}).update(module.keeps)
-
-    def new_cache(self, *sizes: int, **given: Any) -> Any:
-        return self.model.new_cache(*sizes, layout=LAYOUT, **given)
-
-    def __call__(self, ids: Tensor, cache: Any = None, **given: Any) -> Any:
-        if cache is not None:
-            return self.model(ids, cache=cache, **given)
-        with self.patch.context() as patch:
-            state = lambda step, layer: SimpleNamespace(**self.keeps[layer])  # noqa: E731
-            patch.setattr(self.modules["runtime.step"].StepBase, "state", state)
-            for name in ("recall", "append"):
-                patch.setattr(self.modules["model"], name, lambda x, store, time, **_: kept(x, store))
-            return self.model(ids, **given)
-
-
-def kept(x: Tensor, store: Any) -> Tensor:
-    """x as a v4_fp8 cache would return it of a store that is declared so."""
-    if store.packing is None:
-        return x.to(torch.bfloat16).to(x.dtype)
-    return store.packing.decode(store.packing.encode(x), x.shape[-1], x.dtype)
-
-
 @pytest.fixture(scope="module")
 def rounded(model: Any, package: ModuleType) -> Iterator[Rounded]:
     with pytest.MonkeyPatch.context() as patch:
-        yield Rounded(model, package, patch)
+        yield Rounded(model, package, patch, LAYOUT)
 
 
 @pytest.mark.parametrize("law", laws.LAWS)

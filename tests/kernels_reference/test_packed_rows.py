@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from itertools import pairwise
 
 import pytest
@@ -12,29 +13,33 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from archc.ops import packing as planned
-from kernels.packed_rows import Fp4Keys, Fp8Keys, read_picked
+from kernels.packed_rows import Fp4Keys, Fp8Keys, Fp8Tiles, read_picked
 from kernels.state import Packed
 from tests.oracles import packed as oracle
 
-KINDS = (Fp8Keys(plain=0), Fp4Keys())
+Packing = Fp8Keys | Fp4Keys | Fp8Tiles
+KINDS: tuple[Packing, ...] = (Fp8Keys(plain=0), Fp4Keys(), Fp8Tiles())
 LARGEST = torch.finfo(torch.float32).max
 
 
-def rounded(packing: Fp8Keys | Fp4Keys, x: Tensor) -> Tensor:
+def rounded(packing: Packing, x: Tensor) -> Tensor:
     """What a packed store returns of x, in float64."""
     return packing.decode(packing.encode(x), x.shape[-1], torch.float64)
 
 
-def expected(packing: Fp8Keys | Fp4Keys, row: list[float]) -> tuple[list[int], list[float]]:
+def expected(packing: Packing, row: list[float]) -> tuple[list[int], list[float]]:
     """The bytes of a row, and what they read as."""
     if isinstance(packing, Fp8Keys):
         packed = oracle.fp8_row(row, packing.plain)
         return packed, oracle.fp8_channels(packed, len(row), packing.plain)
+    if isinstance(packing, Fp8Tiles):
+        packed = oracle.tile_row(row, packing.plain)
+        return packed, oracle.tile_channels(packed, len(row), packing.plain)
     packed = oracle.fp4_row(row)
     return packed, oracle.fp4_channels(packed, len(row))
 
 
-def assert_as_defined(packing: Fp8Keys | Fp4Keys, row: list[float], dtype: torch.dtype = torch.float32) -> None:
+def assert_as_defined(packing: Packing, row: list[float], dtype: torch.dtype = torch.float32) -> None:
     x = torch.tensor([row], dtype=dtype)
     packed, numbers = expected(packing, x[0].tolist())
     got = packing.encode(x)
@@ -86,9 +91,18 @@ def test_every_byte_reads_as_its_number() -> None:
     assert got.tolist() == [[oracle.e2m1(code & 15), oracle.e2m1(code >> 4)] for code in range(256)]
 
 
-@pytest.mark.parametrize("packing", KINDS)
+@pytest.mark.parametrize("scale", [0.0, 2.0**-149, 1.0, 3.1, -0.7, LARGEST, math.inf])
+def test_a_tile_reads_with_whatever_scale_it_has(scale: float) -> None:
+    """1.5 is code 0x3c; others write scales that are no powers of two."""
+    row = torch.tensor([0x3C, 0, *struct.pack("<f", scale)], dtype=torch.uint8)
+    got = Fp8Tiles().decode(row, 2, torch.float32)
+    exact = struct.unpack("<f", struct.pack("<f", scale))[0]
+    assert got[0].item() == torch.tensor(1.5 * exact, dtype=torch.float64).float().item()
+
+
+@pytest.mark.parametrize("packing", KINDS[:2])
 @pytest.mark.parametrize("exponent", range(255))
-def test_every_scale_reads_as_its_power_of_two(packing: Fp8Keys | Fp4Keys, exponent: int) -> None:
+def test_every_scale_reads_as_its_power_of_two(packing: Packing, exponent: int) -> None:
     """1 in FP8 is code 0x38, in FP4 code 2."""
     code, size = (0x38, 8) if isinstance(packing, Fp8Keys) else (0x22, 1)
     row = torch.tensor([[code] * size + [exponent] + [0] * (7 if size == 8 else 0)], dtype=torch.uint8)
@@ -98,8 +112,8 @@ def test_every_scale_reads_as_its_power_of_two(packing: Fp8Keys | Fp4Keys, expon
 
 # --- scales --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("packing", KINDS)
-def test_a_scale_is_the_smallest_power_of_two_that_fits(packing: Fp8Keys | Fp4Keys) -> None:
-    largest = 448.0 if isinstance(packing, Fp8Keys) else 6.0
+def test_a_scale_is_the_smallest_power_of_two_that_fits(packing: Packing) -> None:
+    largest = 6.0 if isinstance(packing, Fp4Keys) else 448.0
     for k in (-22, -8, 0, 5, 100):
         for top in (largest, math.nextafter(largest, 0), largest * (1 + 2.0**-23), largest / 2, largest / 2 * 1.01):
             assert_as_defined(packing, [0.0, top * 2.0**k, -0.3 * 2.0**k])
@@ -107,12 +121,12 @@ def test_a_scale_is_the_smallest_power_of_two_that_fits(packing: Fp8Keys | Fp4Ke
 
 @pytest.mark.parametrize("packing", KINDS)
 @pytest.mark.parametrize("x", [0.0, -0.0, 1e-45, 1e-40, 2.0**-126, 1e-9, 9.9e-5, 1e-4, 1.1e-4, 1e30, 2.0**127, 2.9e38])
-def test_extreme_groups(packing: Fp8Keys | Fp4Keys, x: float) -> None:
+def test_extreme_groups(packing: Packing, x: float) -> None:
     assert_as_defined(packing, [x, -x / 3, x / 1000, 0.0])
 
 
 @pytest.mark.parametrize("packing", KINDS)
-def test_what_rounds_beyond_float32_reads_as_infinite(packing: Fp8Keys | Fp4Keys) -> None:
+def test_what_rounds_beyond_float32_reads_as_infinite(packing: Packing) -> None:
     """As it does in every format."""
     got = packing.encode(torch.tensor([LARGEST, 1.0]))
     assert got.tolist() == expected(packing, [LARGEST, 1.0])[0]
@@ -121,18 +135,19 @@ def test_what_rounds_beyond_float32_reads_as_infinite(packing: Fp8Keys | Fp4Keys
 
 @pytest.mark.parametrize("packing", KINDS)
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_what_is_not_finite_is_not_hidden(packing: Fp8Keys | Fp4Keys, bad: float) -> None:
+def test_what_is_not_finite_is_not_hidden(packing: Packing, bad: float) -> None:
     """Its group reads as NaN, the other groups and rows as they are."""
-    x = torch.ones(2, 70)
-    x[0, 66] = bad
+    edge = 128 if isinstance(packing, Fp8Tiles) else 64
+    x = torch.ones(2, edge + 6)
+    x[0, edge + 2] = bad
     got = rounded(packing, x)
-    assert bool(got[0, 64:].isnan().all())
-    assert torch.equal(got[0, :64], x[0, :64].double())
+    assert bool(got[0, edge:].isnan().all())
+    assert torch.equal(got[0, :edge], x[0, :edge].double())
     assert torch.equal(got[1], x[1].double())
 
 
-@pytest.mark.parametrize("packing", [*KINDS, Fp8Keys(plain=6)])
-def test_fresh_bytes_read_as_zeros(packing: Fp8Keys | Fp4Keys) -> None:
+@pytest.mark.parametrize("packing", [*KINDS, Fp8Keys(plain=6), Fp8Tiles(plain=6)])
+def test_fresh_bytes_read_as_zeros(packing: Packing) -> None:
     got = packing.decode(torch.zeros(3, 2, packing.bytes(26), dtype=torch.uint8), 26, torch.float32)
     assert torch.equal(got, torch.zeros(3, 2, 26))
 
@@ -143,31 +158,39 @@ def test_rows_of_deepseek_v4() -> None:
     assert Fp4Keys().bytes(128) == 128 // 2 + 4 == 68
 
 
-packings = st.one_of(st.builds(Fp8Keys, plain=st.integers(0, 9)), st.just(Fp4Keys()))
+def test_rows_of_flash_mla() -> None:
+    assert Fp8Tiles(plain=64).bytes(576) == 512 + 4 * 4 + 64 * 2 == 656
+    assert Fp8Tiles().bytes(128) == 128 + 4 == 132
+
+
+plain = st.integers(0, 9)
+packings = st.one_of(st.builds(Fp8Keys, plain=plain), st.just(Fp4Keys()), st.builds(Fp8Tiles, plain=plain))
 
 
 @given(packings, st.integers(1, 140), st.integers(0, 2**31), st.sampled_from((torch.float32, torch.bfloat16)))
 @example(Fp8Keys(plain=6), 26, 0, torch.float32)  # a last group of its own size
 @example(Fp8Keys(plain=3), 8, 0, torch.bfloat16)  # bfloat16 at an odd byte
 @example(Fp8Keys(plain=4), 4, 0, torch.float32)  # nothing in FP8
+@example(Fp8Tiles(plain=3), 134, 0, torch.bfloat16)  # a last tile of three channels, numbers at odd bytes
+@example(Fp8Tiles(plain=4), 4, 0, torch.float32)
 @example(Fp4Keys(), 33, 0, torch.float32)  # half a byte left, and a group of one
 @settings(max_examples=60, deadline=None)
 def test_rows_are_as_defined_in_any_width(
-    packing: Fp8Keys | Fp4Keys, channels: int, seed: int, dtype: torch.dtype
+    packing: Packing, channels: int, seed: int, dtype: torch.dtype
 ) -> None:
     plain = getattr(packing, "plain", 0)
     channels = max(channels, plain, 1)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(channels, generator=generator) * 10.0 ** torch.randint(-6, 6, (channels,), generator=generator)
     assert_as_defined(packing, x.tolist(), dtype)
-    twin = planned.Fp8Keys(plain=plain) if isinstance(packing, Fp8Keys) else planned.Fp4Keys()
+    twin = getattr(planned, type(packing).__name__)(**({"plain": plain} if hasattr(packing, "plain") else {}))
     assert sum(twin.parts(channels).values()) == packing.bytes(channels)
     assert twin.layout == packing.layout
 
 
 @given(packings, st.integers(9, 140), st.integers(0, 2**31))
 @settings(max_examples=60, deadline=None)
-def test_what_was_read_is_read_again(packing: Fp8Keys | Fp4Keys, channels: int, seed: int) -> None:
+def test_what_was_read_is_read_again(packing: Packing, channels: int, seed: int) -> None:
     """Rounding twice is rounding once, in any shape and memory layout."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(3, channels, 2, generator=generator).mT.exp()
@@ -189,7 +212,7 @@ def test_errors_are_within_half_a_step() -> None:
 
 
 # --- reading what was picked ---------------------------------------------------------------------
-def packed(x: Tensor, packing: Fp8Keys | Fp4Keys) -> Packed:
+def packed(x: Tensor, packing: Packing) -> Packed:
     return Packed(data=packing.encode(x), packing=packing, channels=x.shape[-1], dtype=x.dtype)
 
 
@@ -221,8 +244,8 @@ def test_without_picks_all_is_read() -> None:
     assert torch.equal(got, entries.decode())
 
 
-@pytest.mark.parametrize("packing", [Fp8Keys(plain=6), Fp4Keys()])
-def test_it_compiles_as_one_graph(packing: Fp8Keys | Fp4Keys) -> None:
+@pytest.mark.parametrize("packing", [Fp8Keys(plain=6), Fp4Keys(), Fp8Tiles(plain=6)])
+def test_it_compiles_as_one_graph(packing: Packing) -> None:
     x = torch.randn(3, 33, generator=torch.Generator().manual_seed(0))
 
     def there_and_back(x: Tensor) -> Tensor:

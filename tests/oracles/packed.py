@@ -1,12 +1,15 @@
-"""How DeepSeek-V4 caches keys, number by number in float64 and exact integers, from the definitions of the formats.
+"""How DeepSeek-V4 and V3.2 cache keys, number by number in float64 and exact integers, from the definitions of the
+formats.
 
 E4M3, E2M1 and E8M0: OCP Microscaling Formats 1.0, section 5.3. Which channels are in which: DeepSeek-V4's released
-inference code (groups of 64 and 32, scales rounded up to powers of two).
+inference code (groups of 64 and 32, scales rounded up to powers of two); FlashMLA's README for latents (tiles of 128,
+their float32 scales before the bfloat16 channels).
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from fractions import Fraction
 
 
@@ -83,13 +86,39 @@ def fp4_row(row: list[float]) -> list[int]:
     return [low | high << 4 for low, high in zip(codes[::2], codes[1::2], strict=True)] + [s for _, s in groups]
 
 
+def tile_row(row: list[float], plain: int) -> list[int]:
+    """The bytes of a latent whose last ``plain`` channels stay bfloat16."""
+    few, wide = row[: len(row) - plain], row[len(row) - plain :]
+    groups = [coded(few[i : i + 128], FP8, 0x80, 1e-4) for i in range(0, len(few), 128)]
+    out = [code for codes, _ in groups for code in codes]
+    for _, scale in groups:
+        out += struct.pack("<f", 2.0 ** (scale - 127))
+    for x in wide:
+        out += bfloat16(x).to_bytes(2, "little")
+    return out
+
+
+def tile_channels(row: list[int], channels: int, plain: int) -> list[float]:
+    """The latent that bytes say."""
+    few = channels - plain
+    tiles = -(-few // 128)
+    scales = struct.unpack(f"<{tiles}f", bytes(row[few : few + 4 * tiles]))
+    return [e4m3(row[i]) * scales[i // 128] for i in range(few)] + _bfloat16s(row[few + 4 * tiles :])
+
+
 def fp8_channels(row: list[int], channels: int, plain: int) -> list[float]:
     """The key that bytes say."""
     few = channels - plain
     scales = row[few + 2 * plain :]
     out = [e4m3(row[i]) * 2.0 ** (scales[i // 64] - 127) for i in range(few)]
-    for i in range(few, few + 2 * plain, 2):
-        bits = row[i] | row[i + 1] << 8
+    return out + _bfloat16s(row[few : few + 2 * plain])
+
+
+def _bfloat16s(row: list[int]) -> list[float]:
+    """Numbers of two bytes each."""
+    out = []
+    for low, high in zip(row[::2], row[1::2], strict=True):
+        bits = low | high << 8
         exponent, mantissa = bits >> 7 & 255, bits & 127
         size = (128 + mantissa) * 2.0 ** (exponent - 134) if exponent else mantissa * 2.0**-133
         out.append(-size if bits & 0x8000 else size)

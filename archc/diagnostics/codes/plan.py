@@ -43,8 +43,9 @@ model small {
         title="a cache that nothing can be stored in",
         explanation="""
 The layout of the cache packs numbers in a way that the drawer which keeps them must know: `v4_fp8` stores the keys,
-entries and index keys of attention `windowed`. In this model no drawer knows the layout, so the cache would hold
-something else than it says. `bf16` and `fp32` store what any drawer keeps.
+entries and index keys of attention `windowed`, `mla_fp8` the latents and index keys of latent attention. In this model
+no drawer knows the layout, so the cache would hold something else than it says. `bf16` and `fp32` store what any drawer
+keeps.
 """,
         failing="""\
 arch 1

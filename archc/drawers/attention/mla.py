@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from archc.ops import Table
+from archc.ops import Fp8Tiles, Table
 from archc.schema import Attention, Norm, Problem, Rope, field
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class Mla(Attention):
         latent = self.latent_norm.build(g, latent, "kv_a_layernorm")
         if self.rope is not None:
             k_rope = self.rope.build(g, k_rope)
-        entries = g.append(g.cat(latent, k_rope), g.state("latents", Table(every=1, shape=(width,))), g.time)
+        store = Table(every=1, shape=(width,), packing=Fp8Tiles(plain=self.rope_dim))
+        entries = g.append(g.cat(latent, k_rope), g.state("latents", store), g.time)
         keys, values = self.expand(g, entries)
         out = g.attend(q, keys, values, g.time, scale=self.scale)
         return g.linear("o_proj", g.flatten(out), out=self.dim, bias=self.bias, role="output")

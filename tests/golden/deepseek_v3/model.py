@@ -19,6 +19,7 @@ from .kernels.group_mask import group_mask
 from .kernels.grouped_linear import grouped_linear
 from .kernels.latent_attend import latent_attend
 from .kernels.normalize import normalize
+from .kernels.packed_rows import Fp8Tiles
 from .kernels.rope_angles import rope_angles
 from .kernels.rotate import rotate
 from .kernels.state import Table, append
@@ -48,7 +49,7 @@ class MlaAttention(nn.Module):
     themselves. Logits are scaled by 1 / sqrt(192), times 1.87385 for yarn.
     """
 
-    keeps = {"latents": Table(every=1, shape=(576,))}
+    keeps = {"latents": Table(every=1, shape=(576,), packing=Fp8Tiles(plain=64))}
 
     def __init__(self, layer: int) -> None:
         super().__init__()
