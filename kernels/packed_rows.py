@@ -3,8 +3,8 @@ or FP4 with a power of two for each group of channels.
 
 A row of channels becomes a row of bytes. The scale of a group is the smallest power of two with which its largest
 number fits the format, stored as its E8M0 exponent or as a float32; numbers round to the nearest, ties to even (OCP
-Microscaling Formats 1.0). Reading gives exactly the numbers that were stored, in bfloat16 as in float32; bytes that are all zero
-read as zeros. A group with a number that is not finite reads as NaN throughout.
+Microscaling Formats 1.0). Reading gives exactly the numbers that were stored, in bfloat16 as in float32; bytes that are
+all zero read as zeros. A group with a number that is not finite reads as NaN throughout.
 """
 
 from __future__ import annotations

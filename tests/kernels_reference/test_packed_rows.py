@@ -175,9 +175,7 @@ packings = st.one_of(st.builds(Fp8Keys, plain=plain), st.just(Fp4Keys()), st.bui
 @example(Fp8Tiles(plain=4), 4, 0, torch.float32)
 @example(Fp4Keys(), 33, 0, torch.float32)  # half a byte left, and a group of one
 @settings(max_examples=60, deadline=None)
-def test_rows_are_as_defined_in_any_width(
-    packing: Packing, channels: int, seed: int, dtype: torch.dtype
-) -> None:
+def test_rows_are_as_defined_in_any_width(packing: Packing, channels: int, seed: int, dtype: torch.dtype) -> None:
     plain = getattr(packing, "plain", 0)
     channels = max(channels, plain, 1)
     generator = torch.Generator().manual_seed(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from archc.ops import Table
+from archc.ops import Fp8Tiles, Table
 from archc.schema import Indexer, Norm, Problem, Scores, field
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Lightning(Indexer):
         if self.key_norm is not None:
             key = self.key_norm.build(g, key, "k_norm")
         key = rotate(g, key, end=self.end, pairs=self.pairs)
-        return g.append(key, g.state("keys", Table(every=1, shape=(self.head_dim,))), g.time)
+        store = Table(every=1, shape=(self.head_dim,), packing=Fp8Tiles())
+        return g.append(key, g.state("keys", store), g.time)
 
     def pick(self, g: Builder, q: Value, keys: Value, weights: Value, every: int) -> Value:
         """Ids of the entries that each token attends to [B, S, K], -1 for none, by queries [B, S, heads, head_dim], a
