@@ -11,6 +11,7 @@ from archc.emit.flow import Flow
 from archc.emit.layout import aligned, docstring, fill, plain, statement
 from archc.graph import Graph, Node, Scope, Stack
 from archc.ops import OPS
+from archc.ops.ngram import TableLookup
 from archc.ops.sparse import IndexTopk
 from archc.schema import Model
 
@@ -23,15 +24,18 @@ RUNTIME_NAMES = {
     "LanguageModel": "runtime.model",
     "Linear": "runtime.modules",
     "MtpLanguageModel": "runtime.mtp",
+    "Placement": "runtime.tables",
     "RMSNorm": "runtime.modules",
     "Ring": "kernels.state",
     "StepBase": "runtime.step",
     "Table": "kernels.state",
+    "TableModel": "runtime.table_model",
     "Time": "runtime.time",
     "at_least_float32": "runtime.modules",
     "building": "runtime.modules",
     "choices": "runtime.modules",
     "normal": "runtime.modules",
+    "placing": "runtime.tables",
 }
 """Names of the runtime that the printer itself uses, beside those that ops need."""
 
@@ -104,9 +108,11 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
     root = graph.root
     backbone = next(root.children())
     given = flow.gives(backbone)
-    base = "LanguageModel" if model.mtp is None else "MtpLanguageModel"
+    tables = has_tables(graph)
+    bases = ["TableModel"] * tables + ["LanguageModel"] * (model.mtp is None and not tables)
+    bases += ["MtpLanguageModel"] * (model.mtp is not None)
     lines = [
-        f"class Model({base}):",
+        f"class Model({', '.join(bases)}):",
         *docstring(_summarised(model.doc) or f"{model.name}: token ids in, logits out.", 4),
         "",
     ]
@@ -124,6 +130,8 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
     arguments = ["self", "*", "device: torch.device | str | None = None", "dtype: torch.dtype = torch.float32"]
     if model.mtp is not None:
         arguments.append("mtp: bool = True")
+    if tables:
+        arguments.append("memory: Placement | None = None")
     arguments.append('recompute: str = "none"')
     lines += [
         "",
@@ -131,7 +139,7 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
         *fill(arguments, 8),
         "    ) -> None:",
         "        super().__init__(recompute)",
-        "        with building(device, dtype):",
+        f"        with building(device, dtype){', placing(memory)' * tables}:",
         *("    " + line for line in (*classes.init(root, ()), *classes.ahead())),
         "",
         "    def step(self, tokens: Tensor, time: Time, cache: Cache | None) -> Step:",
@@ -146,6 +154,11 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
     if model.mtp is not None:
         lines += ["", *_ahead(graph, flow, reserved)]
     return "\n".join(lines)
+
+
+def has_tables(graph: Graph) -> bool:
+    """Whether a model has large tables, of which tokens read rows."""
+    return any(isinstance(node.op, TableLookup) for node, _ in graph.walk())
 
 
 def _streams(backbone: Scope) -> int:

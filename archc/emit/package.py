@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from archc import resources
-from archc.emit.module import print_model
+from archc.emit.module import has_tables, print_model
 from archc.emit.readme import figures
 from archc.emit.training import losses, router_biases
 from archc.graph import Graph
@@ -37,6 +37,9 @@ INDEX_TESTS = "tests/test_indexers.py"
 RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 """Runtime modules that every package exports from."""
 
+TABLE_ENTRY = ("runtime.optimizers",)
+"""The same of packages with large tables."""
+
 
 def files(
     model: Model, graph: Graph, tiny: Model, tiny_graph: Graph, cost: dict[str, Any], tiny_cost: dict[str, Any]
@@ -47,7 +50,8 @@ def files(
     """
     text, modules = print_model(model, graph)
     tiny_text, tiny_modules = print_model(tiny, tiny_graph, above="..")
-    carried = _closure({*modules, *tiny_modules, *RUNTIME_ENTRY})
+    tables = has_tables(graph)
+    carried = _closure({*modules, *tiny_modules, *RUNTIME_ENTRY, *(TABLE_ENTRY if tables else ())})
     out = {f"{module.replace('.', '/')}.py": _source(module).read_text() for module in carried}
     for folder in ("kernels", "runtime"):
         out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
@@ -57,7 +61,13 @@ def files(
     out["tests/tiny_model.py"] = tiny_text
     tiny_facts = plan_facts(tiny, tiny_graph, tiny_cost, carried)
     out["tests/tiny_plan.json"] = json.dumps(tiny_facts, indent=1) + "\n"
-    shown = {"model": model, "plan": facts, "tiny": model is tiny, "readme": figures(model, graph, facts, tiny_facts)}
+    shown = {
+        "tables": tables,
+        "model": model,
+        "plan": facts,
+        "tiny": model is tiny,
+        "readme": figures(model, graph, facts, tiny_facts),
+    }
     left_out = {
         MTP_TESTS: model.mtp is None,
         INDEX_TESTS: not any(isinstance(node.op, IndexTopk) for node, _ in graph.walk()),

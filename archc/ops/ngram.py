@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 from collections.abc import Iterator
+from typing import Literal
 
 from archc.ops.base import B, Op, ParamSpec, S, Type, Workload, expr, need, numel
 from archc.ops.tape import Tape, Tensor
@@ -89,11 +90,15 @@ class NgramHash(Op):
 
 
 class TableLookup(Op):
-    """Rows of a large learned table [rows, dim] named by ids: [*ids, dim]."""
+    """Rows of a large learned table [rows, dim] named by ids: [*ids, dim].
 
-    needs = {"Embedding": "runtime.modules", "F": "torch.nn.functional"}
+    ``placement`` is where the table lies: in the memory of the device or of its host, or on disk.
+    """
+
+    needs = {"LargeTable": "runtime.tables", "F": "torch.nn.functional"}
     rows: int
     dim: int
+    placement: Literal["device", "host", "disk"] = "device"
 
     def params(self, name: str | None, ids: Type) -> tuple[ParamSpec, ...]:
         return (ParamSpec(name=f"{name}.weight", shape=(self.rows, self.dim), role="table"),)
@@ -113,7 +118,8 @@ class TableLookup(Op):
         return expr("F.embedding(ids, weight)", ids=ids, weight=weight)
 
     def module(self, ids: Type, weight: Type) -> ast.expr:
-        return expr("Embedding(rows, dim)", rows=self.rows, dim=self.dim)
+        placement = None if self.placement == "device" else self.placement
+        return expr("LargeTable(rows, dim, placement=placement)", rows=self.rows, dim=self.dim, placement=placement)
 
 
 class ShortConv(Op):

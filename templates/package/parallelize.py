@@ -41,10 +41,15 @@ def apply_fsdp(
     and in a model of several dtypes all of them are in the root unit: a unit has one dtype.
 
     Gradients are the mean over processes, so that of the mean loss where each has as many targets. Raises ValueError
-    for a model that is sharded already.
+    for a model that is sharded already, or with tables that are not on the device or have sparse gradients.
     """
     if model.mesh is not None:
         raise ValueError("this model is sharded already")
+    for name, module in model.named_modules():
+        if getattr(module, "placement", "device") != "device":
+            raise ValueError(f'{name} is not on the device, and only what is can be sharded: Model(memory="device")')
+        if getattr(module, "sparse", False):
+            raise ValueError(f"{name} has sparse gradients, which cannot be sharded: model.sparse_gradients = False")
     if not next(model.parameters()).is_meta:
         _agree(model, group_of(mesh))
     model.mesh, model.param_dtype = mesh, param_dtype

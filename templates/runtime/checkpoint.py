@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
+import mmap
+import os
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from safetensors import SafetensorError, safe_open
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+}
+"""What safetensors calls the dtypes that can be read."""
 
 
 class Header(NamedTuple):
@@ -20,6 +43,58 @@ class Header(NamedTuple):
 
     dtype: str  # as safetensors writes it: "BF16", "F8_E4M3"
     shape: tuple[int, ...]
+
+
+class File:
+    """A safetensors file, memory-mapped: 8 bytes that say how long the header is, the header in JSON, the numbers.
+
+    The mapping is shared and read-only, so that a limit on a process's own memory does not count it; nothing may write
+    to the tensors it gives. ValueError for a file that is none, or is cut short.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            self._start = 8 + int.from_bytes(file.read(8), "little")
+            if size < 8 or self._start > size:
+                raise ValueError(f"{path} is not a whole safetensors file: its header is cut short")
+            try:
+                header: dict[str, Any] = json.loads(file.read(self._start - 8))
+                header.pop("__metadata__", None)
+                self.headers = {name: Header(of["dtype"], tuple(of["shape"])) for name, of in header.items()}
+                self._spans: dict[str, tuple[int, int]] = {
+                    name: tuple(of["data_offsets"]) for name, of in header.items()
+                }
+            except (ValueError, AttributeError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} is not a whole safetensors file: its header cannot be read") from error
+            end = self._start + max((stop for _, stop in self._spans.values()), default=0)
+            if size != end:
+                raise ValueError(
+                    f"{path} is not a whole safetensors file: {size:,} bytes, where the header says {end:,}"
+                )
+            for name, (dtype, shape) in self.headers.items():
+                begin, stop = self._spans[name]
+                if dtype in DTYPES and stop - begin != math.prod(shape) * DTYPES[dtype].itemsize:
+                    what = f"{stop - begin:,} bytes of {name}, {dtype} {list(shape)}"
+                    raise ValueError(f"{path} is not a whole safetensors file: it has {what}")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def offset(self, name: str) -> int:
+        """Where in the file the numbers of a tensor begin."""
+        return self._start + self._spans[name][0]
+
+    def tensor(self, name: str, row: int | None = None) -> Tensor:
+        """One tensor backed by the file, or one row of it."""
+        dtype = DTYPES[self.headers[name].dtype]
+        shape = self.headers[name].shape if row is None else self.headers[name].shape[1:]
+        count = math.prod(shape)
+        if not count:
+            return torch.empty(shape, dtype=dtype)
+        at = self.offset(name) + (0 if row is None else row * count * dtype.itemsize)
+        with warnings.catch_warnings():  # that it cannot be written is as it should be
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.frombuffer(self._map, dtype=dtype, count=count, offset=at).view(shape)
 
 
 class Checkpoint:
@@ -31,38 +106,32 @@ class Checkpoint:
 
     def __init__(self, path: Path) -> None:
         self._home = _files(path)
-        self._open: dict[Path, Any] = {}
-        self._at: dict[str, Any] = {}
+        self._at: dict[str, File] = {}
         self.headers: dict[str, Header] = {}
         self.block = _block(path if path.is_dir() else path.parent)
 
     def __enter__(self) -> Self:
         for path, names in self._home.items():
-            try:
-                file = safe_open(path, framework="pt")
-            except SafetensorError as error:
-                raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
-            file.__enter__()
-            self._open[path] = file
-            there = file.keys()
-            absent = sorted(names - set(there)) if names else []
+            file = File(path)
+            absent = sorted(names - set(file.headers)) if names else []
             if absent:
                 raise ValueError(f"the index says that {path.name} holds {', '.join(absent)}, and it does not")
-            for name in there:
+            for name, header in file.headers.items():
                 if name not in self._at or name in names:
-                    header = file.get_slice(name)
                     self._at[name] = file
-                    self.headers[name] = Header(header.get_dtype(), tuple(header.get_shape()))
+                    self.headers[name] = header
         return self
 
     def __exit__(self, *error: object) -> None:
-        for file in self._open.values():
-            file.__exit__(*error)
+        self._at.clear()  # tensors that were read keep the mapping of their file
 
     def read(self, name: str, row: int | None = None) -> Tensor:
-        """One tensor backed by the file, or one row (an expert) of it."""
-        file = self._at[name]
-        return file.get_tensor(name) if row is None else file.get_slice(name)[row]
+        """One tensor backed by the file, or one row (an expert) of it; nothing may write to it."""
+        return self._at[name].tensor(name, row)
+
+    def place(self, name: str) -> tuple[Path, int]:
+        """The file that holds a tensor, and where in it its numbers begin."""
+        return self._at[name].path, self._at[name].offset(name)
 
 
 def _files(path: Path) -> dict[Path, set[str]]:

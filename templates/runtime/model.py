@@ -189,10 +189,14 @@ class LanguageModel(nn.Module):
         step.hidden_states = States() if hidden_states else None
         step.effects, step.streams = effects, self.streams
         step.recompute = self.recompute if cache is None and torch.is_grad_enabled() else "none"
+        self.read_ahead(step)
         x, carried = pair(self.hidden(step))
         if cache is not None and rows.known is not None:
             cache.advance(rows.count, rows.known)
         return step, x, carried
+
+    def read_ahead(self, step: StepBase) -> None:
+        """Starts to read what layers will look up in tables that are not on the device; here none."""
 
     def look_ahead(self, rows: Rows, step: StepBase, carried: Tensor, labels: Tensor) -> None:
         """Adds losses of modules that predict further tokens, of which the first reads `carried`; here none."""

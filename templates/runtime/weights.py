@@ -192,6 +192,10 @@ def _fill(
         if is_sharded(tensor):
             _fill_part(place, source, tensor, checkpoint)
             continue
+        table = model.get_submodule(place.name.rpartition(".")[0])
+        if getattr(table, "placement", "device") != "device":  # a table in host memory or on disk
+            table.hold(*table.prepared(source, checkpoint))  # type: ignore[operator]
+            continue
         if tensor.is_meta:
             if id(tensor) not in homes:
                 memory = torch.empty(tensor.shape, dtype=tensor.dtype, device=device or "cpu")
