@@ -18,6 +18,13 @@ def collapse(streams: Tensor, weights: Tensor) -> Tensor:
     return x.view(*weights.shape[:-1], flat.shape[-1])
 
 
+def only(streams: Tensor, stream: int) -> Tensor:
+    """Weights that read one of streams [..., M, D] and no other: [..., M], in at least float32."""
+    weights = streams.new_zeros(streams.shape[:-1], dtype=torch.promote_types(streams.dtype, torch.float32))
+    weights[..., stream] = 1
+    return weights
+
+
 def mix(streams: Tensor, comb: Tensor, y: Tensor, post: Tensor) -> Tensor:
     """Stream k as the sum of comb[j, k] times stream j, plus post[k] times y: [..., M, D], in the dtype of the streams.
 

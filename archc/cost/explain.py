@@ -167,10 +167,11 @@ def _flops(
     learns = Learning(graph)
     out: list[tuple[Term, Scope]] = []
     per_token = weighted or rest.endswith("_per_token")
-    for node, times in graph.walk(labels=shown.mode == "train"):
+    runs = ((node, *run) for node, n in graph.walk(labels=shown.mode == "train") for run in learns.runs(node, n))
+    for node, start, times in runs:
         cost = node_cost(node, w)
         ahead = cost.useful if ideal else cost.executed
-        back = learns.backward(node, cost)[0 if ideal else 1]
+        back = learns.backward(node, cost, start=start)[0 if ideal else 1]
         training = not forward and (shown.mode == "train" or rest.endswith("train_per_token"))
         if isinstance(node.op, Loss) and not training:
             continue

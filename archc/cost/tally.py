@@ -93,14 +93,19 @@ class Learning:
     """What training adds to the forward of every node of a graph, whose gradients may be known."""
 
     def __init__(self, graph: Graph, known: Gradients | None = None) -> None:
-        self.trained, self.constants = known or gradients(graph)
+        self.trained, self.constants, self.starts = known or gradients(graph)
 
-    def backward(self, node: Node, cost: Cost) -> tuple[int, int]:
-        """Ideal and executed FLOPs of a node's gradient."""
+    def runs(self, node: Node, times: int) -> tuple[tuple[bool, int], ...]:
+        """How often a node runs, apart for first layers in which it reads what the layers begin with: constants."""
+        first = min(times, self.starts[node])
+        return tuple((start, n) for start, n in ((False, times - first), (True, first)) if n)
+
+    def backward(self, node: Node, cost: Cost, *, start: bool = False) -> tuple[int, int]:
+        """Ideal and executed FLOPs of a node's gradient; ``start``: of one that reads what the layers begin with."""
         if node not in self.trained:
             return 0, 0
         ideal = 2 * cost.useful if cost.useful_backward is None else cost.useful_backward
-        if cost.backward == 2 * cost.executed and any(v in self.constants for v in node.ins):
+        if cost.backward == 2 * cost.executed and (start or any(v in self.constants for v in node.ins)):
             # A product of two operands: the gradient of each costs what the product does, and one has none.
             return cost.useful, cost.executed
         return ideal, cost.backward
@@ -142,21 +147,22 @@ def flop_sums(
     halves = 0
     kinds: set[str] = set()
     learns = Learning(graph, known)
-    for node, times in graph.walk():
+    for node, count in graph.walk():
         kinds.add(node.op.kind)
         cost = node.op.arithmetic(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
         if cost is NOTHING:
             continue
         run = back if isinstance(node.op, Loss) else ahead
-        ideal, executed = learns.backward(node, cost)
-        if cost.useful or ideal:
-            run["ideal", node.component] += times * cost.useful
-            back["ideal", node.component] += times * ideal
-            if run is ahead and node.component != "mtp":
-                halves += times * cost.useful * int(2 * WEIGHT[product_of(node, precision)])
-        if cost.executed or executed:
-            run["executed", node.component] += times * cost.executed
-            back["executed", node.component] += times * executed
+        for start, times in learns.runs(node, count):
+            ideal, executed = learns.backward(node, cost, start=start)
+            if cost.useful or ideal:
+                run["ideal", node.component] += times * cost.useful
+                back["ideal", node.component] += times * ideal
+                if run is ahead and node.component != "mtp":
+                    halves += times * cost.useful * int(2 * WEIGHT[product_of(node, precision)])
+            if cost.executed or executed:
+                run["executed", node.component] += times * cost.executed
+                back["executed", node.component] += times * executed
     return ahead, back, halves, frozenset(kinds)
 
 

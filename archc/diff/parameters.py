@@ -61,6 +61,10 @@ def _start(spec: ParamSpec) -> str:
     """How a parameter starts, in words."""
     if spec.init == "choices":
         return f"choices under {spec.below}"
+    if spec.init == "eye":
+        return "the identity"
+    if spec.init == "turn":
+        return "a one in turn"
     return f"normal, std {spec.std:g}" if spec.std is not None else str(spec.init)
 
 

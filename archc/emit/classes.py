@@ -59,7 +59,9 @@ class Classes:
             for child in (item,) if isinstance(item, Scope) else item.kinds if isinstance(item, Stack) else ():
                 self._visit(child)
         slots = tuple(c.name for c in scope.children() if c.slot)
-        takes_layer = bool(scope.states) or any(self.of[c].takes_layer for c in scope.children() if not c.slot)
+        turns = any(v.param is not None and v.param.init == "turn" for v in scope.params)
+        inner = any(self.of[c].takes_layer for c in scope.children() if not c.slot)
+        takes_layer = bool(scope.states) or turns or inner
         body = [*self.init(scope, slots), "", *self._forward(scope)]
         for name in self._names(scope):
             head = [
@@ -94,6 +96,8 @@ class Classes:
     def construct(self, scope: Scope, layer: ast.expr) -> ast.expr:
         """The call that makes a module of a scope, its slots included."""
         cls = self.of[scope]
+        if scope.place != (1, 0):
+            layer = _placed(layer, *scope.place)
         args = [layer] if cls.takes_layer else []
         args += [self.construct(c, layer) for c in scope.children() if c.name in cls.slots]
         return ast.Call(func=ast.Name(id=cls.name, ctx=ast.Load()), args=args, keywords=[])
@@ -265,6 +269,14 @@ def _sub_layers(slots: Sequence[str]) -> list[str]:
     )
 
 
+def _placed(layer: ast.expr, times: int, more: int) -> ast.expr:
+    """The layer of a module, from that of its parent."""
+    if isinstance(layer, ast.Constant):
+        assert isinstance(layer.value, int)
+        return ast.Constant(value=times * layer.value + more)
+    return expr("n * layer + m", layer=layer, n=times, m=more) if more else expr("n * layer", layer=layer, n=times)
+
+
 def _with_std(made: ast.expr, specs: list[ParamSpec]) -> ast.expr:
     """The constructor with the standard deviation of its weight, where it is not the default."""
     std = next((s.std for s in specs if s.std is not None and s.std != DEFAULT_STD), None)
@@ -303,6 +315,10 @@ def _value(spec: ParamSpec) -> str:
         return f"torch.{'ones' if spec.init == 'ones' else 'zeros'}({sizes}{dtype})"
     if spec.init == "normal":
         return f"normal({sizes}{std}{dtype})"
+    if spec.init == "eye":
+        return f"nn.Parameter(torch.eye({sizes}{dtype}))"
+    if spec.init == "turn":
+        return f"nn.Parameter(torch.eye({sizes}{dtype})[layer % {sizes}].clone())"
     if isinstance(spec.init, float):
         return f"nn.Parameter(torch.full({spec.shape}, {spec.init}{dtype}))"
     return f"nn.Parameter(torch.{spec.init}({sizes}{dtype}))"

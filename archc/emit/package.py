@@ -15,9 +15,8 @@ from archc import resources
 from archc.emit.module import has_tables, print_model
 from archc.emit.readme import figures
 from archc.emit.training import losses, router_biases
-from archc.graph import Graph
+from archc.graph import Graph, Parameter
 from archc.graph.gradient import learned
-from archc.ops import ParamSpec
 from archc.ops.sparse import IndexTopk
 from archc.schema import Model
 from archc.version import VERSION
@@ -106,7 +105,7 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
                 "shape": list(p.spec.shape),
                 "role": p.spec.role,
                 "component": p.component,
-                "init": _init(p.spec),
+                "init": _init(p),
                 "buffer": p.spec.buffer,
                 "trained": p.value in trained,
             }
@@ -118,8 +117,11 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
     }
 
 
-def _init(spec: ParamSpec) -> str | float | dict[str, float]:
+def _init(p: Parameter) -> str | float | dict[str, float]:
     """How a parameter starts: a word, the number that fills it, or a word and its number."""
+    spec = p.spec
+    if spec.init == "turn":
+        return {"one at": p.layer % spec.shape[0]}
     if spec.init == "choices":
         return {"choices": spec.below}
     return spec.init if spec.std is None else {"normal": spec.std}

@@ -236,13 +236,15 @@ class Builder(Vocabulary):
         *values: Value,
         slot: bool = False,
         doc: str | None = None,
+        place: tuple[int, int] = (1, 0),
         **given: Any,
     ) -> Any:
         """Runs ``build(g, *values, **given)`` in a scope (a module) of its own and returns what it returns.
 
         ``slot`` makes the module a constructor argument of its parent: parents that differ only there share one class.
+        ``place`` is where it stands among its likes, see `Scope.place`.
         """
-        outer, scope = self.here, Scope(name, cls, self.here, slot=slot)
+        outer, scope = self.here, Scope(name, cls, self.here, slot=slot, place=place)
         scope.doc = (_doc(build) if self._names else "") if doc is None else doc
         owner = getattr(build, "__self__", None)
         scope.drawer = owner if isinstance(owner, Drawer) else None

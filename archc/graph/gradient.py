@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from archc.graph.value import Graph, Node, Scope, Stack, Value
 from archc.ops.loss import Loss
-from archc.ops.view import Detach
 
 FLOATS = ("act", "fp32")
 
 
 class Gradients(NamedTuple):
-    """`trained` and `constants` of a graph."""
+    """`trained` and `constants` of a graph.
+
+    ``starts``: nodes of layers by how many of the first layers there are in which they read a constant that those
+    further on do not: what a stack begins with.
+    """
 
     trained: set[Node]
     constants: set[Value]
+    starts: Counter[Node]
 
 
 def trained(graph: Graph) -> set[Node]:
@@ -35,7 +40,8 @@ def gradients(graph: Graph) -> Gradients:
     _back(graph.root, reached, nodes)
     _back(graph.steps, reached, nodes)
     fixed = constants(graph)
-    return Gradients({n for n in nodes if isinstance(n.op, Loss) or not fixed.issuperset(n.outs)}, fixed)
+    found = {n for n in nodes if isinstance(n.op, Loss) or not fixed.issuperset(n.outs)}
+    return Gradients(found, fixed, _starts(graph, fixed))
 
 
 def learned(graph: Graph) -> set[Value]:
@@ -51,10 +57,33 @@ def constants(graph: Graph) -> set[Value]:
     """What a `Detach` gives, and what is made of nothing else: floating-point values that have no gradient."""
     fixed: set[Value] = set()
     for node, _ in graph.walk():
-        floats = [v for v in node.ins if v.type.dtype in FLOATS and v.step is None]
-        if isinstance(node.op, Detach) or (floats and fixed.issuperset(floats)):
-            fixed.update(node.outs)
+        _fix(node, fixed)
     return fixed
+
+
+def _fix(node: Node, fixed: set[Value]) -> None:
+    """Adds what a node gives to values without a gradient, if it is one."""
+    floats = [v for v in node.ins if v.type.dtype in FLOATS and v.step is None]
+    if node.op.constant or (floats and fixed.issuperset(floats)):
+        fixed.update(node.outs)
+
+
+def _starts(graph: Graph, fixed: set[Value]) -> Counter[Node]:
+    """Nodes of layers, by the number of layers in which they read constants that the stack begins with."""
+    found: Counter[Node] = Counter()
+    for stack in (item for scope in graph.root.scopes() for item in scope.items if isinstance(item, Stack)):
+        given = [value in fixed for value in stack.args]
+        for kind in (stack.kinds[i] for i in stack.schedule):
+            here = {arg for arg, constant in zip(kind.args, given, strict=True) if constant}
+            if not here:
+                break
+            here |= fixed
+            for node in kind.nodes():
+                if any(v in here and v not in fixed for v in node.ins):
+                    found[node] += 1
+                _fix(node, here)
+            given = [value in here for value in kind.returns]
+    return found
 
 
 def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
@@ -63,7 +92,7 @@ def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
             if isinstance(item.op, Loss):
                 nodes.add(item)
                 reached.update(item.op.learns(item.ins))
-            elif any(v in reached and v.type.dtype in FLOATS for v in item.outs) and not isinstance(item.op, Detach):
+            elif any(v in reached and v.type.dtype in FLOATS for v in item.outs) and not item.op.constant:
                 nodes.add(item)
                 reached.update(item.ins)
         elif isinstance(item, Scope):

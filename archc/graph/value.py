@@ -86,6 +86,8 @@ class Scope:
     """A child that its parent takes as a constructor argument, so that equal parents share one class."""
     drawer: Drawer | None = None
     """The drawer whose method wrote its forward, where one did."""
+    place: tuple[int, int] = (1, 0)
+    """(a, b): in layer a * i + b where its parent stands in layer i; what parameters start with may tell."""
     ahead: int = 0
     """How many tokens ahead of the main model its step stands (MTP): such a scope runs only where there are labels."""
     items: list[Node | Scope | Stack] = field(default_factory=list)
@@ -170,6 +172,8 @@ class Parameter:
     name: str
     value: Value
     component: str
+    layer: int = 0
+    """The layer of the module that owns it, see `Scope.place`."""
 
     @property
     def spec(self) -> ParamSpec:
@@ -206,7 +210,7 @@ class Graph:
 
     def parameters(self) -> Iterator[Parameter]:
         """Every parameter and buffer by its full name, in the order of the modules."""
-        yield from _parameters(self.root, "")
+        yield from _parameters(self.root, "", 0)
 
     def states(self) -> Iterator[tuple[int, str, Store]]:
         """(layer, name, store) of every slot of state."""
@@ -228,13 +232,16 @@ def _scopes(scope: Scope, times: int, labels: bool) -> Iterator[tuple[Scope, int
                 yield from _scopes(kind, times * item.schedule.count(k), labels)
 
 
-def _parameters(scope: Scope, prefix: str) -> Iterator[Parameter]:
+def _parameters(scope: Scope, prefix: str, layer: int) -> Iterator[Parameter]:
     for value in scope.params:
         assert value.param is not None
-        yield Parameter(name=prefix + value.param.name, value=value, component=scope.owners[value.param.name])
+        component = scope.owners[value.param.name]
+        yield Parameter(name=prefix + value.param.name, value=value, component=component, layer=layer)
     for item in scope.items:
         if isinstance(item, Scope):
-            yield from _parameters(item, f"{prefix}{item.name}.")
+            times, more = item.place
+            at = item.ahead - 1 if item.ahead else times * layer + more
+            yield from _parameters(item, f"{prefix}{item.name}.", at)
         elif isinstance(item, Stack):
-            for layer, kind in enumerate(item.schedule):
-                yield from _parameters(item.kinds[kind], f"{prefix}{item.name}.{layer}.")
+            for i, kind in enumerate(item.schedule):
+                yield from _parameters(item.kinds[kind], f"{prefix}{item.name}.{i}.", i)

@@ -114,6 +114,9 @@ class Vocabulary:
     def swiglu(self, gate: Value, up: Value, *, limit: float | None = ..., alpha: float = ..., shift: float = ...) -> Value:
         """(up + shift) * gate * sigmoid(alpha * gate); with a limit, gate is first clamped above and up on both sides."""
 
+    def tanh(self, x: Value) -> Value:
+        """(exp(x) - exp(-x)) / (exp(x) + exp(-x))"""
+
     def index_divergence(self, index_q: Value, index_keys: Value, index_weights: Value, q: Value, entries: Value, lse: Value, time: Value, picks: Value | None = ..., *, weight: float, scale: float, every: int = ...) -> None:
         """What trains an indexer: KL(p || softmax(I)) over the entries that a query attends to, p being the weight that attention gives each, summed over heads and normalised over those entries; the mean over the queries that attend to one, summed over layers (DeepSeek-V3.2; DeepSeek-V4, arXiv:2606.19348, section 2.3)."""
 
@@ -131,6 +134,9 @@ class Vocabulary:
 
     def normalize(self, x: Value, *, eps: float = ...) -> Value:
         """x / (sum of x over the last dim + eps)"""
+
+    def only(self, streams: Value, *, stream: int = ...) -> Value:
+        """Weights [..., M] that read one ``stream`` of [..., M, D] and no other."""
 
     def signed_sqrt(self, x: Value, *, floor: float) -> Value:
         """sign(x) * sqrt(max(|x|, floor))"""
@@ -170,6 +176,9 @@ class Vocabulary:
 
     def split(self, x: Value, *, sizes: tuple[int, ...]) -> tuple[Value, ...]:
         """[..., a + b] -> [..., a], [..., b]"""
+
+    def tokenwise(self, weights: Value, x: Value, *, dims: int) -> Value:
+        """Weights of ``dims`` dims [...] that are the same for every token of x [B, S, ...]: [B, S, ...]"""
 
     def unbind(self, x: Value) -> tuple[Value, ...]:
         """[..., n] -> n values [...]"""

@@ -175,14 +175,15 @@ Role = Literal[
 class ParamSpec:
     """A parameter that an op or a drawer declares.
 
-    ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones", "zeros", or the number that fills it; for a
-    table of ids "choices": distinct ids under ``below`` in each row, every id as often as any other.
+    ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones", "zeros", or the number that fills it; "eye"
+    (the identity); "turn" (zeros and a one, at the module's layer, see `Scope.place`, modulo its length); for a table
+    of ids "choices": distinct ids under ``below`` in each row, every id as often as any other.
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role = "matrix"
-    init: Literal["normal", "ones", "zeros", "choices"] | float = "normal"
+    init: Literal["normal", "ones", "zeros", "eye", "turn", "choices"] | float = "normal"
     std: float | None = None
     below: int = 0
     dtype: DType = "act"
@@ -243,6 +244,8 @@ class Op(Record):
     uniform: ClassVar[bool] = False
     """Wants its float operands, parameters included, in one dtype: the dtype pass lifts all where one is float32."""
 
+    constant: ClassVar[bool] = False
+    """Its results have no gradient, whatever its operands have."""
     borrows: ClassVar[str] = ""
     """The op whose module computes just this with the module's own weight: on such a weight it prints as its call."""
 

@@ -163,6 +163,16 @@ class Sigmoid(RowOp):
         return expr("x.sigmoid()", x=x)
 
 
+class Tanh(RowOp):
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))"""
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.of_result(x)
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("x.tanh()", x=x)
+
+
 class Softmax(RowOp):
     """exp(x) / sum of exp(x) over the last dim"""
 

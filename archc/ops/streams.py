@@ -69,6 +69,28 @@ class Mix(RowOp):
         return expr("mix(streams, comb, y, post)", streams=streams, comb=comb, y=y, post=post)
 
 
+class Only(RowOp):
+    """Weights [..., M] that read one ``stream`` of [..., M, D] and no other."""
+
+    needs = {"only": "kernels.streams"}
+    constant = True
+    stream: int = 0
+
+    def infer(self, streams: Type) -> Type:
+        need(self.stream < streams.fixed(-2), f"stream {self.stream} of {streams}")
+        return Type(streams.shape[:-1], "fp32")
+
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """How many there are is all that it asks."""
+        return (0.0,)
+
+    def run(self, t: Tape, streams: Tensor) -> Tensor:
+        return t.new(streams.shape[:-1], max(4, streams.width))
+
+    def code(self, streams: ast.expr) -> ast.expr:
+        return expr("only(streams, stream)", streams=streams, stream=self.stream)
+
+
 class Sinkhorn(RowOp):
     """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on
     columns; ``eps`` is added to every divisor, and to what the softmax gives.

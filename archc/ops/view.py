@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 
-from archc.ops.base import Op, Type, expr, need
+from archc.ops.base import Op, Type, Workload, expr, need
 from archc.ops.tape import Tape, Tensor
 
 
@@ -66,6 +66,8 @@ class Flatten(View):
 
 class Detach(View):
     """The same values as constants: no gradient goes further back."""
+
+    constant = True
 
     def run(self, t: Tape, x: Tensor) -> Tensor:
         return Tensor(x.storage, x.shape, x.strides, x.width)
@@ -155,3 +157,26 @@ class Unsqueeze(View):
 
     def code(self, x: ast.expr) -> ast.expr:
         return expr("x.unsqueeze(dim)", x=x, dim=self.dim)
+
+
+class Tokenwise(Op):
+    """Weights of ``dims`` dims [...] that are the same for every token of x [B, S, ...]: [B, S, ...]"""
+
+    dims: int
+
+    def infer(self, weights: Type, x: Type) -> Type:
+        need(len(weights.shape) == self.dims, f"weights {weights} of {self.dims} dims")
+        return Type((*x.shape[:2], *weights.shape), weights.dtype)
+
+    def row(self, *ins: Type) -> bool:
+        return True
+
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """Of x it asks how many tokens there are."""
+        return 1.0, 0.0
+
+    def run(self, t: Tape, weights: Tensor, x: Tensor) -> Tensor:
+        return t.made_of(t.new((*x.shape[:2], *weights.shape), weights.width), (weights,))
+
+    def code(self, weights: ast.expr, x: ast.expr) -> ast.expr:
+        return expr("weights.repeat(*x.shape[:2], *ones)", weights=weights, x=x, ones=[1] * self.dims)

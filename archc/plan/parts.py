@@ -95,7 +95,7 @@ def around(model: Model, kinds: Sequence[Kind], ahead: Kind) -> Around:
     built = {node: node.ins[0].type for node, _ in nodes}
     for run in PASSES:
         graph = run(graph)
-    reached, fixed = gradients(graph)
+    reached, fixed, _ = gradients(graph)
     places: dict[tuple[str, DType, bool], Place] = {}
     for node, far in nodes:
         op = node.op

@@ -1,4 +1,6 @@
-"""Parameters of the models of the mHC paper (arXiv:2512.24880, table 5), whose residual is the paper's form."""
+"""Parameters of the models of the mHC paper (arXiv:2512.24880, table 5), whose residual is the paper's form, and of
+hyper-connections.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import archc
+from archc.cost.explain import explain
+from archc.plan import plan
 
 SPEC = """arch 1
 model m {{
@@ -53,3 +57,37 @@ def test_a_learned_collapse_counts(tmp_path: Path) -> None:
         (tmp_path / "m.arch").write_text(SPEC.format(**sizes).replace("form = paper", f"form = {form}"))
         counts.append(archc.cost(archc.load(tmp_path / "m.arch")).params.by_component["residual"])
     assert counts[1] - counts[0] == 4 * 4 * 1280 + 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "dim", "layers", "count"),
+    [
+        ("dynamic = false, streams = 2", 2048, 16, 256),
+        ("dynamic = false", 2048, 16, 768),
+        ("streams = 2", 2048, 16, 262_464),
+        ("", 2048, 16, 394_048),
+        ("", 4096, 32, 1_574_528),
+    ],
+)
+def test_hyper_connections(fields: str, dim: int, layers: int, count: int, tmp_path: Path) -> None:
+    """Of OLMo-1B and 7B, whose norms have no weights (arXiv:2409.19606, appendix B). In table 7: 0.0000026B,
+    0.0000077B, 0.0002625B, 0.0003940B; the last is the difference of its totals, 6.88967027B and 6.88809574B.
+    """
+    text = SPEC.format(dim=dim, layers=layers, heads=16, hidden=64, experts=8, dense=64)
+    (tmp_path / "m.arch").write_text(text.replace("mhc { form = paper }", f"hc {{ {fields} }}"))
+    assert archc.cost(archc.load(tmp_path / "m.arch")).params.by_component["residual"] == count
+
+
+def test_what_the_first_layer_reads_has_no_gradient(tmp_path: Path) -> None:
+    """The first sub-layer of the single-pass form reads by constants: its product has one gradient, all others two."""
+    text = SPEC.format(dim=64, layers=3, heads=2, hidden=32, experts=8, dense=64)
+    report = {}
+    for form in ("v4", "single_pass"):
+        (tmp_path / "m.arch").write_text(text.replace("form = paper", f"form = {form}"))
+        report[form] = archc.cost(archc.load(tmp_path / "m.arch"), mode="train", seq=10)
+    v4, one = (r.flops.executed.by_component["residual"] for r in report.values())
+    head = 3 * 2 * 10 * 4 * (4 * 64)  # the projection of the learned collapse; both collapse
+    assert v4 - one == head + 2 * 10 * 4 * 64
+    model = archc.load(tmp_path / "m.arch")
+    told = explain(model, plan(model), report["single_pass"], "flops.executed.by_component.residual")
+    assert sum(term.total for term in told.terms) == one

@@ -46,7 +46,8 @@ def build(
     streams: int | None = None,
     passes: Sequence[Callable[[Any], Any]] = PASSES,
 ) -> Any:
-    """A graph after ``passes``: an embedding, what ``start`` makes of it, one layer, what ``finish`` makes of that.
+    """A graph after ``passes``: an embedding, what ``start`` makes of it (a value, or several that the layer takes and
+    gives), one layer, what ``finish`` makes of that.
 
     With ``streams`` tokens embed as [B, S, streams, dim].
     """
@@ -56,9 +57,9 @@ def build(
         x = g.embedding("embed", g.tokens, rows=vocab, dim=dim * (streams or 1))
         if streams:
             x = g.unflatten(x, sizes=(streams, dim))
-        x = start(g, x) if start else x
-        (x,) = g.stack("layers", [0], lambda key: layer, x)
-        return finish(g, x) if finish else x
+        begun = start(g, x) if start else x
+        state = g.stack("layers", [0], lambda key: layer, *(begun if isinstance(begun, tuple) else (begun,)))
+        return finish(g, *state) if finish else state[0]
 
     x = g.call("model", "Backbone", backbone, doc="A case.")
     g.graph.root.returns = [x]

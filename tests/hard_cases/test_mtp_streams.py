@@ -1,6 +1,6 @@
-"""Modules that predict further tokens from residual streams against their transcription: with streams mixed by mHC and
-with the one stream of a plain residual connection, under every attention of DeepSeek-V4; and their drafts leave no
-trace in the library's models.
+"""Modules that predict further tokens from residual streams against their transcription: with streams mixed by every
+kind of hyper-connections and with the one stream of a plain residual connection, under every attention of DeepSeek-V4;
+and their drafts leave no trace in the library's models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from archc.plan import plan, shrink
 from archc.resolve import load_text
 from tests.built import built, randomise
 from tests.oracles.csa import Csa
-from tests.oracles.mhc import Mhc
+from tests.oracles.hc import Hc
+from tests.oracles.mhc import Mhc, SinglePassMhc
 from tests.oracles.mtp import MtpStreams
 from tests.oracles.rope import Rope
 from tests.oracles.rows import Weights, swiglu_mlp
@@ -31,7 +32,13 @@ from archc_package.runtime.model import time_of  # noqa: E402
 from archc_package.runtime.rows import Rows  # noqa: E402
 
 DEPTH, VOCAB, SPAN = 2, 31, 21
-RESIDUALS = {"mhc { streams = 3, sinkhorn_iters = 7 }": Mhc(streams=3, iters=7), "add": None}
+RESIDUALS = {
+    "mhc { streams = 3, sinkhorn_iters = 7 }": Mhc(streams=3, iters=7),
+    "add": None,
+    "mhc { streams = 3, sinkhorn_iters = 7, form = single_pass }": SinglePassMhc(streams=3, iters=7),
+    "hc { streams = 3 }": Hc(rate=3),
+    "hc { streams = 3, dynamic = false }": Hc(rate=3, dynamic=False),
+}
 """How a spec says it, and its transcription."""
 
 SIZES: dict[str, Any] = {"heads": 4, "head_dim": 10, "window": 5, "out_groups": 2, "rope": Rope(dim=4, single=True)}
@@ -71,13 +78,20 @@ def model(residual: str, attention: str) -> Any:
     return made.requires_grad_(False)
 
 
-@pytest.mark.parametrize("attention", ATTENTIONS)
-@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize(
+    ("residual", "attention"),
+    [
+        (residual, attention)
+        for i, residual in enumerate(RESIDUALS)
+        for attention in ATTENTIONS
+        if i < 2 or attention == "swa"
+    ],
+)
 def test_a_module_is_its_transcription(residual: str, attention: str) -> None:
     """Each depth for any streams before it: what the head gets, and what it hands on."""
     made = model(residual, attention)
     generator = torch.Generator().manual_seed(1)
-    count = RESIDUALS[residual].streams if RESIDUALS[residual] else 1
+    count = 1 if residual == "add" else 3
     for depth in range(DEPTH):
         ids = torch.randint(VOCAB, (1, SPAN), generator=generator)
         streams = torch.randn(1, SPAN, count, made.dim, dtype=torch.float64, generator=generator)
@@ -86,7 +100,7 @@ def test_a_module_is_its_transcription(residual: str, attention: str) -> None:
         weights = {n.removeprefix(prefix): p.numpy() for n, p in made.state_dict().items() if n.startswith(prefix)}
         mixer = partial(ATTENTIONS[attention].forward, below(weights, "self_attn."))
         mlp = partial(swiglu_rows, below(weights, "mlp."))
-        want = MtpStreams(mhc=RESIDUALS[residual]).forward(
+        want = MtpStreams(residual=RESIDUALS[residual]).forward(
             weights,
             made.model.embed_tokens.weight.numpy()[ids[0].numpy()],
             streams[0].numpy(),

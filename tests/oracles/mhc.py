@@ -1,8 +1,9 @@
 """Manifold-constrained hyper-connections on one row, in the form of DeepSeek-V4 and in that of the paper.
 
 `Mhc` is from the V4 inference code (`hc_split_sinkhorn`, `hc_pre`, `hc_post`): twenty normalisations that start with a
-softmax over rows and end on columns; the first index of the mixing matrix is the stream that is read. `PaperMhc` is
-equations 5 to 9 of arXiv:2512.24880, where the first index of H_res is the stream that is written.
+softmax over rows and end on columns; the first index of the mixing matrix is the stream that is read. `SinglePassMhc`
+makes the same weights and uses them as that of V4.1. `PaperMhc` is equations 5 to 9 of arXiv:2512.24880, where the
+first index of H_res is the stream that is written.
 """
 
 from __future__ import annotations
@@ -62,19 +63,46 @@ class Mhc:
     def forward(self, weights: Weights, x: Array, sublayers: list[tuple[str, Callable[[Array], Array]]]) -> Array:
         """[S, D] out of the embedding x [S, D] and named sub-layers [S, D] -> [S, D], collapsed at the end by the
         head."""
-        streams = np.stack([np.stack([row] * self.streams) for row in x])
+        return self.through(weights, np.stack([np.stack([row] * self.streams) for row in x]), sublayers)[0]
+
+    def through(
+        self, weights: Weights, streams: Array, sublayers: list[tuple[str, Callable[[Array], Array]]]
+    ) -> tuple[Array, Array]:
+        """What the streams [S, M, D] collapse to after the sub-layers [S, D], and they themselves [S, M, D]."""
         for name, run in sublayers:
             entered = [self.coefficients(weights, f"{name}_hc.", token) for token in streams]
             y = run(np.stack([self.collapse(pre, token) for (pre, _, _), token in zip(entered, streams, strict=True)]))
             left = zip(entered, streams, y, strict=True)
             streams = np.stack([self.spread(post, comb, token, out) for (_, post, comb), token, out in left])
-        return np.stack([self.head(weights, token) for token in streams])
+        return np.stack([self.head(weights, token) for token in streams]), streams
 
     def head(self, weights: Weights, streams: Array) -> Array:
         """The streams of one token collapsed at the end of the model: [D]."""
         mixes = weights["hc_head.hc_fn"] @ rms_norm(streams.reshape(-1), None, self.norm_eps)
         pre = sigmoid(mixes * weights["hc_head.hc_scale"][0] + weights["hc_head.hc_base"]) + self.eps
         return self.collapse(pre, streams)
+
+
+class SinglePassMhc(Mhc):
+    """The single-pass form of DeepSeek-V4.1 (`Block.forward` of its inference code): the weights that a sub-layer reads
+    by are those that the sub-layer before made, of the streams that it was given; the first reads stream 0.
+    """
+
+    __slots__ = ()
+
+    def through(
+        self, weights: Weights, streams: Array, sublayers: list[tuple[str, Callable[[Array], Array]]]
+    ) -> tuple[Array, Array]:
+        """What the streams [S, M, D] collapse to by the weights of the last sub-layer, and they themselves."""
+        carried = np.zeros(streams.shape[:2])
+        carried[:, 0] = 1
+        for name, run in sublayers:
+            made = [self.coefficients(weights, f"{name}_hc.", token) for token in streams]
+            y = run(np.stack([self.collapse(a, token) for a, token in zip(carried, streams, strict=True)]))
+            left = zip(made, streams, y, strict=True)
+            streams = np.stack([self.spread(post, comb, token, out) for (_, post, comb), token, out in left])
+            carried = np.stack([pre for pre, _, _ in made])
+        return np.stack([self.collapse(a, token) for a, token in zip(carried, streams, strict=True)]), streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tests.oracles.hc import Hc
 from tests.oracles.mhc import Mhc
 from tests.oracles.rows import Array, Weights, rms_norm
 
@@ -16,9 +17,9 @@ Sublayer = tuple[str, str, Callable[[Array], Array]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MtpStreams:
-    """``mhc`` None is a plain residual connection, whose stream is the only one."""
+    """``residual`` None is a plain residual connection, whose stream is the only one."""
 
-    mhc: Mhc | None
+    residual: Mhc | Hc | None
     eps: float = 1e-6
 
     def forward(
@@ -34,20 +35,15 @@ class MtpStreams:
             for m in range(streams.shape[1]):
                 h = rms_norm(streams[t, m], weights["hnorm.weight"], self.eps)
                 joined[t, m] = e + weights["h_proj.weight"] @ h
-        for name, norm, run in sublayers:
-            joined = self._through(weights, joined, name, weights[norm + ".weight"], run)
-        head = [self.mhc.head(weights, token) if self.mhc else token[0] for token in joined]
+        normed = [(name, self._after(run, weights[norm + ".weight"])) for name, norm, run in sublayers]
+        if self.residual is None:
+            for _, run in normed:
+                joined = joined + run(joined[:, 0])[:, None]
+            head = joined[:, 0]
+        else:
+            head, joined = self.residual.through(weights, joined, normed)
         return np.stack([rms_norm(h, weights["norm.weight"], self.eps) for h in head]), joined
 
-    def _through(
-        self, weights: Weights, streams: Array, name: str, norm: Array, run: Callable[[Array], Array]
-    ) -> Array:
-        """The streams after one sub-layer."""
-        if self.mhc is None:
-            y = run(np.stack([rms_norm(token[0], norm, self.eps) for token in streams]))
-            return streams + y[:, None]
-        entered = [self.mhc.coefficients(weights, f"{name}_hc.", token) for token in streams]
-        x = [self.mhc.collapse(pre, token) for (pre, _, _), token in zip(entered, streams, strict=True)]
-        y = run(np.stack([rms_norm(one, norm, self.eps) for one in x]))
-        left = zip(entered, streams, y, strict=True)
-        return np.stack([self.mhc.spread(post, comb, token, out) for (_, post, comb), token, out in left])
+    def _after(self, run: Callable[[Array], Array], norm: Array) -> Callable[[Array], Array]:
+        """A sub-layer after the norm of its input."""
+        return lambda x: run(np.stack([rms_norm(token, norm, self.eps) for token in x]))

@@ -74,6 +74,15 @@ SPECS = {
     "streams_of_the_paper": "dim = 18, layers = 3, residual = mhc { streams = 3, form = paper, sinkhorn_iters = 4 }\n"
     "attention = gqa { heads = 3, kv_heads = 1, head_dim = 6, window = 9, rope = rope }\n"
     "ffn = swiglu { hidden = 20 }\nmtp = concat { depth = 1 }",
+    "streams_mixed_freely": "dim = 18, layers = 3, residual = hc { streams = 3 }\n"
+    "attention = gqa { heads = 3, kv_heads = 1, head_dim = 6, rope = rope }\n"
+    "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams { depth = 2 }",
+    "streams_mixed_alike": "dim = 15, layers = 4, residual = hc { streams = 5, dynamic = false }\n"
+    "attention far = gqa { heads = 3, kv_heads = 1, head_dim = 6 }\nffn mix = swiglu { hidden = 20 }\n"
+    "schedule { attention = [far * 2, none, far], ffn = [mix, none, mix * 2] }",
+    "streams_read_ahead": "dim = 18, layers = 3, residual = mhc { streams = 3, form = single_pass, norm_eps = 1e-20 }\n"
+    "attention = gqa { heads = 3, kv_heads = 1, head_dim = 6, rope = rope }\n"
+    "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams { depth = 2 }",
     "one_stream": "dim = 15, layers = 2, residual = mhc { streams = 1, hc_eps = 1e-3, norm_eps = 1e-4 }\n"
     "attention = gqa { heads = 3, kv_heads = 1, head_dim = 6 }\nffn = swiglu { hidden = 20 }",
     "further_tokens": "dim = 20, layers = 2\nattention far = gqa { heads = 4, kv_heads = 2, head_dim = 6 }\n"
@@ -206,11 +215,12 @@ def test_flops_by_component(both: Both) -> None:
         for part, component in PARTS.items():
             if re.fullmatch(rf".*layers\.\d+{part}", name):
                 run[component] += sum(counts.values())
+    # Of the backbone only the residual path multiplies what is no layer's: at the end
+    run["residual"] = sum(mode.get_flop_counts()["Model.model"].values())
     run["residual"] -= run["attention"] + run["dense_ffn"]
     run["attention"] -= run["compressor"]
     run["compressor"] -= run["indexer"]
     run["dense_ffn"] -= run["router"] + run["experts"] + run["shared_experts"]  # parts of a mixture
-    run["residual"] += sum(sum(n.values()) for name, n in mode.get_flop_counts().items() if name.endswith(".hc_head"))
     run["head"] = mode.get_total_flops() - sum(run.values())
     planned = both.executed("prefill", 2, SPAN, SPAN).by_component
     assert {component: flops for component, flops in planned.items() if flops} == {c: n for c, n in run.items() if n}

@@ -17,6 +17,11 @@ def residual(fields: str) -> Any:
     return one(spec(f"{GQA}{FFN}residual = mhc {{ {fields} }}")).residual
 
 
+@pytest.mark.parametrize("fields", ["streams = 0", "norm_eps = -1", "sinkhorn_iters = 3"])
+def test_limits_of_unconstrained_ones(fields: str) -> None:
+    assert only(spec(f"{GQA}{FFN}residual = hc {{ {fields} }}")).code.startswith("E02")
+
+
 def test_the_form_of_the_paper_has_no_eps() -> None:
     problem = only(spec(f"{GQA}{FFN}residual = mhc {{ hc_eps = 1e-5, form = paper }}"))
     assert problem.code == "E0210"
@@ -28,7 +33,14 @@ def test_the_form_of_the_paper_has_no_eps() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "eps"),
-    [("", 1e-6), ("form = v4", 1e-6), ("form = paper", 0), ("form = paper, hc_eps = 0", 0), ("hc_eps = 0.5", 0.5)],
+    [
+        ("", 1e-6),
+        ("form = v4", 1e-6),
+        ("form = single_pass", 1e-6),
+        ("form = paper", 0),
+        ("form = paper, hc_eps = 0", 0),
+        ("hc_eps = 0.5", 0.5),
+    ],
 )
 def test_eps_follows_the_form(fields: str, eps: float) -> None:
     assert residual(fields).hc_eps == eps
@@ -43,6 +55,7 @@ def test_the_form_is_said() -> None:
     v4, paper = Mhc(), Mhc(form="paper")
     assert v4.about().endswith("(mHC, arXiv:2512.24880, in the form of DeepSeek-V4).")
     assert paper.about().endswith("(mHC, arXiv:2512.24880).")
+    assert Mhc(form="single_pass").about().endswith("in the single-pass form of DeepSeek-V4.1).")
 
 
 @pytest.mark.parametrize(("streams", "kept"), [(1, 1), (3, 3), (4, 4), (9, 4)])

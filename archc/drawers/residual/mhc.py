@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from archc.schema import Problem, Residual, field
+from archc.drawers.residual._streams import Streams
+from archc.schema import Problem, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -13,23 +14,29 @@ if TYPE_CHECKING:
 HC_EPS = 1e-6
 
 
-class Mhc(Residual):
+FORMS = {"v4": ", in the form of DeepSeek-V4", "paper": "", "single_pass": ", in the single-pass form of DeepSeek-V4.1"}
+
+
+class Mhc(Streams):
     """Residual streams mixed by a doubly stochastic matrix around every sub-layer (mHC, arXiv:2512.24880).
 
     A sub-layer reads a weighted sum of the streams and writes to all of them; the weights are each token's own. The
     mixing matrix is kept as [from, to], the transpose of the paper's: stream k becomes the sum of comb[j, k] times
     stream j.
+
+    In the form single_pass (``inference/model.py`` of DeepSeek-V4.1) a sub-layer reads by weights that the sub-layer
+    before made of its own streams, so that one pass over the streams writes, mixes and reads. The first sub-layer reads
+    stream 0, and the weights of the last collapse the streams at the end.
     """
 
-    streams: int = field("residual streams", default=4, gt=0)
     sinkhorn_iters: int = field("passes of Sinkhorn's iteration over rows and columns", default=20, gt=0)
-    form: Literal["v4", "paper"] = field(
+    form: Literal["v4", "paper", "single_pass"] = field(
         "v4: DeepSeek-V4's, with eps and a learned collapse at the end; paper: without eps, scales that start at 0.01, "
-        "the streams summed at the end",
+        "the streams summed at the end; single_pass: DeepSeek-V4.1's, read by weights of the sub-layer before",
         default="v4",
     )
     hc_eps: float = field(
-        "keeps weights that read and mix from zero; of the form v4",
+        "keeps weights that read and mix from zero; not in the form of the paper",
         default_factory=lambda f: 0.0 if f["form"] == "paper" else HC_EPS,
         ge=0,
     )
@@ -44,37 +51,39 @@ class Mhc(Residual):
             )
 
     def about(self) -> str:
-        more = ", in the form of DeepSeek-V4" if self.form == "v4" else ""
-        return f"{super().about().removesuffix(').')}{more})."
-
-    def tiny(self) -> dict[str, Any]:
-        return {"streams": min(self.streams, 4)}
+        about = super().about()
+        return f"{about.removesuffix(').')}{FORMS[self.form]})."
 
     def start(self, g: Builder, x: Value) -> tuple[Value, ...]:
-        streams = g.expand(x, n=self.streams)
-        return (streams,)
+        (streams,) = super().start(g, x)
+        if self.form != "single_pass":
+            return (streams,)
+        pre = g.only(streams, stream=0)
+        return streams, pre
 
     def enter(self, g: Builder, state: tuple[Value, ...], name: str) -> tuple[Value, tuple[Value, ...]]:
+        if self.form == "single_pass":
+            streams, pre = state
+            x, pre, post, comb = g.call(f"{name}_hc", "HyperConnection", self.ahead, streams, pre)
+            return x, (streams, pre, post, comb)
         (streams,) = state
-        x, post, comb = g.call(f"{name}_hc", "HyperConnection", self.coefficients, streams)
+        x, post, comb = g.call(f"{name}_hc", "HyperConnection", self.here, streams)
         return x, (streams, post, comb)
 
-    def leave(self, g: Builder, state: tuple[Value, ...], y: Value) -> tuple[Value, ...]:
-        streams, post, comb = state
-        streams = g.cast(g.mix(g.cast(streams, to="fp32"), comb, g.cast(y, to="fp32"), post), streams, to="act")
-        return (streams,)
-
     def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
-        (streams,) = state
-        paper = self.form == "paper"
-        x = g.sum(streams, dim=-2) if paper else g.call("hc_head", "HyperHead", self.head, streams)
+        streams, *pre = state
+        match self.form:
+            case "paper":
+                x = g.sum(streams, dim=-2)
+            case "v4":
+                x = g.call("hc_head", "HyperHead", self.head, streams)
+            case "single_pass":
+                x = self.read(g, g.cast(streams, to="fp32"), *pre, like=streams)
         return x
 
-    def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
-        return state[0]
-
-    def with_streams(self, g: Builder, state: tuple[Value, ...], streams: Value) -> tuple[Value, ...]:
-        return (streams,)
+    def read(self, g: Builder, wide: Value, pre: Value, like: Value) -> Value:
+        """The sum of streams [B, S, M, D] times weights [B, S, M], in the dtype of ``like``: [B, S, D]."""
+        return g.cast(g.collapse(wide, pre), like, to="act")
 
     def mixes(self, g: Builder, streams: Value, prefix: str, out: int) -> Value:
         """The linear part of the coefficients [B, S, out], in float32: one norm over all streams of a token,
@@ -93,12 +102,27 @@ class Mhc(Residual):
         """The weights that streams are read with, plus eps where the form has one."""
         return weights + self.hc_eps if self.hc_eps else weights
 
-    def coefficients(self, g: Builder, streams: Value) -> tuple[Value, Value, Value]:
+    def here(self, g: Builder, streams: Value) -> tuple[Value, Value, Value]:
         """What a sub-layer reads, how its output is spread over the streams (post), and how these are mixed:
         comb[from, to].
         """
-        n = self.streams
         wide = g.cast(streams, to="fp32")
+        pre, post, comb = self.coefficients(g, wide)
+        x = self.read(g, wide, pre, like=streams)
+        return x, post, comb
+
+    def ahead(self, g: Builder, streams: Value, pre: Value) -> tuple[Value, Value, Value, Value]:
+        """What a sub-layer reads, by the weights of the one before, and its own: by what the next one reads (pre), how
+        its output is spread over the streams (post), and how these are mixed: comb[from, to].
+        """
+        wide = g.cast(streams, to="fp32")
+        x = self.read(g, wide, pre, like=streams)
+        pre, post, comb = self.coefficients(g, wide)
+        return x, pre, post, comb
+
+    def coefficients(self, g: Builder, wide: Value) -> tuple[Value, Value, Value]:
+        """Weights in float32 by which streams are read [B, S, M], written [B, S, M] and mixed [B, S, M, M]."""
+        n = self.streams
         mixes = self.mixes(g, wide, "", n * (n + 2))
         pre, post, comb = g.split(mixes, sizes=(n, n, n * n))
         base = g.param("base", (n * (n + 2),), role="bias", init="zeros", dtype="fp32")
@@ -108,8 +132,7 @@ class Mhc(Residual):
         post = g.sigmoid(post * post_scale + post_base) * 2
         comb = g.unflatten(comb * comb_scale + comb_base, sizes=(n, n))
         comb = g.sinkhorn(comb, iters=self.sinkhorn_iters, eps=self.hc_eps)
-        x = g.cast(g.collapse(wide, pre), streams, to="act")
-        return x, post, comb
+        return pre, post, comb
 
     def head(self, g: Builder, streams: Value) -> Value:
         """The streams collapsed at the end of the model."""

@@ -65,7 +65,7 @@ def gelu(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
     return one("exp", w, ins, outs)
 
 
-sigmoid = silu = gelu
+sigmoid = silu = tanh = gelu
 
 
 def softmax(op: object, w: Workload, ins: Types, outs: Types) -> Calls:

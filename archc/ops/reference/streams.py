@@ -31,6 +31,11 @@ def mix(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
     return *casts, product(m, m, streams.last, batch=tokens, element=here), call("update", spread, n)
 
 
+def only(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
+    n = nbytes(outs[0], w)
+    return call("fill", 0, n), call("fill", 0, n // outs[0].last)
+
+
 def sinkhorn(op: Sinkhorn, w: Workload, ins: Types, outs: Types) -> Calls:
     (x,) = ins
     n, m = nbytes(x, w), x.last

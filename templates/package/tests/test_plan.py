@@ -24,7 +24,9 @@ MODELS = pytest.mark.parametrize(("make", "plan"), [(Model, TINY), (FullModel, F
 
 
 def test_initial_weights_follow_the_plan() -> None:
-    """Ones, zeros, one number, level choices, or normal with the plan's deviation, within six standard errors."""
+    """Ones, zeros, one number, the identity, a one, level choices, or normal with the plan's deviation, within six
+    standard errors.
+    """
     state = fresh(seed=3).state_dict()
     for spec in TINY["parameters"]:
         values, init = state[spec["name"]], spec["init"]
@@ -32,6 +34,10 @@ def test_initial_weights_follow_the_plan() -> None:
             assert_choices(values, init["choices"])
             continue
         if spec["buffer"]:
+            continue
+        if init == "eye" or (isinstance(init, dict) and "one at" in init):
+            eye = torch.eye(len(values), dtype=values.dtype)
+            assert torch.equal(values, eye if init == "eye" else eye[init["one at"]]), spec["name"]
             continue
         if isinstance(init, str):
             assert torch.equal(values, {"ones": torch.ones_like, "zeros": torch.zeros_like}[init](values)), spec["name"]
