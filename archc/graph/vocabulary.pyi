@@ -72,7 +72,7 @@ class Vocabulary:
     def short_conv(self, name: str | None, recent: Value, time: Value, *, taps: int, dilation: int = ...) -> Value:
         """A causal convolution of ``taps`` over each channel alone, ``dilation`` tokens apart: a `Recall` [B, R, *C] -> [B, S, *C]."""
 
-    def table_lookup(self, name: str | None, ids: Value, *, rows: int, dim: int) -> Value:
+    def table_lookup(self, name: str | None, ids: Value, *, rows: int, dim: int, placement: Literal['device', 'host', 'disk'] = ...) -> Value:
         """Rows of a large learned table [rows, dim] named by ids: [*ids, dim]."""
 
     def binary(self, a: Value, b: Value | None = ..., *, sign: Literal['+', '-', '*', '/'], number: float | None = ...) -> Value:
