@@ -21,13 +21,14 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "cost.md"
 BEGIN = "<!-- written by tests/cost/published.py -->\n"
 END = "<!-- end of what is written -->\n"
 
-UNITS = {"": 1, "K": 1e3, "KB": 1e3, "B": 1e9, "T": 1e12, "G": 1e9, "%": 1e-2, "GiB": 2**30}
+UNITS = {"": 1, "K": 1e3, "KB": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "G": 1e9, "%": 1e-2, "GiB": 2**30}
 """Factors of published units: thousands as the papers have them; B is a billion parameters, T a trillion."""
 
 V2, V3, V3_README = "arXiv:2405.04434", "arXiv:2412.19437", "deepseek-ai/DeepSeek-V3 README_WEIGHTS"
 INSIGHTS, MOE, V4 = "arXiv:2505.09343", "arXiv:2401.06066", "arXiv:2606.19348"
 GPT_OSS, OLMOE, MIXTRAL = "arXiv:2508.10925, table 1", "arXiv:2409.02060", "arXiv:2401.04088"
 LLAMA, K2, QWEN3 = "arXiv:2407.21783", "MoonshotAI/Kimi-K2 README", "Qwen/Qwen3-235B-A22B model card"
+MHC = "arXiv:2512.24880, table 5"
 META = "transformers 5.23.0 on the meta device"
 TENSORS = "tensors of the checkpoint"
 
@@ -145,6 +146,16 @@ def _parts(spec: str, *, mlp: str, attention: str, ends: str) -> tuple[Figure, .
     return tuple(
         Figure(spec=spec, what="part", published=published, key=key, source=GPT_OSS, convention=convention)
         for convention, (published, key) in parts.items()
+    )
+
+
+def _streams(spec: str, total: str, active: str, ends: str) -> tuple[Figure, ...]:
+    """What the table of mHC's models has of one."""
+    key = "params.by_component.embedding + params.by_component.head"
+    return (
+        _total(spec, total, MHC),
+        _active(spec, active, WITHOUT, NO_EMBEDDING, MHC),
+        Figure(spec=spec, what="part", published=ends, key=key, source=MHC, convention="embedding and head"),
     )
 
 
@@ -304,6 +315,9 @@ FIGURES = (
     _total("kimi_k2", "1T", K2),
     _total("kimi_k2", "1,026,408,209,408", META, rule="equal"),
     _active("kimi_k2", "32B", WITHOUT, NO_EMBEDDING, K2),
+    *_streams("mhc_3b", total="2.97B", active="612M", ends="331M"),
+    *_streams("mhc_9b", total="9.18B", active="1.66B", ends="496M"),
+    *_streams("mhc_27b", total="27.0B", active="4.14B", ends="662M"),
     _total("llama_3_1_8b", "8B", LLAMA),
     _total("llama_3_1_8b", "8,030,261,248", META, rule="equal"),
     _total(
