@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from archc.emit.flow import Flow
 from archc.emit.layout import Line, source, statement
@@ -20,7 +21,7 @@ class Body:
 
     ``names`` are the values bound on entry, ``keep`` those that must stay bound to the end, ``reserved`` what no
     variable may be called (everything the file imports), ``callee`` what child modules are called by instead of their
-    names.
+    names, ``constants`` the attributes of the module that hold fields of a node's op.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class Body:
         reserved: frozenset[str],
         indent: int = 8,
         callee: ast.expr | None = None,
+        constants: Mapping[Node, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         self.scope, self.flow, self.indent, self.callee = scope, flow, indent, callee
+        self.constants = constants
         self.reserved = (
             reserved | frozenset(keyword.kwlist) | frozenset({"self", "step", "state"}) | frozenset(dir(builtins))
         )
@@ -99,7 +102,8 @@ class Body:
                 if module is not None and module.op.kind == node.op.borrows:
                     called = _attribute("self", *self._below(value.scope), owner)
                     return ast.Call(func=called, args=self._data(node), keywords=[])
-        return node.op.code(*map(self.ref, node.ins))
+        held = {name: _attribute("self", attribute) for name, attribute in self.constants.get(node, {}).items()}
+        return (node.op.replaced(**held) if held else node.op).code(*map(self.ref, node.ins))
 
     def _data(self, node: Node) -> list[ast.expr]:
         """The operands of a node that are not parameters."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
+from itertools import chain, count
+from typing import Any, NamedTuple
 
 from archc.emit.body import Body
 from archc.emit.flow import Flow
 from archc.emit.layout import WIDTH, Line, aligned, docstring, fill, plain, source
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec
-from archc.ops.base import TORCH_DTYPES, expr
+from archc.ops.base import TORCH_DTYPES, expr, literal
 from archc.record import dataclass
 
 _I = ast.Name(id="i", ctx=ast.Load())
@@ -26,12 +28,21 @@ DEFAULT_STD = 0.02
 
 @dataclass(slots=True)
 class Class:
-    """One printed class: its name, its source, and the children its constructor takes."""
+    """One printed class: its name, its source, and what its constructor takes."""
 
     name: str
     text: str
     slots: tuple[str, ...]
     takes_layer: bool
+
+
+class Constant(NamedTuple):
+    """A value that a class takes as an argument: a field of the op of a node in it, or what a module inside takes."""
+
+    of: Node | Scope | Stack
+    name: str
+    argument: str
+    value: Any
 
 
 @dataclass()
@@ -62,6 +73,7 @@ class Classes:
         turns = any(v.param is not None and v.param.init == "turn" for v in scope.params)
         inner = any(self.of[c].takes_layer for c in scope.children() if not c.slot)
         takes_layer = bool(scope.states) or turns or inner
+        constants = _constants(scope)
         body = [*self.init(scope, slots), "", *self._forward(scope)]
         for name in self._names(scope):
             head = [
@@ -71,10 +83,9 @@ class Classes:
                 *_keeps(scope),
                 *_sub_layers(slots),
             ]
-            arguments = ", ".join(
-                ["self", *(["layer: int"] if takes_layer else []), *(f"{s}: nn.Module" for s in slots)]
-            )
-            text = "\n".join([*head, f"    def __init__({arguments}) -> None:", "        super().__init__()", *body])
+            arguments = ["self", *(["layer: int"] if takes_layer else []), *(f"{s}: nn.Module" for s in slots)]
+            arguments += [f"{c.argument}: {_annotation(c.value)}" for c in constants]
+            text = "\n".join([*head, *_signature("__init__", arguments, "None"), "        super().__init__()", *body])
             known = self.classes.get(name)
             if known is None or known.text == text:
                 self.of[scope] = self.classes.setdefault(name, Class(name, text, slots, takes_layer))
@@ -93,18 +104,26 @@ class Classes:
             n += 1
 
     # --- the constructor -------------------------------------------------------------------------
-    def construct(self, scope: Scope, layer: ast.expr) -> ast.expr:
-        """The call that makes a module of a scope, its slots included."""
+    def construct(self, scope: Scope, layer: ast.expr, given: Mapping[str, ast.expr] | None = None) -> ast.expr:
+        """The call that makes a module of a scope, its slots included; constants are ``given``, or their values."""
         cls = self.of[scope]
         if scope.place != (1, 0):
             layer = _placed(layer, *scope.place)
         args = [layer] if cls.takes_layer else []
         args += [self.construct(c, layer) for c in scope.children() if c.name in cls.slots]
-        return ast.Call(func=ast.Name(id=cls.name, ctx=ast.Load()), args=args, keywords=[])
+        constants = {c.argument: literal(c.value) for c in _constants(scope)} if given is None else given
+        keywords = [ast.keyword(arg=name, value=value) for name, value in constants.items()]
+        return ast.Call(func=ast.Name(id=cls.name, ctx=ast.Load()), args=args, keywords=keywords)
 
     def init(self, scope: Scope, slots: tuple[str, ...]) -> list[str]:
         """The statements of a constructor: submodules, parameters and layers, in the order of the forward."""
+        constants = _constants(scope)
         lines = ["        self.layer = layer"] if scope.states else []
+        lines += [
+            f"        self.{c.argument} = {c.argument}"
+            for c in constants
+            if isinstance(c.of, Node) and not _is_module(scope, c.of)
+        ]
         groups: dict[str, list[tuple[str, ast.expr]]] = {}
         loose: dict[str, list[ParamSpec]] = {}
         for value in scope.params:
@@ -115,14 +134,15 @@ class Classes:
         for item in scope.items:
             if isinstance(item, Node):
                 name = item.name
-                if name is None or scope.modules.get(name) is not item:
+                if name is None or not _is_module(scope, item):
                     read = dict.fromkeys(v.param.name.rpartition(".")[0] for v in item.ins if v.param is not None)
                     lines += [
                         line for owner in read if owner and owner in loose for line in _held(owner, loose.pop(owner))
                     ]
                     continue
                 specs = [v.param for v in item.ins if v.param is not None and v.param.name.startswith(f"{name}.")]
-                made = item.op.module(*(v.type for v in item.ins))
+                given = _arguments(item, constants)
+                made = (item.op.replaced(**given) if given else item.op).module(*(v.type for v in item.ins))
                 assert made is not None
                 group, _, leaf = name.rpartition(".")
                 if group:
@@ -136,7 +156,8 @@ class Classes:
             elif item.name in slots:
                 lines.append(f"        self.{item.name} = {item.name}")
             else:
-                lines += plain(f"self.{item.name} = ", self.construct(item, ast.Name(id="layer", ctx=ast.Load())), 8)
+                made = self.construct(item, ast.Name(id="layer", ctx=ast.Load()), _arguments(item, constants))
+                lines += plain(f"self.{item.name} = ", made, 8)
         for group, members in groups.items():
             pairs = ast.Dict(keys=[ast.Constant(value=k) for k, _ in members], values=[v for _, v in members])
             lines += plain(f"self.{group} = ", expr("nn.ModuleDict(d)", d=pairs), 8)
@@ -174,7 +195,8 @@ class Classes:
     def _run(self, group: list[Scope], start: int, times: int) -> list[str]:
         """Constructors of a group of layers that stands ``times`` times in a row, from layer ``start`` on."""
         if times == 1:
-            return [source(self.construct(kind, ast.Constant(value=start + i))) for i, kind in enumerate(group)]
+            made = [self.construct(kind, ast.Constant(value=start + i)) for i, kind in enumerate(group)]
+            return ["\n".join(line[16:] for line in plain("", m, 16)) for m in made]
         made = [self.construct(kind, expr("i + n", i=_I, n=n) if n else _I) for n, kind in enumerate(group)]
         index = "i" if any(isinstance(n, ast.Name) and n.id == "i" for m in made for n in ast.walk(m)) else "_"
         stop = start + times * len(group)
@@ -198,7 +220,11 @@ class Classes:
             while name in names.values() or name in self.reserved:
                 name, n = f"{base}_{n}", n + 1
             names[value] = name
-        body = Body(scope, self.flow, names, gives, self.reserved)
+        constants: dict[Node, dict[str, str]] = {}
+        for c in _constants(scope):
+            if isinstance(c.of, Node):
+                constants.setdefault(c.of, {})[c.name] = c.argument
+        body = Body(scope, self.flow, names, gives, self.reserved, constants=constants)
         body.run()
         stack = next((i for i in scope.items if isinstance(i, Stack)), None)
         lines = body.returns(gives, (lambda result: f"step.record({result})") if stack is not None else None)
@@ -209,16 +235,52 @@ class Classes:
             *(f"{names[v]}: Tensor" for v in takes),
             *(["step: Step"] if self.flow.reads_step(scope) else []),
         ]
-        return [*_signature(arguments, returned(gives)), *aligned(lines)]
+        return [*_signature("forward", arguments, returned(gives)), *aligned(lines)]
 
 
-def _signature(arguments: list[str], result: str) -> list[str]:
-    """The head of a forward, in one line if that fits."""
+def _signature(name: str, arguments: list[str], result: str) -> list[str]:
+    """The head of a method, in one line if that fits."""
     listed = ", ".join(arguments)
-    whole = f"    def forward({listed}) -> {result}:"
+    whole = f"    def {name}({listed}) -> {result}:"
     if len(whole) <= WIDTH:
         return [whole]
-    return ["    def forward(", *fill(arguments, 8), f"    ) -> {result}:"]
+    return [f"    def {name}(", *fill(arguments, 8), f"    ) -> {result}:"]
+
+
+def _constants(scope: Scope) -> list[Constant]:
+    """What the class of a slot, or of a module inside one, takes because other layers have other values of it."""
+    inside: Scope | None = scope
+    while inside is not None and not inside.slot:
+        inside = inside.parent
+    taken = {"layer", *scope.modules, *(c.name for c in scope.children())}
+    taken |= {value.param.name for value in scope.params if value.param is not None}
+    found: list[Constant] = []
+    for item in scope.items if inside is not None else ():
+        if isinstance(item, Node):
+            given = [(name, getattr(item.op, name)) for name in item.op.varies]
+        else:
+            given = (
+                [(c.argument, c.value) for c in _constants(item)] if isinstance(item, Scope) and not item.slot else []
+            )
+        for name, value in given:
+            argument = next(a for a in chain((name,), (f"{name}_{n}" for n in count(2))) if a not in taken)
+            taken.add(argument)
+            found.append(Constant(item, name, argument, value))
+    return found
+
+
+def _arguments(item: Node | Scope, constants: Sequence[Constant]) -> dict[str, ast.expr]:
+    """Names of the arguments that hold what an item of a scope takes."""
+    return {c.name: ast.Name(id=c.argument, ctx=ast.Load()) for c in constants if c.of is item}
+
+
+def _annotation(value: Any) -> str:
+    """The type of a constant: a number, or several."""
+    return f"tuple[{type(value[0]).__name__}, ...]" if isinstance(value, tuple) else type(value).__name__
+
+
+def _is_module(scope: Scope, node: Node) -> bool:
+    return node.name is not None and scope.modules.get(node.name) is node
 
 
 def returned(values: Sequence[Value]) -> str:

@@ -108,6 +108,9 @@ def _broken(prefix: str, value: ast.expr, indent: int, suffix: str = "", first: 
         case ast.List(elts=elements) if elements:
             parts = [("", e) for e in elements]
             head, end = f"{pad}{prefix}[", f"{pad}]{suffix}"
+        case ast.Tuple(elts=elements) if len(elements) > 1:
+            parts = [("", e) for e in elements]
+            head, end = f"{pad}{prefix}(", f"{pad}){suffix}"
         case _:
             return [whole]
     texts = [p + source(v) for p, v in parts]

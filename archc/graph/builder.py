@@ -177,11 +177,16 @@ class Builder(Vocabulary):
         return self.step("tokens", "token_ids")
 
     def state(self, name: str, store: Store) -> Value:
-        """A slot of per-sequence state of the current scope."""
+        """A slot of per-sequence state of the current scope.
+
+        A layer's slots of state share their names: what is not an attention's carries the name of its module.
+        """
         owner, parts = self.here, [name]
         while owner.parent is not None and not owner.slot:  # a nested drawer: its slots carry its name
             parts.insert(0, owner.name)
             owner = owner.parent
+        if owner.drawer is not None and owner.drawer.slot != "attention":
+            parts.insert(0, owner.name)
         full = "_".join(parts) if owner.slot else name
         self.here.states[full] = store
         self.here.owners[f"state.{full}"] = self._component

@@ -246,6 +246,10 @@ class Op(Record):
 
     constant: ClassVar[bool] = False
     """Its results have no gradient, whatever its operands have."""
+
+    varies: ClassVar[tuple[str, ...]] = ()
+    """Fields that layers of one class may have other values of: the class takes them as arguments."""
+
     borrows: ClassVar[str] = ""
     """The op whose module computes just this with the module's own weight: on such a weight it prints as its call."""
 

@@ -7,26 +7,24 @@ import itertools
 from collections.abc import Iterator
 from typing import Literal
 
+from archc.ops._random import integers
 from archc.ops.base import B, Op, ParamSpec, S, Type, Workload, expr, need, numel
 from archc.ops.tape import Tape, Tensor
 
 
 # --- constants of the hash -----------------------------------------------------------------------
-def hash_multipliers(layer: int, vocab: int, longest: int, seed: int = 0) -> tuple[int, ...]:
+def hash_multipliers(layer: int, ids: int, longest: int, seed: int = 0) -> tuple[int, ...]:
     """The odd factors of a layer's hash, one per token of the longest n-gram, newest first.
 
-    ``layer`` counts from zero and seeds the generator; ``vocab`` bounds the factors, so that a product with a token
-    stays below 2^63. The recipe is that of the public implementation, down to numpy's generator.
+    ``layer`` counts from zero and seeds the generator; ``ids``, the number of token ids, bounds the factors, so that a
+    product with a token stays below 2^63. The recipe is that of the public implementation, down to its generator.
     """
-    import numpy as np
-
-    generator = np.random.default_rng(seed + 10007 * layer)
-    bound = max(1, (2**63 - 1) // vocab // 2)
-    return tuple(2 * int(r) + 1 for r in generator.integers(0, bound, size=longest, dtype=np.int64))
+    bound = (2**63 - 1) // ids // 2
+    return tuple(2 * number + 1 for number in integers(seed + 10007 * layer, bound, longest))
 
 
 def hash_primes(start: int) -> Iterator[int]:
-    """The primes from ``start`` on: the rows of the tables, in the order layer, order, head; none is used twice."""
+    """The primes from ``start`` on, of which tables take their rows: in the order layer, order, head, none twice."""
     return (n for n in itertools.count(start) if _is_prime(n))
 
 
@@ -60,6 +58,7 @@ class NgramHash(Op):
     """
 
     needs = {"ngram_hash": "kernels.ngram_hash"}
+    varies = ("multipliers", "primes")
     orders: tuple[int, ...]
     multipliers: tuple[int, ...]
     primes: tuple[int, ...]
@@ -96,6 +95,7 @@ class TableLookup(Op):
     """
 
     needs = {"LargeTable": "runtime.tables", "F": "torch.nn.functional"}
+    varies = ("rows",)
     rows: int
     dim: int
     placement: Literal["device", "host", "disk"] = "device"

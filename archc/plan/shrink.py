@@ -6,7 +6,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Any
 
-from archc.schema import Drawer, LayerSlots, Model
+from archc.schema import Drawer, LayerSlots, Memory, Model, stand
 from archc.schema.describe import describe
 
 DIM, VOCAB, CONTEXT, MAX_LAYERS = 128, 512, 512, 8
@@ -19,12 +19,13 @@ def shrink(model: Model) -> Model:
 
     order = walk(model.schedule)
     small = {slots: _layer(slots) for slots in dict.fromkeys(order)}
+    memories = stand([small[slots].memory for slots in order])
     fields = {
         "vocab": min(model.vocab, VOCAB),
         "dim": min(model.dim, DIM),
         "layers": len(order),
         "context": min(model.context, CONTEXT),
-        "schedule": tuple(small[slots] for slots in order),
+        "schedule": tuple(_with(small[slots], memory) for slots, memory in zip(order, memories, strict=True)),
         # float32, in which the laws are exact
         "cache": drawer_class("cache", "fp32")(),
         "precision": drawer_class("precision", "fp32")(),
@@ -39,6 +40,10 @@ def shrink(model: Model) -> Model:
 
 def _layer(slots: LayerSlots) -> LayerSlots:
     return LayerSlots(**{slot: _drawer(getattr(slots, slot)) for slot in ("attention", "ffn", "memory")})
+
+
+def _with(slots: LayerSlots, memory: Memory | None) -> LayerSlots:
+    return slots if slots.memory is memory else slots.model_copy(update={"memory": memory})
 
 
 def _drawer(drawer: Drawer | None) -> Any:
@@ -66,13 +71,13 @@ def walk(schedule: tuple[LayerSlots, ...]) -> tuple[LayerSlots, ...]:
         if id(slots) not in known:
             known[id(slots)] = same.setdefault(slots, slots)
     pairs = {(id(a), id(b)): (a, b) for a, b in pairwise(known[id(slots)] for slots in schedule)}
-    edges = frozenset(pairs.values())
+    edges = tuple(pairs.values())  # in the order of the schedule, as the walk is to be the same every time
     first, last = known[id(schedule[0])], known[id(schedule[-1])]
     queue: deque[tuple[tuple[LayerSlots, ...], frozenset]] = deque([((first,), frozenset())])
     seen = {(first, frozenset())}
     while queue:
         path, done = queue.popleft()
-        if done == edges and path[-1] == last:
+        if len(done) == len(edges) and path[-1] == last:
             return path
         if len(path) == MAX_LAYERS:
             continue

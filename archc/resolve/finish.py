@@ -19,7 +19,7 @@ from archc.resolve.resolution import Resolution
 from archc.resolve.schedules import MAX_LAYERS, Column, Schedules
 from archc.resolve.scope import FAILED, Failed, Named, Scope
 from archc.resolve.sweeps import sweeps
-from archc.schema import LAYER_SLOTS, Drawer, Hardware, LayerSlots, Model, ModelFields
+from archc.schema import LAYER_SLOTS, Drawer, Hardware, LayerSlots, Model, ModelFields, stand
 from archc.syntax import tree
 
 
@@ -167,9 +167,9 @@ def _layers(columns: Mapping[str, Column]) -> tuple[LayerSlots, ...] | None:
     for slot, column in columns.items():
         if isinstance(column, Failed):
             continue
-        built = [f.build() if isinstance(f, Frame) else f for f in column]
+        built: list[Any] = [f.build() if isinstance(f, Frame) else f for f in column]
         if not any(b is FAILED for b in built):
-            drawers[slot] = built
+            drawers[slot] = stand(built) if slot == "memory" else built
     if len(drawers) < len(columns):
         return None
     known: dict[tuple[int, ...], LayerSlots] = {}

@@ -1,7 +1,7 @@
 """Schemas: field types and the base class of every slot."""
 
 from archc.schema.drawer import Doubt, Drawer, Origin, Problem, field
-from archc.schema.model import LayerSlots, Model, ModelFields, Sweep
+from archc.schema.model import LayerSlots, Model, ModelFields, Sweep, stand
 from archc.schema.slots import (
     LAYER_SLOTS,
     Activation,
@@ -61,4 +61,5 @@ __all__ = [
     "Scores",
     "Sweep",
     "field",
+    "stand",
 ]

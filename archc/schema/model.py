@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
@@ -36,6 +36,14 @@ class LayerSlots(BaseModel):
 
     def __hash__(self) -> int:
         return hash((self.attention, self.ffn, self.memory))
+
+
+def stand(memories: Sequence[Memory | None]) -> list[Memory | None]:
+    """The memories of all layers, each told where it stands; None where a layer has none."""
+    found: list[Memory | None] = []
+    for layer, memory in enumerate(memories):
+        found.append(None if memory is None else memory.at(layer, [m for m in found if m is not None]))
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from archc.schema.drawer import Drawer, Problem, field
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from archc.graph.builder import Builder
     from archc.graph.value import Value
@@ -48,6 +48,12 @@ class Memory(Drawer):
     """Writes to the residual streams themselves, before attention: streams [B, S, M, D] -> streams."""
 
     slot = "memory"
+
+    def at(self, layer: int, earlier: Sequence[Memory]) -> Memory:
+        """The memory as it stands on a ``layer`` (the first is 0) after the memories of ``earlier`` layers, which stand
+        already. A memory that asks neither is the same on all layers.
+        """
+        return self
 
     def build(self, g: Builder, streams: Value) -> Value:
         """The streams after the memory."""

@@ -1,8 +1,7 @@
 """DeepSeek-V4's drawers with a memory in one spec: the package that is printed from them equals the graph interpreter
 and keeps the laws.
 
-The memory stands outside the compiler (`--drawers`), so this is also the proof that a drawer needs no special case in
-builder, printer or cost.
+The memory stands on two layers under one name: its class is printed once, and takes what differs as arguments.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ from archc.ops import Workload
 from archc.plan import plan
 from tests.hard_cases.harness import torch_time
 
-DRAWERS = Path(__file__).parent / "drawers"
-
 SPEC = """arch 1
 
 model hard {
@@ -47,11 +44,11 @@ model hard {
   attention hca = csa { compress = hca { ratio = 8 } }
   ffn mix       = moe { experts = 8, hidden = 17, shared = 1, router = sqrtsoftplus { active = 3, scale = 1.5 } }
   ffn dense     = swiglu { hidden = 50 }
-  memory engram = engram { compressed = 97, pad = 2, layer = 1, orders = [2, 3], heads = 2, head_dim = 5, rows = 40 }
+  memory engram = engram { heads = 2, head_dim = 5, rows = 40, pad = 2 }
   schedule {
     attention = [swa * 2, (csa, hca) * 2]
     ffn       = [dense, mix * rest]
-    memory    = engram at [1]
+    memory    = engram at [1, 4]
   }
 }
 """
@@ -62,7 +59,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The resolved spec."""
     folder = tmp_path_factory.mktemp("hard")
     (folder / "hard.arch").write_text(SPEC)
-    return archc.load(folder / "hard.arch", drawers=[DRAWERS])
+    return archc.load(folder / "hard.arch")
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +73,6 @@ def module(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
         for name, p in net.named_parameters():
             noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
             p.copy_(1 + 0.3 * noise if "norm" in name else noise * p.shape[-1] ** -0.5 if p.dim() > 1 else 0.3 * noise)
-        for name, b in net.named_buffers():
-            if name.endswith("merged"):
-                b.copy_(torch.randint(0, 97, b.shape, generator=generator))
     yield net.double()
     sys.path.remove(str(folder.parent))
     for name in [n for n in sys.modules if n.partition(".")[0] == "hard"]:
@@ -93,6 +87,14 @@ def test_plan_equals_module(model: Any, module: Any) -> None:
     verify(graph)
     tensors = {n: tuple(t.shape) for n, t in (*module.named_parameters(), *module.named_buffers())}
     assert {p.name: p.spec.shape for p in graph.parameters()} == tensors
+
+
+def test_one_class_stands_on_both_layers(module: Any) -> None:
+    text = Path(import_module("hard.model").__file__ or "").read_text()
+    assert (text.count("class EngramMemory("), text.count("class NgramEmbedding(")) == (1, 1)
+    first, second = (module.model.layers[i].memory.embed for i in (1, 4))
+    assert not set(first.multipliers) & set(second.multipliers)
+    assert not set(first.primes) & set(second.primes)
 
 
 def test_interpreter_equals_module(model: Any, module: Any) -> None:
@@ -173,7 +175,7 @@ def test_bfloat16_runs(module: Any) -> None:
 def test_a_memory_on_a_plain_residual(tmp_path: Path) -> None:
     """One stream is streams enough: the same memory writes to x + F(x)."""
     (tmp_path / "hard.arch").write_text(SPEC.replace("mhc { streams = 4 }", "add").replace("model hard", "model plain"))
-    folder = archc.build(archc.load(tmp_path / "hard.arch", drawers=[DRAWERS]), tmp_path)
+    folder = archc.build(archc.load(tmp_path / "hard.arch"), tmp_path)
     text = (folder / "model.py").read_text()
     assert "streams = self.memory(before, step)" in text
     sys.path.insert(0, str(tmp_path))

@@ -58,6 +58,8 @@ class Engram:
     conv_eps: float = 1e-5
     kernel: int = 4
     dilation: int = 3
+    signed_root: bool = True
+    bias: bool = False
 
     def rows(self, tokens: list[int], t: int) -> list[int]:
         """The rows of the table that token t reads, one per (order, head)."""
@@ -77,13 +79,15 @@ class Engram:
     def gated(self, weights: Weights, tokens: list[int], t: int, streams: Array) -> Array:
         """The gated value of token t for each of its streams [M, D]: [M, D]."""
         memory = np.concatenate([weights["embed.weight"][row] for row in self.rows(tokens, t)])
-        value = weights["value_proj.weight"] @ memory
+        shift = weights if self.bias else {}
+        value = weights["value_proj.weight"] @ memory + shift.get("value_proj.bias", 0.0)
         out = np.zeros_like(streams)
         for b in range(self.streams):
-            key = rms_norm(weights[f"key_projs.{b}.weight"] @ memory, weights["key_norm.weight"][b], self.eps)
+            key = weights[f"key_projs.{b}.weight"] @ memory + shift.get(f"key_projs.{b}.bias", 0.0)
+            key = rms_norm(key, weights["key_norm.weight"][b], self.eps)
             query = rms_norm(streams[b], weights["query_norm.weight"][b], self.eps)
             s = float(key @ query) / math.sqrt(len(query))
-            root = math.copysign(math.sqrt(max(abs(s), 1e-6)), s) if s != 0.0 else 0.0
+            root = math.copysign(math.sqrt(max(abs(s), 1e-6)), s) if self.signed_root and s != 0.0 else s
             out[b] = value / (1.0 + math.exp(-root))
         return out
 
@@ -93,7 +97,7 @@ class Engram:
         after = streams.copy()
         for t in range(len(tokens)):
             for b in range(self.streams):
-                mixed = np.zeros(streams.shape[-1])
+                mixed = np.zeros(streams.shape[-1])  # without taps: silu(0) is 0
                 for tap in range(self.kernel):  # the last tap is the token itself
                     s = t - (self.kernel - 1 - tap) * self.dilation
                     if s >= 0:

@@ -1,0 +1,1 @@
+"""The memory of hashed n-grams: its constants, where it stands, what it reads."""
