@@ -28,12 +28,20 @@ def index_topk(
 @torch.no_grad()
 def _best(q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, k: int, every: int, limit: int) -> Tensor:
     """What `index_topk` gives."""
-    (batch, new, heads, _), entries = q.shape, keys.shape[1]
+    picks = torch.full((*q.shape[:2], min(k, keys.shape[1])), -1, dtype=torch.int64, device=q.device)
+    pick_among_all(picks, q, keys, weights, time, every=every, limit=limit)
+    return picks
+
+
+def pick_among_all(
+    picks: Tensor, q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, *, every: int, limit: int
+) -> None:
+    """Fills picks [B, n, K] of the first n queries, K at most, where there is something to pick."""
+    (batch, new, most), heads, entries = picks.shape, q.shape[2], keys.shape[1]
     wide = torch.promote_types(q.dtype, torch.float32)
-    alone = new == 1 and time.aligned and time.starts is None
+    alone = time.new == 1 and time.aligned and time.starts is None
     low, high = visible(time, every)
     keys_t = (keys.decode() if isinstance(keys, Packed) else keys).to(wide).mT
-    picks = torch.full((batch, new, min(k, entries)), -1, dtype=torch.int64, device=q.device)
     for start, stop, seen in index_blocks(
         batch=batch, heads=heads, past=time.past, new=new, every=every, entries=entries, limit=limit
     ):
@@ -41,17 +49,23 @@ def _best(q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, k: int
             continue
         mix = weights[:, start:stop].to(wide).flatten(0, 1).unsqueeze(1)
         rows = q[:, start:stop].to(wide).flatten(1, 2)
-        step = max(1, limit // (batch * (stop - start) * heads))
-        parts = [_scores(rows, keys_t[:, :, left : min(left + step, seen)], mix) for left in range(0, seen, step)]
-        scores = (torch.cat(parts, -1) if len(parts) > 1 else parts[0]).view(batch, stop - start, seen)
+        scores = index_scores(rows, keys_t[:, :, :seen], mix, limit).view(batch, stop - start, seen)
         if alone:  # the one token sees all that its block has
-            picks[:, start:stop, : min(k, seen)] = topk_lowest(scores, min(k, seen))
+            picks[:, start:stop, : min(most, seen)] = topk_lowest(scores, min(most, seen))
             continue
         first, end = None if low is None else low[:, start:stop, None], high[:, start:stop, None]
-        scores.masked_fill_(_outside(torch.arange(seen, device=q.device), first, end), float("-inf"))
-        best = topk_lowest(scores, min(k, seen))
-        picks[:, start:stop, : best.shape[-1]] = best.masked_fill_(_outside(best, first, end), -1)
-    return picks
+        scores.masked_fill_(outside(torch.arange(seen, device=q.device), first, end), float("-inf"))
+        best = topk_lowest(scores, min(most, seen))
+        picks[:, start:stop, : best.shape[-1]] = best.masked_fill_(outside(best, first, end), -1)
+
+
+def index_scores(rows: Tensor, keys_t: Tensor, mix: Tensor, limit: int) -> Tensor:
+    """Scores of keys_t [B, D, E] for rows [B, n * H, D], heads weighed by mix [B * n, 1, H]: [B * n, 1, E], so many
+    keys at a time that no product exceeds ``limit`` elements.
+    """
+    step, seen = max(1, limit // (rows.shape[0] * rows.shape[1])), keys_t.shape[-1]
+    parts = [_scores(rows, keys_t[:, :, left : min(left + step, seen)], mix) for left in range(0, seen, step)]
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
 
 def _scores(rows: Tensor, keys_t: Tensor, mix: Tensor) -> Tensor:
@@ -60,6 +74,6 @@ def _scores(rows: Tensor, keys_t: Tensor, mix: Tensor) -> Tensor:
     return torch.bmm(mix, products.view(*mix.shape[::2], -1))
 
 
-def _outside(ids: Tensor, first: Tensor | None, end: Tensor) -> Tensor:
+def outside(ids: Tensor, first: Tensor | None, end: Tensor) -> Tensor:
     """Whether ids are not among first <= id < end."""
     return ids >= end if first is None else (ids >= end) | (ids < first)

@@ -107,6 +107,65 @@ def index_pairs(*, batch: int, heads: int, past: int, new: int, every: int, entr
     return _seen_pairs(past, new, _index_rows(batch, heads, new, entries, limit), every, entries)
 
 
+class TwoStage(NamedTuple):
+    """The first ``flat`` queries see no more blocks of entries than are kept, and are scored against all they see; of
+    the rest, queries ``start`` to ``stop`` are scored against the first so many block keys, then against entries.
+    """
+
+    flat: int
+    blocks: list[tuple[int, int, int]]
+
+
+def two_stage_blocks(
+    *,
+    batch: int,
+    heads: int,
+    width: int,
+    past: int,
+    new: int,
+    every: int,
+    entries: int,
+    block: int,
+    keep: int,
+    limit: int = LIMIT,
+) -> TwoStage:
+    """The blocks of `two_stage_topk`: of ``block`` entries in a block, ``keep`` blocks are kept for each query."""
+    flat = _flat(past, new, every, block, keep)
+    rows = _two_stage_rows(batch, heads, width, new - flat, entries // block, block * keep, limit)
+    starts = range(flat, new, rows)
+    stops = [min(n + rows, new) for n in starts]
+    return TwoStage(flat, [(n, m, (past + m) // (every * block)) for n, m in zip(starts, stops, strict=True)])
+
+
+def two_stage_pairs(
+    *,
+    batch: int,
+    heads: int,
+    width: int,
+    past: int,
+    new: int,
+    every: int,
+    entries: int,
+    block: int,
+    keep: int,
+    limit: int = LIMIT,
+) -> int:
+    """Pairs of a query and a key of an entry or block, per row and head, that `two_stage_topk` scores where rows are
+    aligned; quick however many there are. A single query is not scored against what it takes anyway.
+    """
+    flat = _flat(past, new, every, block, keep)
+    seen = min(entries, (past + flat) // every)
+    pairs = index_pairs(batch=batch, heads=heads, past=past, new=flat, every=every, entries=seen, limit=limit)
+    if flat == new:
+        return pairs
+    if new == 1:
+        newest = (entries - 1) // block
+        return newest - 1 + (keep - 1) * block + entries - newest * block
+    rows = _two_stage_rows(batch, heads, width, new - flat, entries // block, block * keep, limit)
+    coarse = _seen_pairs(past + flat, new - flat, rows, every * block, entries // block)
+    return pairs + coarse + (new - flat) * block * keep
+
+
 def divergence_blocks(
     *,
     batch: int,
@@ -176,6 +235,16 @@ def _bands(
 def _index_rows(batch: int, heads: int, new: int, entries: int, limit: int) -> int:
     """Queries of a block of index scores."""
     return max(1, min(new, limit // max(1, batch * heads * entries)))
+
+
+def _flat(past: int, new: int, every: int, block: int, keep: int) -> int:
+    """Queries that see no more than ``keep`` blocks, the last of them perhaps unfinished."""
+    return max(0, min(new, (keep * block + 1) * every - 1 - past))
+
+
+def _two_stage_rows(batch: int, heads: int, width: int, new: int, blocks: int, columns: int, limit: int) -> int:
+    """Queries of a block that scores block keys, then so many gathered columns for each query."""
+    return max(1, min(new, limit // (batch * max(heads * blocks, max(heads, width) * columns))))
 
 
 def _seen_pairs(past: int, new: int, rows: int, every: int, entries: int) -> int:

@@ -146,6 +146,10 @@ class Packed:
         """Entries index[b, i] of each row b: [B, I, ..., channels]."""
         return replace(self, data=_rows(self.data, index))
 
+    def first(self, count: int) -> Packed:
+        """The first entries of each row: [B, count, ..., channels]."""
+        return replace(self, data=self.data[:, :count])
+
     def decode(self) -> Tensor:
         """What the bytes say: [B, n, ..., channels]."""
         return self.packing.decode(self.data, self.channels, self.dtype)

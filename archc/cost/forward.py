@@ -375,9 +375,11 @@ class Forward:
         """What a layer gives, its losses, and what is kept of it under the policy, with what it is kept for."""
         t, before = self.t, len(self.t.losses)
         t.products = [] if self.recompute == "selective" else None
+        t.spared = self.recompute == "selective"
         self.gave = []
         self._scope(scope)
         gave, self.gave = self.gave, []
+        t.spared = False
         outs = [x for x in map(self._get, scope.returns) if x is not None]
         losses = t.losses[before:]
         del t.losses[before:]

@@ -162,6 +162,12 @@ class Vocabulary:
     def token_ids(self) -> Value:
         """The ids of the new tokens [B, S]."""
 
+    def block_means(self, keys: Value, time: Value, *, block: int, every: int = ...) -> Value:
+        """The mean of the keys of each block of ``block`` entries that this call completes [B, G, D], of the keys of all entries so far [B, E, D], one for ``every`` tokens. A constant."""
+
+    def two_stage_topk(self, q: Value, keys: Value, means: Value, weights: Value, time: Value, *, k: int, every: int = ..., block: int, keep: int) -> Value:
+        """`IndexTopk` among the entries of ``keep`` blocks of ``block`` entries: the first one, the newest, and those whose keys [B, E // block, D] (`BlockMeans`), given after those of entries, have the best scores."""
+
     def cat(self, *xs: Value | None) -> Value:
         """Values side by side in the last dim."""
 

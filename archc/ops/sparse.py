@@ -58,23 +58,25 @@ class IndexTopk(Op):
     def run(self, t: Tape, q: Tensor, keys: Tensor, weights: Tensor, time: None) -> Tensor:
         picks = t.new((*q.shape[:2], min(self.k, keys.shape[1])), 8)
         t.product(picks)
-        t.use(self._work(q, keys))
+        t.use_once(self._work(q, keys, q.shape[1], keys.shape[1]))
         return picks
 
-    def _work(self, q: Tensor, keys: Tensor) -> int:
-        """Bytes of the largest block: products of every head beside scores, or what orders those without ties."""
-        (batch, new, heads, width), wide = q.shape, max(4, q.width)
+    def _work(self, q: Tensor, keys: Tensor, new: int, entries: int) -> int:
+        """Bytes of the largest block of the first ``new`` queries and ``entries``: products of every head beside
+        scores, or what orders those without ties.
+        """
+        (batch, _, heads, width), wide = q.shape, max(4, q.width)
         blocks = schedule("sparse_blocks").index_blocks(
-            batch=batch, heads=heads, past=0, new=new, every=self.every, entries=keys.shape[1]
+            batch=batch, heads=heads, past=0, new=new, every=self.every, entries=entries
         )
         casts, most = q.width < wide, 0
         for start, stop, seen in blocks:
             scores = batch * (stop - start) * seen
-            rows = batch * (stop - start) * heads * width * (casts or (batch > 1 and stop - start < new))
+            rows = batch * (stop - start) * heads * width * (casts or (batch > 1 and stop - start < q.shape[1]))
             # An order without ties is of two whole numbers for each score, beside its bits, and gives two for each pick
             ordered = 20 * scores + 16 * batch * (stop - start) * min(self.k, seen)
             most = max(most, wide * (rows + scores * (heads + 1)), wide * (rows + scores) + ordered)
-        return most + casts * wide * keys.numel
+        return most + casts * wide * batch * entries * width
 
     def code(self, q: ast.expr, keys: ast.expr, weights: ast.expr, time: ast.expr) -> ast.expr:
         return expr(
@@ -312,7 +314,7 @@ class IndexDivergence(Loss):
         made = [*(t.new(x.shape, x.width) for x in index), t.new((), wide)]
         loss = t.new((), wide)
         t.product(loss, *made)
-        t.use(self._work(index_q, q, entries, picks))
+        t.use_once(self._work(index_q, q, entries, picks))
         t.losses.append(t.made_of(loss, index, made))
 
     def _work(self, index_q: Tensor, q: Tensor, entries: Tensor, picks: Tensor | None) -> int:

@@ -115,6 +115,8 @@ class Tape:
         """Whether derivatives keep what they read."""
         self.products: list[tuple[Storage, object]] | None = None
         """Where somebody wants to know: what products of matrices and attention gave, and what ran."""
+        self.spared = False
+        """Whether a layer runs again that is given these."""
 
     # --- sources ---------------------------------------------------------------------------------
     def given(self, shape: Shape, width: int) -> Tensor:
@@ -135,6 +137,11 @@ class Tape:
         """Bytes that live for a moment, and gradients of parameters that are there by then."""
         self.most = max(self.most, self.live + size)
         self.whole = max(self.whole, self.live + self.leaves + size + leaves)
+
+    def use_once(self, size: int) -> None:
+        """Bytes that live while something is made that is kept where everything else runs again."""
+        if not self.spared:
+            self.use(size)
 
     # --- operations ------------------------------------------------------------------------------
     def made_of(

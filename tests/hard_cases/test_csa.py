@@ -15,6 +15,7 @@ from archc.drawers.attention.windowed import Windowed
 from archc.drawers.compress.csa import Csa
 from archc.drawers.compress.hca import Hca
 from archc.drawers.indexer.lightning import Lightning
+from archc.drawers.indexer.two_stage import TwoStage
 from archc.drawers.rope.yarn import Yarn
 from archc.schema import Compress
 from tests.hard_cases.harness import Case, build, check_flops, check_gradient, play_cached, play_packed, play_whole
@@ -23,7 +24,7 @@ from tests.oracles.rope import Rope
 from tests.oracles.rows import Array
 
 VOCAB = 50
-FORMS = ("window", "csa", "csa of all entries", "csa without overlap", "hca")
+FORMS = ("window", "csa", "csa in two stages", "csa of all entries", "csa without overlap", "hca")
 EPS = 1e-6
 
 
@@ -34,6 +35,8 @@ def compressor(form: str, ratio: int, topk: int) -> Compress | None:
     if form == "hca":
         return Hca(ratio=ratio, eps=EPS)
     indexer = None if form == "csa of all entries" else Lightning(heads=3, head_dim=6, topk=topk)
+    if form == "csa in two stages":
+        ratio, indexer = 2, TwoStage(heads=3, head_dim=6, topk=min(topk, 4), block=2, blocks=2)
     return Csa(ratio=ratio, eps=EPS, overlap=form != "csa without overlap", indexer=indexer)
 
 
@@ -74,6 +77,8 @@ def transcription(d: Windowed) -> transcribed.Csa:
         topk=index.topk if index else 0,
         index_heads=index.heads if index else 0,
         index_dim=index.head_dim if index else 0,
+        block=index.block if isinstance(index, TwoStage) else 0,
+        blocks=index.blocks if isinstance(index, TwoStage) else 0,
     )
 
 

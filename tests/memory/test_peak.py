@@ -47,6 +47,8 @@ BLOCKS = {
     "bands": "heads = 16, head_dim = 8, window = 64",
     "gathered": "heads = 2, head_dim = 64, window = 16, compress = csa { ratio = 4,\n"
     "  indexer = lightning { heads = 2, head_dim = 8, topk = 16 } }",
+    "two_stages": "heads = 2, head_dim = 16, window = 16, compress = csa { ratio = 2,\n"
+    "  indexer = two_stage { heads = 4, head_dim = 32, topk = 8, block = 8, blocks = 12 } }",
     "looked_up": "heads = 8, head_dim = 16, window = 16, compress = csa { ratio = 4,\n"
     "  indexer = lightning { heads = 2, head_dim = 8, topk = 1000 } }",
 }

@@ -7,10 +7,12 @@ Hadamard rotation (orthogonal, so it changes no score).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from tests.oracles import two_stage
 from tests.oracles.rope import Rope
 from tests.oracles.rows import Array, Weights, best, rms_norm
 
@@ -18,7 +20,7 @@ from tests.oracles.rows import Array, Weights, best, rms_norm
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Csa:
     """Sizes of the layer. ``every`` 0 leaves the compressor out; ``topk`` 0 attends to every visible entry (HCA);
-    ``scale`` 0 stands for head_dim^-1/2.
+    ``scale`` 0 stands for head_dim^-1/2; ``blocks`` 0 picks among all visible entries.
     """
 
     heads: int
@@ -35,6 +37,8 @@ class Csa:
     topk: int = 0
     index_heads: int = 0
     index_dim: int = 0
+    block: int = 0
+    blocks: int = 0
 
     def forward(self, weights: Weights, x: Array, start: int = 0) -> Array:
         """y [S - start, D] of x [S, D], from token ``start`` on."""
@@ -108,8 +112,8 @@ class Csa:
             pooled[c] = sum(math.exp(score[c] - top) / total * value[c] for value, score in slots)
         return pooled
 
-    def index_scores(self, weights: Weights, x: Array, t: int) -> list[float]:
-        """The score of every entry that token t may see."""
+    def indexed(self, weights: Weights, x: Array, t: int) -> tuple[list[Array], Callable[[Array], float]]:
+        """The index keys of the entries that token t may see, and the score it gives a key."""
         prefix = "compressor.indexer."
         queries = (weights[prefix + "q_b_proj.weight"] @ self.q_latent(weights, x[t])).reshape(
             self.index_heads, self.index_dim
@@ -118,10 +122,17 @@ class Csa:
         scale = self.index_dim**-0.5 * self.index_heads**-0.5
         mix = weights[prefix + "scorer.weights_proj.weight"] @ x[t] * scale
         keys = self.entries(weights, prefix, x[: t + 1], self.index_dim)
-        return [sum(float(mix[h]) * max(float(queries[h] @ key), 0.0) for h in range(self.index_heads)) for key in keys]
+        return keys, lambda key: sum(float(mix[h]) * max(float(queries[h] @ key), 0.0) for h in range(self.index_heads))
+
+    def index_scores(self, weights: Weights, x: Array, t: int) -> list[float]:
+        """The score of every entry that token t may see."""
+        keys, score = self.indexed(weights, x, t)
+        return [score(key) for key in keys]
 
     def picks(self, weights: Weights, x: Array, t: int) -> list[int]:
         """Ids of the entries token t attends to, best first."""
+        if self.blocks:
+            return two_stage.picks(*self.indexed(weights, x, t), block=self.block, blocks=self.blocks, topk=self.topk)
         return best(self.index_scores(weights, x, t), self.topk)
 
     def margin(self, weights: Weights, x: Array, start: int = 0) -> float:
@@ -129,6 +140,10 @@ class Csa:
         defined."""
         gaps = [math.inf]
         for t in range(start, len(x)):
+            if self.blocks:
+                sizes = {"block": self.block, "blocks": self.blocks, "topk": self.topk}
+                gaps.append(two_stage.margin(*self.indexed(weights, x, t), **sizes))
+                continue
             scores = sorted(self.index_scores(weights, x, t), reverse=True)
             if len(scores) > self.topk:
                 gaps.append(scores[self.topk - 1] - scores[self.topk])

@@ -97,6 +97,11 @@ SPECS = {
     "attention swa = windowed { heads = 2, head_dim = 6, rope_dim = 2, q_rank = 5, out_groups = 12, out_rank = 3,\n"
     "  window = 7, rope = rope { pairs = interleaved } }\nattention hca = swa { compress = hca { ratio = 8 } }\n"
     "ffn = swiglu { hidden = 11 }\nschedule { attention = [swa, hca] }",
+    "two_stages": "dim = 18, layers = 2\n"
+    "attention = windowed { heads = 4, head_dim = 10, rope_dim = 4, q_rank = 9, out_groups = 2, out_rank = 6,\n"
+    "  window = 5, rope = rope { pairs = interleaved }, compress = csa { ratio = 2,\n"
+    "  indexer = two_stage { heads = 3, head_dim = 8, topk = 5, block = 3, blocks = 3 } } }\n"
+    "ffn = swiglu { hidden = 12 }",
     "further_stream": "dim = 18, layers = 1, head = tied\nattention = gqa { heads = 3, rope = rope }\n"
     "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams",
 }

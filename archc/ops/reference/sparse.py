@@ -15,16 +15,25 @@ Types = tuple[Type, ...]
 
 def index_topk(op: IndexTopk, w: Workload, ins: Types, outs: Types) -> Calls:
     q, keys = ins[:2]
-    heads, width, entries, k = q.fixed(2), q.last, size(keys.shape[1], w), size(outs[0].shape[2], w)
-    here, wide, slots = element(q.dtype, w), max(4, element(q.dtype, w)), 8 * w.batch * w.new
-    blocks = schedule("sparse_blocks")
+    entries, k = size(keys.shape[1], w), size(outs[0].shape[2], w)
+    return call("fill", 0, nbytes(outs[0], w)), *among_all(op, w, q, k, w.new, entries)
+
+
+def seen_by(w: Workload) -> Calls:
+    """How many entries each query sees."""
+    slots = 8 * w.batch * w.new
+    return call("fill", 0, 8 * w.new), call("map", slots, slots, 3)
+
+
+def among_all(op: IndexTopk, w: Workload, q: Type, k: int, new: int, entries: int) -> Calls:
+    """The k best for the first ``new`` queries among all that they see of so many entries."""
+    heads, width, here = q.fixed(2), q.last, element(q.dtype, w)
     cold = w.batch * entries * width * here if w.cached else 0
-    calls: Calls = call("fill", 0, 8 * w.new), call("map", slots, slots, 3)
-    calls = *calls, *convert(w.batch * entries * width, here, wide), call("fill", 0, nbytes(outs[0], w))
+    calls: Calls = *seen_by(w), *convert(w.batch * entries * width, here, max(4, here))
     listed = Counter(
         (stop - start, seen)
-        for start, stop, seen in blocks.index_blocks(
-            batch=w.batch, heads=heads, past=w.past, new=w.new, every=op.every, entries=entries
+        for start, stop, seen in schedule("sparse_blocks").index_blocks(
+            batch=w.batch, heads=heads, past=w.past, new=new, every=op.every, entries=entries
         )
         if seen
     )
@@ -33,24 +42,34 @@ def index_topk(op: IndexTopk, w: Workload, ins: Types, outs: Types) -> Calls:
     return calls
 
 
-def _scores(w: Workload, rows: int, seen: float, heads: int, width: int, here: int, k: float, cold: int) -> Calls:
-    """A block of queries against the entries that it sees, and the best of these."""
-    wide, n, limit = max(4, here), w.batch * rows, schedule("sparse_blocks").LIMIT
-    calls: Calls = *convert(n * heads, min(4, here), wide), *convert(n * heads * width, here, wide)
-    step = max(1, limit // (n * heads))
-    whole, rest = divmod(seen, step)
-    for columns, times in ((step, whole), (rest, 1 if rest else 0)):
+def scored(batch: int, rows: int, heads: int, width: int, columns: float, wide: int, mixes: int, cold: float) -> Calls:
+    """Scores of so many keys of each of a ``batch``, for ``rows`` heads of queries: products of every head, so many
+    keys at a time as fit, then their sum for each of all ``mixes`` queries.
+    """
+    step = max(1, schedule("sparse_blocks").LIMIT // (batch * rows))
+    whole, rest = divmod(columns, step)
+    calls: Calls = ()
+    for some, times in ((step, whole), (rest, 1 if rest else 0)):
         if times:
-            part = n * heads * columns * wide
+            part = batch * rows * some * wide
             once = (
-                product(rows * heads, width, columns, batch=w.batch, element=wide, cold=cold),
+                product(rows, width, some, batch=batch, element=wide, cold=cold),
                 call("update", part, part),
-                product(1, heads, columns, batch=n, element=wide),
+                product(1, heads, some, batch=mixes, element=wide),
             )
             calls = *calls, *repeated(once, times)
+    scores = mixes * columns * wide
+    return (*calls, call("copy", scores, scores)) if whole + bool(rest) > 1 else calls
+
+
+def _scores(w: Workload, rows: int, seen: float, heads: int, width: int, here: int, k: float, cold: int) -> Calls:
+    """A block of queries against the entries that it sees, and the best of these."""
+    wide, n = max(4, here), w.batch * rows
+    calls: Calls = *convert(n * heads, min(4, here), wide), *convert(n * heads * width, here, wide)
+    if w.batch > 1 and rows < w.new and here == wide:  # weights of several rows do not lie as one
+        calls = *calls, call("copy", n * heads * wide, n * heads * wide)
+    calls = *calls, *scored(w.batch, rows * heads, heads, width, seen, wide, n, cold)
     scores = n * seen * wide
-    if whole + bool(rest) > 1:
-        calls = *calls, call("copy", scores, scores)
     best = 8 * n * k
     if w.new == 1:
         return *calls, *topk_lowest(n * seen, seen, k, wide), call("copy", best, best)
