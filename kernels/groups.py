@@ -40,15 +40,17 @@ def opened(time: Clock, every: int) -> Tensor:
     return here.new_full((here.shape[0], count + 1), -1).scatter(1, place, here - every + 1)[:, :count]
 
 
-def group_positions(time: Clock, *, every: int) -> Tensor:
+def group_positions(time: Clock, *, every: int, back: int = 0) -> Tensor:
     """Where the first token of each group that this call completes stands in its sequence, 0 where there is none:
-    [B, G].
+    [B, G]. Or the token ``back`` tokens before it, where a block begins that reaches further.
 
     Floating-point where the positions of the tokens are.
     """
     first = opened(time, every).clamp(min=0)
     if time.starts is not None:
         first = first - time.starts.gather(1, first)
+    if back:
+        first = first - back
     return first.to(time.positions.dtype)
 
 

@@ -210,6 +210,16 @@ def divergence_pairs(
     return index_pairs(batch=batch, heads=heads, past=past, new=new, every=every, entries=entries, limit=limit)
 
 
+def picked_blocks(
+    *, batch: int, heads: int, groups: int, width: int, new: int, columns: int, limit: int = LIMIT
+) -> list[tuple[int, int]]:
+    """The blocks of `block_attention`: queries ``start`` to ``stop``, for each of which every one of ``groups`` gathers
+    ``columns`` tokens of ``width`` channels at most.
+    """
+    rows = max(1, min(new, limit // max(1, batch * columns * max(heads, groups * width))))
+    return [(start, min(start + rows, new)) for start in range(0, new, rows)]
+
+
 def _far(entries: int, picks: int | None) -> tuple[int, bool]:
     """Entries that a query may read, and whether they are gathered for each."""
     return (entries, False) if picks is None or entries <= DENSE * picks else (picks, True)

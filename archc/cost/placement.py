@@ -17,6 +17,7 @@ from itertools import starmap
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec, Workload, numel, size
 from archc.ops.attention import Attend
+from archc.ops.blocks import BlockAttention, CompressedAttention
 from archc.ops.expert import Dispatch, GroupedLinear, GroupMask
 from archc.ops.latent import LatentAttend
 from archc.ops.matrix import Einsum, Linear
@@ -25,7 +26,7 @@ from archc.ops.time import Append, Recall
 from archc.ops.view import Unflatten, UnflattenRows
 from archc.record import dataclass
 
-ATTENTION = (Attend, LatentAttend, SparseAttention)
+ATTENTION = (Attend, LatentAttend, SparseAttention, CompressedAttention, BlockAttention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +191,8 @@ def _feeds(value: Value, module: Scope, parts: int, found: dict[Value, Split]) -
     if node is None or not module.holds(node.scope) or value.type.dtype not in ("act", "fp32"):
         return 0
     op = node.op
+    if isinstance(op, Linear) and len(node.outs[0].type.shape) > 3:  # of each head: repeated, what it reads is split
+        return _feeds(node.ins[0], module, parts, found)
     if isinstance(op, Linear):
         parts = math.gcd(parts, op.out)
         for param in node.ins[1:]:
@@ -222,7 +225,7 @@ def _attention(node: Node, module: Scope, found: dict[Value, Split]) -> int:
     _feeds(node.ins[0], module, heads, found)
     if isinstance(node.op, LatentAttend):
         found[node.ins[2]] = Split(0, heads)
-    elif isinstance(node.op, Attend):
+    elif isinstance(node.op, Attend | CompressedAttention | BlockAttention):
         for value in node.ins[1:3]:
             _feeds(value, module, value.type.fixed(2), found)
     return heads

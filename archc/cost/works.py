@@ -20,6 +20,7 @@ from archc.graph.gradient import FLOATS, constants, trained
 from archc.ops import Cost, Workload, numel
 from archc.ops.attention import Attend
 from archc.ops.base import nbytes
+from archc.ops.blocks import BlockAttention, CompressedAttention
 from archc.ops.expert import GroupedLinear
 from archc.ops.latent import LatentAttend, Stage
 from archc.ops.row import RowOp
@@ -29,7 +30,15 @@ from archc.schema import Cache, Number, Precision
 
 Engine = Literal["product", "attention", "rows"]
 """What computes: matrix products, attention and index scores in one fused kernel, arithmetic within rows."""
-ATTENTION = (Attend, LatentAttend, SparseAttention, IndexTopk, IndexDivergence)
+ATTENTION = (
+    Attend,
+    LatentAttend,
+    SparseAttention,
+    CompressedAttention,
+    BlockAttention,
+    IndexTopk,
+    IndexDivergence,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

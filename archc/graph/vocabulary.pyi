@@ -9,6 +9,15 @@ class Vocabulary:
     def attend(self, q: Value, keys: Value, values: Value, time: Value, sinks: Value | None = ..., *, scale: float, window: int | None = ...) -> Value:
         """softmax(q k^T * scale) v over the keys a token may see: q [B, S, H, D], keys [B, T, G, D], values [B, T, G, V] -> [B, S, H, V]."""
 
+    def block_attention(self, q: Value, keys: Value, values: Value, picks: Value, time: Value, *, scale: float, size: int) -> Value:
+        """softmax(q k^T * scale) v over the tokens of chosen blocks, the query's own and those before it: [B, S, H, V]."""
+
+    def compressed_attention(self, q: Value, keys: Value, values: Value, time: Value, *, scale: float, every: int, size: int, select: int, count: int, initial: int, local: int, mapping: Literal['overlap', 'minus', 'plus'] = ...) -> tuple[Value, ...]:
+        """softmax(q k^T * scale) v over the entries a token sees [B, S, H, V], and ids of the blocks of ``select`` tokens that each group of heads gives most weight [B, S, G, min(count, blocks)], -1 where there are fewer."""
+
+    def token_blocks(self, recent: Value, time: Value, *, every: int, size: int) -> Value:
+        """The last ``size`` tokens up to the end of each group of ``every`` that this call completes, side by side: [B, G, H, size * D]."""
+
     def group_pool(self, kv: Value, score: Value, exists: Value, bias: Value, *, overlap: bool = ...) -> Value:
         """The mean of each group's values, weighted by softmax(score + bias) over its tokens, channel by channel [B, G, C]."""
 
@@ -153,8 +162,8 @@ class Vocabulary:
     def recall(self, x: Value, state: Value, time: Value, *, keep: int) -> Value:
         """The kept past tokens in time order, then the new ones [B, keep + S, ...]; the ring then keeps the newest."""
 
-    def rope_angles(self, time: Value, *, dim: int, theta: float, scaling: Literal['linear', 'llama3', 'yarn'] | None = ..., factor: float = ..., original: int = ..., low: float | None = ..., high: float | None = ..., beta_fast: float | None = ..., beta_slow: float | None = ..., truncate: bool = ..., magnitude: float = ..., every: int = ...) -> Value:
-        """cos and sin at token positions, or (every > 1) at the first token of each closing group: [B, S, dim / 2, 2]."""
+    def rope_angles(self, time: Value, *, dim: int, theta: float, scaling: Literal['linear', 'llama3', 'yarn'] | None = ..., factor: float = ..., original: int = ..., low: float | None = ..., high: float | None = ..., beta_fast: float | None = ..., beta_slow: float | None = ..., truncate: bool = ..., magnitude: float = ..., every: int = ..., back: int = ...) -> Value:
+        """cos and sin at token positions, or (every > 1) at the first token of each closing group, or ``back`` tokens before it: [B, S, dim / 2, 2]."""
 
     def time_of(self) -> Value:
         """Where the tokens of this call stand (the runtime's `Time`)."""

@@ -108,7 +108,9 @@ class TimeOf(Op):
 
 
 class RopeAngles(Op):
-    """cos and sin at token positions, or (every > 1) at the first token of each closing group: [B, S, dim / 2, 2]."""
+    """cos and sin at token positions, or (every > 1) at the first token of each closing group, or ``back`` tokens
+    before it: [B, S, dim / 2, 2].
+    """
 
     needs = {"rope_angles": "kernels.rope_angles", "group_positions": "kernels.groups"}
     dim: int
@@ -123,6 +125,7 @@ class RopeAngles(Op):
     truncate: bool = True
     magnitude: float = 1.0
     every: int = 1
+    back: int = 0
 
     def infer(self, time: Type) -> Type:
         need(self.dim % 2 == 0, f"rotates {self.dim} channels, which do not form pairs")
@@ -135,8 +138,8 @@ class RopeAngles(Op):
     def code(self, time: ast.expr) -> ast.expr:
         where = (
             expr("time.positions", time=time)
-            if self.every == 1
-            else expr("group_positions(time, every=m)", time=time, m=self.every)
+            if self.every == 1 and not self.back
+            else expr("group_positions(time, every=m, back=back)", time=time, m=self.every, back=self.back or None)
         )
         return expr(
             "rope_angles(where, dim=dim, theta=theta, scaling=scaling, factor=factor, original=original, low=low,"

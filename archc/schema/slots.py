@@ -111,6 +111,7 @@ class Rope(Drawer):
         x: Value,
         *,
         every: int = 1,
+        back: int = 0,
         inverse: bool = False,
         last: int | None = None,
         end: Literal["first", "last"] = "last",
@@ -118,9 +119,10 @@ class Rope(Drawer):
     ) -> Value:
         """x [B, S, H, D] or [B, S, D] with its channels rotated to the tokens' positions, or back from them.
 
-        With ``every`` > 1, x [B, G, D] are entries of groups of so many tokens, rotated to the first token of each.
-        With ``last``, only so many channels at the end are rotated, as if they were all there are; ``end`` says when
-        they are the first instead. ``pairs``: which channels turn together, where not as everywhere else.
+        With ``every`` > 1, x [B, G, D] are entries of groups of so many tokens, rotated to the first token of each, or
+        to that ``back`` tokens before it. With ``last``, only so many channels at the end are rotated, as if they were
+        all there are; ``end`` says when they are the first instead. ``pairs``: which channels turn together, where not
+        as everywhere else.
         """
         raise NotImplementedError
 

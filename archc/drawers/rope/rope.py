@@ -29,12 +29,22 @@ class Rope(RopeSlot):
         """Fields of the `rope_angles` op beyond theta."""
         return {}
 
-    def angles(self, g: Builder, width: int, every: int = 1) -> Value:
-        """cos and sin for a head of ``width`` channels, at every token or at the first token of every closing group."""
+    def angles(self, g: Builder, width: int, every: int = 1, back: int = 0) -> Value:
+        """cos and sin for a head of ``width`` channels, at every token or at the first token of every closing group, or
+        ``back`` tokens before it.
+        """
         end = f"_per_{every}_tokens" if every > 1 else ""
+        end += f"_back_{back}" if back else ""
         names = (f"rope{end}", f"rope_{'plain' if self.kind == 'rope' else self.kind}{end}")
         return g.step(
-            names, "rope_angles", g.time, dim=self.dim or width, theta=self.theta, every=every, **self.scaling()
+            names,
+            "rope_angles",
+            g.time,
+            dim=self.dim or width,
+            theta=self.theta,
+            every=every,
+            back=back,
+            **self.scaling(),
         )
 
     def tiny(self) -> dict[str, Any]:
@@ -46,10 +56,11 @@ class Rope(RopeSlot):
         x: Value,
         *,
         every: int = 1,
+        back: int = 0,
         inverse: bool = False,
         last: int | None = None,
         end: Literal["first", "last"] = "last",
         pairs: Literal["half", "interleaved"] | None = None,
     ) -> Value:
-        angles = self.angles(g, x.type.last if last is None else last, every)
+        angles = self.angles(g, x.type.last if last is None else last, every, back)
         return g.rotate(x, angles, pairs=pairs or self.pairs, end=self.end if last is None else end, inverse=inverse)

@@ -32,7 +32,9 @@ def rope_angles(op: RopeAngles, w: Workload, ins: Types, outs: Types) -> Calls:
     steps = {None: 3, "linear": 4, "llama3": 21, "yarn": 14}[op.scaling]
     # Steps over frequencies are short, whatever they do
     few = call("fill", 0, half, 1 + (op.scaling == "yarn")), call("exp", half, half), call("map", half, half, steps)
-    first = () if op.every == 1 else (*opened(w, tokens // w.batch), call("map", 8 * tokens, 8 * tokens))
+    first: Calls = ()
+    if op.every > 1 or op.back:
+        first = *opened(w, tokens // w.batch), call("map", 8 * tokens, 8 * tokens, 1 + bool(op.back))
     many = call("map", half + 4 * tokens, n), call("exp", n, n, 2), call("map", n, n, 2), call("copy", 2 * n, 2 * n)
     return *first, *convert(tokens, 8, 4), *few, *many
 
