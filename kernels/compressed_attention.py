@@ -139,12 +139,13 @@ def _attend(
 
     def add_block(start: int, stop: int, entries: int) -> None:
         n = stop - start
-        mass = q.new_zeros((batch, n, groups, 0), dtype=wide)
         if entries:
             rows = _by_group(q[:, start:stop], groups, wide)
             weights = _weights(rows, keys[:, :entries], seen.hidden(start, stop, entries, q.device), scale)
             out[:, start:stop] = _by_token(torch.bmm(weights, values[:, :entries]), batch, n)
             mass = weights.view(batch, groups, n, -1, entries).sum(3).transpose(1, 2)
+        else:
+            mass = q.new_zeros((batch, n, groups, 0), dtype=wide)
         there = -(-(seen.past + stop) // seen.select)
         scores = block_scores(seen.since(mass, start, stop), blocks=there, **choice)
         best = choose_blocks(scores, seen.stands(start, stop, q.device), **taken | {"count": min(many, there)})

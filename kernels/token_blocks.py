@@ -30,6 +30,6 @@ def token_blocks(recent: Tensor, time: Clock, *, every: int, size: int) -> Tenso
         padded = F.pad(recent[:, :whole], (0, 0, 0, 0, size - every, 0))
         return padded.unfold(1, size, every).transpose(-1, -2).flatten(-2)
     first = opened(time, every)[..., None] + torch.arange(every - size, every, device=recent.device)
-    row = (first - time.first[:, None, None] + rows - time.new).clamp(0, rows - 1)
+    row = (first - time.first[:, None, None] + (rows - time.new)).clamp(0, rows - 1)
     here = torch.arange(batch, device=recent.device)[:, None, None]
     return recent[here, row].transpose(2, 3).flatten(-2)

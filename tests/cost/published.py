@@ -29,6 +29,7 @@ INSIGHTS, MOE, V4 = "arXiv:2505.09343", "arXiv:2401.06066", "arXiv:2606.19348"
 GPT_OSS, OLMOE, MIXTRAL = "arXiv:2508.10925, table 1", "arXiv:2409.02060", "arXiv:2401.04088"
 LLAMA, K2, QWEN3 = "arXiv:2407.21783", "MoonshotAI/Kimi-K2 README", "Qwen/Qwen3-235B-A22B model card"
 MHC = "arXiv:2512.24880, table 5"
+NSA = "arXiv:2502.11089, section 4.1"
 META = "transformers 5.23.0 on the meta device"
 TENSORS = "tensors of the checkpoint"
 
@@ -347,6 +348,21 @@ FIGURES = (
     _total("olmoe_1b_7b", "6.9B", OLMOE),
     _total("olmoe_1b_7b", "6,919,161,856", META, rule="equal"),
     _active("olmoe_1b_7b", "1.3B", ALL, "embedding and head included", OLMOE),
+    _total(
+        "nsa_27b",
+        "27B",
+        NSA,
+        rule="cut",
+        note="the widths of its experts and its vocabulary are not published: those of the spec are taken to fit",
+    ),
+    _active(
+        "nsa_27b",
+        "3B",
+        "params.active_core - params.by_component.attention - params.by_component.compressor",
+        "without embedding, head and attention",
+        NSA,
+        note="the paper does not say what it counts; with attention it is 4.8B, which no width of experts mends",
+    ),
     _total("qwen3_235b_a22b", "235B", QWEN3),
     _total("qwen3_235b_a22b", "235,093,634,560", META, rule="equal"),
     Figure(

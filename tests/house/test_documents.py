@@ -82,7 +82,7 @@ def test_every_spec_has_a_name() -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["docs/language.md", "docs/drawers.md", "docs/residual.md", "docs/sweeps.md", "README.md"],
+    ["docs/language.md", "docs/drawers.md", "docs/attention.md", "docs/residual.md", "docs/sweeps.md", "README.md"],
     indirect=True,
 )
 def test_specs_check_and_are_in_canonical_form(written: Path) -> None:

@@ -102,6 +102,15 @@ SPECS = {
     "  window = 5, rope = rope { pairs = interleaved }, compress = csa { ratio = 2,\n"
     "  indexer = two_stage { heads = 3, head_dim = 8, topk = 5, block = 3, blocks = 3 } } }\n"
     "ffn = swiglu { hidden = 12 }",
+    "chosen_blocks": "dim = 18, layers = 4\n"
+    "attention far = nsa { heads = 6, kv_heads = 2, head_dim = 6, v_dim = 5, stride = 2, compress_block = 6,\n"
+    "  select_block = 8, blocks = 3, local = 1, window = 7, mapping = plus, gate_hidden = none,\n"
+    "  rope = rope { dim = 4, end = last } }\n"
+    "attention one = nsa { heads = 3, kv_heads = 1, head_dim = 8, stride = 4, compress_block = 4, select_block = 8,\n"
+    "  blocks = 2, initial = 0, window = 1, mapping = minus, gates = shared }\n"
+    "attention each = one { kv_heads = 3, stride = 2, compress_block = 4, initial = 1, blocks = 4,\n"
+    "  mapping = overlap }\n"
+    "ffn = swiglu { hidden = 20 }\nschedule { attention = [far, one, each, far] }",
     "further_stream": "dim = 18, layers = 1, head = tied\nattention = gqa { heads = 3, rope = rope }\n"
     "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams",
 }

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 
 class Nsa(Attention):
-    """Native sparse attention: entries of overlapping blocks, the tokens of the blocks that these weigh most, and a
-    window, summed by gates (Yuan et al. 2025, arXiv:2502.11089).
+    """Native sparse attention: compressed entries, chosen blocks and a window (Yuan et al. 2025, arXiv:2502.11089).
+
+    Every branch has keys and values of its own; gates made of the input weigh what the three give.
     """
 
     dim: int = field("width of the residual stream", unit="channels", inherit="dim", gt=0)
