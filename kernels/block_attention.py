@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from .groups import slots
 from .kept import kept
-from .sparse_blocks import LIMIT, picked_blocks
+from .sparse_blocks import GATHERED, picked_blocks
 from .state import Clock
 
 
@@ -25,7 +25,7 @@ def block_attention(
     *,
     scale: float,
     size: int,
-    limit: int = LIMIT,
+    limit: int = GATHERED,
 ) -> Tensor:
     """The values of the tokens of chosen blocks, weighted by softmax(scale * q . key): [B, S, H, V].
 

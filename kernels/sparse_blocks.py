@@ -11,6 +11,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 LIMIT = 1 << 20
+GATHERED = 1 << 24
+"""As `LIMIT`, where whole blocks of tokens are gathered for every query: 64 MiB in float32."""
 DENSE = 2
 """Where there are no more than so many entries for each pick, scoring all is less work than gathering the picked."""
 
@@ -211,7 +213,7 @@ def divergence_pairs(
 
 
 def picked_blocks(
-    *, batch: int, heads: int, groups: int, width: int, new: int, columns: int, limit: int = LIMIT
+    *, batch: int, heads: int, groups: int, width: int, new: int, columns: int, limit: int = GATHERED
 ) -> list[tuple[int, int]]:
     """The blocks of `block_attention`: queries ``start`` to ``stop``, for each of which every one of ``groups`` gathers
     ``columns`` tokens of ``width`` channels at most.

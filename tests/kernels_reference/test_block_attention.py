@@ -17,7 +17,7 @@ from kernels.block_attention import block_attention
 from kernels.block_choice import block_scores
 from kernels.compressed_attention import compressed_attention
 from kernels.groups import opened
-from kernels.sparse_blocks import LIMIT, index_blocks, picked_blocks
+from kernels.sparse_blocks import GATHERED, index_blocks, picked_blocks
 from kernels.token_blocks import token_blocks
 from tests.kernels_reference.clock import Rows, recalled, rows
 from tests.kernels_reference.test_groups import group_starts
@@ -264,7 +264,7 @@ def test_attention_over_chosen_blocks_counts_what_runs(case: tuple, limit: int) 
     assert counter.get_total_flops() == pairs * (DIM + WIDE) + pairs * (3 * DIM + 2 * WIDE)
 
 
-@given(batch=st.integers(1, 3), new=st.integers(1, 400), columns=st.integers(1, 2000), width=st.integers(1, 256))
+@given(batch=st.integers(1, 3), new=st.integers(1, 4000), columns=st.integers(1, 20000), width=st.integers(1, 256))
 def test_blocks_of_queries_cover_all_within_the_limit(batch: int, new: int, columns: int, width: int) -> None:
     sizes = {"batch": batch, "heads": 8, "groups": 2, "width": width, "columns": columns}
     blocks = picked_blocks(**sizes, new=new)
@@ -272,7 +272,7 @@ def test_blocks_of_queries_cover_all_within_the_limit(batch: int, new: int, colu
     assert blocks[-1][1] == new
     for start, stop in blocks:
         most = batch * (stop - start) * columns * max(8, 2 * width)
-        assert most <= LIMIT or stop - start == 1
+        assert most <= GATHERED or stop - start == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
