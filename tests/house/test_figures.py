@@ -27,11 +27,18 @@ def test_sums_and_norms(form: str, spread: float, data: dict[str, Any]) -> None:
     assert residual.norms(form, spread) == pytest.approx(data["norms"][form][at], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["x + F(x)", "mHC, form v4, logits 0.5", "unconstrained, logits 0.05"])
+@pytest.mark.parametrize("name", ["x + F(x)", "mHC, form v4, logits 0.5", "HC, scale 0.1"])
 def test_a_stack(name: str, data: dict[str, Any]) -> None:
-    forward, backward = residual.depth(**residual.STACKS[name])
-    assert forward == pytest.approx(data["stacks"][name]["forward"], rel=1e-4)
-    assert backward == pytest.approx(data["stacks"][name]["backward"], rel=1e-4)
+    found, shown = residual.depth(**residual.STACKS[name]), data["stacks"][name]
+    assert found.forward == pytest.approx(shown["forward"], rel=1e-4)
+    assert found.backward == pytest.approx(shown["backward"], rel=1e-4)
+    for got, kept in zip(found.gains, shown["gains"], strict=True):
+        assert got == pytest.approx(tuple(kept), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", residual.KINDS)
+def test_costs(kind: str, data: dict[str, Any]) -> None:
+    assert residual.costs(kind) == pytest.approx(data["costs"][kind], rel=1e-5)
 
 
 def test_the_page_has_the_tables(data: dict[str, Any]) -> None:
