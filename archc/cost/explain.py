@@ -164,7 +164,7 @@ def _flops(
     ideal = not rest.startswith("executed")
     weighted = rest == "weighted_fp8_equivalent"
     forward = weighted or rest.endswith("forward_per_token")
-    learns = Learning(graph)
+    learns = Learning(graph, w)
     out: list[tuple[Term, Scope]] = []
     per_token = weighted or rest.endswith("_per_token")
     runs = ((node, *run) for node, n in graph.walk(labels=shown.mode == "train") for run in learns.runs(node, n))

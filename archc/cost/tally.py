@@ -14,7 +14,7 @@ from typing import Any
 
 from archc.cost.formats import WEIGHT, product_of
 from archc.graph import Graph, Node
-from archc.graph.gradient import Gradients, gradients
+from archc.graph.gradient import Gradients, gradients, short
 from archc.ops import Cost, Table, Workload
 from archc.ops.base import NOTHING
 from archc.ops.loss import Loss
@@ -90,10 +90,13 @@ def node_cost(node: Node, w: Workload) -> Cost:
 
 
 class Learning:
-    """What training adds to the forward of every node of a graph, whose gradients may be known."""
+    """What training adds to the forward of every node of a graph, whose gradients may be known for rows that are not
+    too `short`.
+    """
 
-    def __init__(self, graph: Graph, known: Gradients | None = None) -> None:
-        self.trained, self.constants, self.starts = known or gradients(graph)
+    def __init__(self, graph: Graph, w: Workload, known: Gradients | None = None) -> None:
+        found = gradients(graph, w) if known is None or short(graph, w) else known
+        self.trained, self.constants, self.starts = found
 
     def runs(self, node: Node, times: int) -> tuple[tuple[bool, int], ...]:
         """How often a node runs, apart for first layers in which it reads what the layers begin with: constants."""
@@ -146,7 +149,7 @@ def flop_sums(
     back: Counter[tuple[str, str]] = Counter()
     halves = 0
     kinds: set[str] = set()
-    learns = Learning(graph, known)
+    learns = Learning(graph, w, known)
     for node, count in graph.walk():
         kinds.add(node.op.kind)
         cost = node.op.arithmetic(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))

@@ -16,7 +16,7 @@ from archc.cost.formats import held, product_of, size_of
 from archc.cost.kernels import Kernel, Sources, kernels, sources
 from archc.cost.placement import routed, units
 from archc.graph import Graph, Node, Value
-from archc.graph.gradient import FLOATS, constants, trained
+from archc.graph.gradient import FLOATS, gradients, short
 from archc.ops import Cost, Workload, numel
 from archc.ops.attention import Attend
 from archc.ops.base import nbytes
@@ -104,7 +104,9 @@ class Amounts:
         self.w, self.precision, self.cache = w, precision, cache
         self.src: Sources = sources(graph)
         self.training = not w.cached
-        self.trained, self.constants = _learning(graph) if self.training else (frozenset(), frozenset())
+        self.trained, self.constants = frozenset[Node](), frozenset[Value]()
+        if self.training:
+            self.trained, self.constants = _learning(graph, w if short(graph, w) else None)
         self.forward: dict[str, tuple[Work | Forms, ...]] = {}
         self.backward: dict[str, tuple[Work, ...]] = {}
         for name, group in kernels(graph).items():
@@ -318,8 +320,9 @@ class Amounts:
 
 
 @lru_cache(maxsize=16)
-def _learning(graph: Graph) -> tuple[frozenset[Node], frozenset[Value]]:
-    return frozenset(trained(graph)), frozenset(constants(graph))
+def _learning(graph: Graph, w: Workload | None) -> tuple[frozenset[Node], frozenset[Value]]:
+    found = gradients(graph, w)
+    return frozenset(found.trained), frozenset(found.constants)
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ from archc import resources
 from archc.emit.module import has_tables, print_model
 from archc.emit.readme import figures
 from archc.emit.training import losses, router_biases
-from archc.graph import Graph, Parameter
+from archc.graph import Graph, Parameter, Value
 from archc.graph.gradient import learned
 from archc.ops.sparse import IndexTopk
 from archc.schema import Model
@@ -87,7 +87,7 @@ def files(
 
 def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[str]) -> dict[str, Any]:
     """What `plan.json` says."""
-    trained = learned(graph)
+    trained, late = learned(graph), _learned_by_one_pick(graph)
     return {
         "archc": VERSION,
         "format_version": 1,
@@ -108,6 +108,7 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
                 "init": _init(p),
                 "buffer": p.spec.buffer,
                 "trained": p.value in trained,
+                **({"stage": "dense"} if p.value in late else {}),
             }
             for p in graph.parameters()
         ],
@@ -115,6 +116,14 @@ def plan_facts(model: Model, graph: Graph, cost: dict[str, Any], carried: list[s
         "router_biases": router_biases(graph),
         "cost": cost,
     }
+
+
+def _learned_by_one_pick(graph: Graph) -> set[Value]:
+    """Parameters of indexers that pick one entry: over that their loss is 0 whatever the scores, so that they learn in
+    its dense stage alone.
+    """
+    single = (node.scope for node, _ in graph.walk() if isinstance(node.op, IndexTopk) and node.op.k == 1)
+    return {value for scope in single for inside in scope.scopes() for value in inside.params}
 
 
 def _init(p: Parameter) -> str | float | dict[str, float]:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from archc.graph.value import Graph, Node, Scope, Stack, Value
+from archc.ops import Table, Workload, numel
 from archc.ops.loss import Loss
 
 FLOATS = ("act", "fp32")
@@ -32,13 +33,17 @@ def trained(graph: Graph) -> set[Node]:
     return gradients(graph).trained
 
 
-def gradients(graph: Graph) -> Gradients:
-    """Which nodes get a gradient, and which values have none."""
+def gradients(graph: Graph, w: Workload | None = None) -> Gradients:
+    """Which nodes get a gradient, and which values have none; under a workload, whose rows may be too short for some.
+
+    Entries of which there are none are left out of what reads them, and no gradient goes to what would make them.
+    """
     reached: set[Value] = set(graph.root.returns)
     reached.update(scope.returns[-1] for scope in graph.predictions())
     nodes: set[Node] = set()
-    _back(graph.root, reached, nodes)
-    _back(graph.steps, reached, nodes)
+    few = w if w is not None and short(graph, w) else None
+    _back(graph.root, reached, nodes, few)
+    _back(graph.steps, reached, nodes, few)
     fixed = constants(graph)
     found = {n for n in nodes if isinstance(n.op, Loss) or not fixed.issuperset(n.outs)}
     return Gradients(found, fixed, _starts(graph, fixed))
@@ -51,6 +56,12 @@ def learned(graph: Graph) -> set[Value]:
         ins = node.op.learns(node.ins) if isinstance(node.op, Loss) else node.ins
         found.update(v for v in ins if v.param is not None and not v.param.buffer)
     return found
+
+
+def short(graph: Graph, w: Workload) -> bool:
+    """Whether rows that are learned from are too short for an entry of some table."""
+    stores = (store for scope, _ in graph.scopes(labels=False) for store in scope.states.values())
+    return not w.cached and any(isinstance(store, Table) and store.every > w.new for store in stores)
 
 
 def constants(graph: Graph) -> set[Value]:
@@ -86,7 +97,14 @@ def _starts(graph: Graph, fixed: set[Value]) -> Counter[Node]:
     return found
 
 
-def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
+def _given(node: Node, w: Workload | None) -> tuple[Value, ...]:
+    """The operands of a node to which its gradient goes."""
+    if w is None or not all(numel(v.type.shape, w) for v in node.outs):
+        return node.ins
+    return tuple(v for v in node.ins if numel(v.type.shape, w))
+
+
+def _back(scope: Scope, reached: set[Value], nodes: set[Node], w: Workload | None) -> None:
     for item in reversed(scope.items):
         if isinstance(item, Node):
             if isinstance(item.op, Loss):
@@ -94,14 +112,14 @@ def _back(scope: Scope, reached: set[Value], nodes: set[Node]) -> None:
                 reached.update(item.op.learns(item.ins))
             elif any(v in reached and v.type.dtype in FLOATS for v in item.outs) and not item.op.constant:
                 nodes.add(item)
-                reached.update(item.ins)
+                reached.update(_given(item, w))
         elif isinstance(item, Scope):
-            _back(item, reached, nodes)
+            _back(item, reached, nodes, w)
         else:
-            _stack(item, reached, nodes)
+            _stack(item, reached, nodes, w)
 
 
-def _stack(stack: Stack, reached: set[Value], nodes: set[Node]) -> None:
+def _stack(stack: Stack, reached: set[Value], nodes: set[Node], w: Workload | None) -> None:
     """Every layer hands its state on, so a gradient that reaches the last, or a loss in one, reaches the results of
     all.
     """
@@ -109,5 +127,5 @@ def _stack(stack: Stack, reached: set[Value], nodes: set[Node]) -> None:
         return
     for kind in stack.kinds:
         reached.update(kind.returns)
-        _back(kind, reached, nodes)
+        _back(kind, reached, nodes, w)
     reached.update(stack.args)

@@ -122,7 +122,8 @@ def test_the_index_loss_teaches_the_scores_and_nothing_else() -> None:
 
 def test_a_product_with_a_constant_has_one_gradient_less_to_compute() -> None:
     graph = graph_of(index)
-    learns, w = Learning(graph), Workload(batch=2, new=5)
+    w = Workload(batch=2, new=5)
+    learns = Learning(graph, w)
     for name, parts in (("index_q", 1), ("index_k", 1), ("index_w", 2), ("entries", 0), ("up", 2)):
         (node,) = (node for node, _ in graph.walk() if node.name == name)
         cost = node_cost(node, w)

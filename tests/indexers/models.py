@@ -26,7 +26,7 @@ model indexed {{
   }}
   attention far = local {{
     compress = csa {{
-      ratio = {ratio}, indexer = lightning {{ heads = 3, head_dim = 6, topk = {topk}, loss_weight = {weight} }}
+      ratio = {ratio}, indexer = {indexer} {{ heads = 3, head_dim = 6, topk = {topk}, loss_weight = {weight}{more} }}
     }}
   }}
   ffn = swiglu {{ hidden = 24 }}
@@ -49,9 +49,18 @@ ORACLE = Csa(
 )
 
 
-def package(folder: Path, *, topk: int = TOPK, weight: float = 1.0) -> ModuleType:
+def package(
+    folder: Path,
+    *,
+    topk: int = TOPK,
+    weight: float = 1.0,
+    ratio: int = RATIO,
+    indexer: str = "lightning",
+    more: str = "",
+) -> ModuleType:
     """The package of a model with a layer of window attention and two of CSA."""
-    text = SPEC.format(vocab=VOCAB, window=WINDOW, ratio=RATIO, topk=topk, weight=weight)
+    sizes = {"vocab": VOCAB, "window": WINDOW, "ratio": ratio, "topk": topk, "weight": weight}
+    text = SPEC.format(**sizes, indexer=indexer, more=more)
     return built(load_text(text)[0], folder)
 
 

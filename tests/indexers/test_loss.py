@@ -6,8 +6,10 @@ Where the loops are asked, positions are given in float64: packages take their a
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.indexers.models import FAR, ORACLE, RATIO, indexed, model, package, tokens, watched
 from tests.oracles import index_loss
+from tests.oracles.csa import Csa
 
 torch.set_num_threads(1)
 seeds = st.integers(0, 1 << 30)
@@ -35,7 +38,9 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return package(tmp_path_factory.mktemp("indexed"))
 
 
-def written_out(net: Any, read: dict[int, Tensor], sequences: list[tuple[int, range]], *, dense: bool) -> float:
+def written_out(
+    net: Any, read: dict[int, Tensor], sequences: list[tuple[int, range]], *, dense: bool, oracle: Csa = ORACLE
+) -> float:
     """The loss by loops over sequences (row, columns): the mean over queries, summed over layers."""
     total = 0.0
     for layer in FAR:
@@ -44,8 +49,8 @@ def written_out(net: Any, read: dict[int, Tensor], sequences: list[tuple[int, ra
         parts: list[float] = []
         for row, columns in sequences:
             x = read[layer][row, columns].numpy()
-            assume(dense or ORACLE.margin(weights, x) > 1e-9)  # closer scores leave the choice to rounding
-            parts += index_loss.of_layer(ORACLE, weights, x, dense=dense)
+            assume(dense or oracle.margin(weights, x) > 1e-9)  # closer scores leave the choice to rounding
+            parts += index_loss.of_layer(oracle, weights, x, dense=dense)
         total += float(np.mean(parts)) if parts else 0.0
     return total
 
@@ -66,6 +71,28 @@ def test_a_model_reports_what_the_loops_say(module: ModuleType, stage: str, data
     assert out.losses.keys() == {"index"}
     assert out.losses["index"].item() == pytest.approx(want, rel=1e-9, abs=1e-12)
     assert out.loss.item() == pytest.approx(out.lm_loss.item() + want, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    return package(
+        tmp_path_factory.mktemp("staged"), ratio=2, topk=3, indexer="two_stage", more=", block = 2, blocks = 2"
+    )
+
+
+@stages
+@law
+@given(data=st.data())
+def test_an_index_in_two_stages_learns_by_what_it_picks(staged: ModuleType, stage: str, data: st.DataObject) -> None:
+    """Of rows of 14 tokens, so 7 entries in 4 blocks, of which 2 are kept."""
+    net = model(staged, seed=data.draw(st.integers(0, 3)))
+    net.index_stage = stage
+    ids = tokens(2, 14, data.draw(seeds))
+    with watched(net) as read:
+        out = net(ids, labels=ids, position_ids=torch.arange(14).double())
+    oracle = replace(ORACLE, every=2, topk=3, block=2, blocks=2)
+    want = written_out(net, read, [(b, range(14)) for b in range(2)], dense=stage == "dense", oracle=oracle)
+    assert out.losses["index"].item() == pytest.approx(want, rel=1e-9, abs=1e-12)
 
 
 @stages
@@ -257,6 +284,21 @@ def test_short_rows_have_nothing_to_learn(module: ModuleType) -> None:
     assert out.losses["index"].item() == 0
     out.loss.backward()
     assert all(p.grad is not None and not p.grad.any() for n, p in net.named_parameters() if n in indexed(net))
+
+
+def test_one_pick_teaches_in_the_dense_stage_alone(tmp_path: Path) -> None:
+    """Over one entry the softmax is 1 whatever the score: the plan says which parameters that leaves alone."""
+    made = package(tmp_path, topk=1)
+    net, ids = model(made), tokens(2, 17)
+    assert made.__file__ is not None
+    plan = json.loads((Path(made.__file__).parent / "plan.json").read_text())
+    own = indexed(net)
+    assert {p["name"] for p in plan["parameters"] if p.get("stage") == "dense"} == own
+    for stage in ("sparse", "dense"):
+        net.index_stage = stage
+        found = gradients(net, net(ids, labels=ids).losses["index"])
+        taught = {name for name in own if (g := found[name]) is not None and g.any()}
+        assert taught == (own if stage == "dense" else set())
 
 
 @pytest.mark.slow
