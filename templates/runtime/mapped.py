@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
 import tempfile
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 24
+CHUNK = 1 << 22
 """Elements that are copied at a time."""
+_SCATTERED: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+"""Mappings that are read here and there, by where their tensors begin."""
 
 
-def view(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor [*shape] of the numbers that begin at byte `offset` of a file, which stays as it is.
+def view(path: Path, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """A tensor [*shape] of the numbers that begin at byte `offset` of a file, which stays as it is, and True.
 
-    What is written to the tensor is kept in memory. Where a limit leaves no room for that, a copy on disk.
+    What is written to the tensor is kept in memory. Where a limit leaves no room for that, a copy on disk, and False.
     """
     page = offset - offset % mmap.ALLOCATIONGRANULARITY
-    size = offset - page + math.prod(shape) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     with path.open("rb") as file:
         try:
-            held = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=page)
+            held = mmap.mmap(file.fileno(), offset - page + size, access=mmap.ACCESS_COPY, offset=page)
         except OSError:
-            held = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, offset=page)
-            with warnings.catch_warnings():  # that it cannot be written: it is only read, once
-                warnings.simplefilter("ignore", UserWarning)
-                source = _tensor(held, offset - page, shape, dtype)
-            return fill(scratch(shape, dtype, path.parent), source)
-    return _scattered(held, offset - page, shape, dtype)
+            with _unnamed(path.parent) as target:
+                os.truncate(target.fileno(), size)
+                _copy(file.fileno(), offset, size, target.fileno())
+                held = mmap.mmap(target.fileno(), size, access=mmap.ACCESS_WRITE)
+            return _scattered(held, 0, shape, dtype), False
+    return _scattered(held, offset - page, shape, dtype), True
 
 
 def scratch(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = None) -> Tensor:
@@ -51,10 +56,41 @@ def scratch(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None = No
 def fill(target: Tensor, source: Tensor) -> Tensor:
     """Copies a tensor into another, a piece at a time; zeros are not written over the zeros of a new file."""
     pieces = max(1, CHUNK // max(1, math.prod(source.shape[1:])))
-    for new, old in zip(target.split(pieces), source.split(pieces), strict=True):
-        if old.any():
-            new.copy_(old)
+    with _in_order(source), _in_order(target):
+        for new, old in zip(target.split(pieces), source.split(pieces), strict=True):
+            if old.any():
+                new.copy_(old)
     return target
+
+
+@contextmanager
+def _in_order(tensor: Tensor) -> Iterator[None]:
+    """The memory of a tensor is gone through from its beginning to its end, if that is a file."""
+    held = _SCATTERED.get(tensor.data_ptr())
+    if held is not None:
+        held.madvise(mmap.MADV_SEQUENTIAL)
+    yield
+    if held is not None:
+        held.madvise(mmap.MADV_RANDOM)
+
+
+def _copy(source: int, offset: int, size: int, target: int) -> None:
+    """Copies bytes of one open file to the beginning of another, new one; holes stay holes."""
+    at, end = offset, offset + size
+    while at < end:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        stop = min(end, os.lseek(source, at, os.SEEK_HOLE))
+        while at < stop:
+            piece = os.pread(source, min(CHUNK, stop - at), at)
+            if not piece:
+                raise OSError(errno.EIO, "the file ends before the tensor in it does")
+            os.pwrite(target, piece, at - offset)
+            at += len(piece)
 
 
 def _unnamed(folder: Path | None) -> IO[bytes]:
@@ -67,9 +103,11 @@ def _unnamed(folder: Path | None) -> IO[bytes]:
 
 def _scattered(held: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A tensor over a mapping whose rows are read one here, one there: reading on would be in vain."""
+    tensor = _tensor(held, offset, shape, dtype)
     if hasattr(mmap, "MADV_RANDOM"):
         held.madvise(mmap.MADV_RANDOM)
-    return _tensor(held, offset, shape, dtype)
+        _SCATTERED[tensor.data_ptr()] = held
+    return tensor
 
 
 def _tensor(held: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

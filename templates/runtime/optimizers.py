@@ -55,10 +55,11 @@ class TableAdam(torch.optim.Optimizer):
 
     def _move(self, weight: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         """One step of the rows of a weight that have a gradient."""
+        state = self.state[weight] or self._begin(weight)
         rows, grad = _rows(grad)
         if not len(rows):
+            state["step"] += 1
             return
-        state = self.state[weight] or self._begin(weight)
         self._tables[weight].writable()
         held = (weight, state["exp_avg"], state["exp_avg_sq"])
         moved, mean, square = (tensor.index_select(0, rows).to(state["exp_avg"].dtype) for tensor in held)
@@ -111,14 +112,14 @@ def _rows(grad: Tensor) -> tuple[Tensor, Tensor]:
     return rows, grad[rows]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float = 0.1) -> list[dict[str, Any]]:
-    """The parameters that are no tables: matrices, which decay, and norms, biases and scales, which do not."""
-    tables = {id(table.weight) for table in model.modules() if isinstance(table, LargeTable)}
-    rest = [p for p in model.parameters() if id(p) not in tables]
-    return [
-        {"params": [p for p in rest if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(model: TableModel, lr: float, table_rate: float = TABLE_RATE) -> list[dict[str, Any]]:
+    """The parameters for one optimizer of dense gradients: tables with a learning rate of their own and without weight
+    decay, and the rest.
+    """
+    tables = [table.weight for table in model.tables.values()]
+    held = set(map(id, tables))
+    rest = [p for p in model.parameters() if id(p) not in held]
+    return [{"params": rest, "lr": lr}, {"params": tables, "lr": table_rate * lr, "weight_decay": 0.0}]
 
 
 def optimizers(
@@ -129,11 +130,12 @@ def optimizers(
     eps: float = 1e-8,
     weight_decay: float = 0.1,
     table_rate: float = TABLE_RATE,
-) -> tuple[torch.optim.Optimizer, TableAdam]:
-    """AdamW for all but the tables, and Adam with `table_rate` times its learning rate for the tables.
+) -> tuple[torch.optim.AdamW, TableAdam]:
+    """AdamW for all but the tables, and Adam with `table_rate` times its learning rate for the rows of tables.
 
     Gradients of the tables are sparse from now on.
     """
     model.sparse_gradients = True
-    rest = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas, eps=eps)
-    return rest, TableAdam(model.tables.values(), lr=table_rate * lr, betas=betas, eps=eps)
+    rest, tables = parameter_groups(model, lr, table_rate)
+    backbone = torch.optim.AdamW(rest["params"], lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+    return backbone, TableAdam(model.tables.values(), lr=tables["lr"], betas=betas, eps=eps)

@@ -131,8 +131,8 @@ class TableModel(LanguageModel):
                 raise ValueError(f"{path} does not fit the tables of this model:\n  " + "\n  ".join(problems))
             sources = stored(checkpoint.headers, checkpoint.block)
             prepared = [(table, *table.prepared(sources[name], checkpoint)) for name, table in names.items()]
-        for table, memory, source in prepared:
-            table.hold(memory, source)
+        for table, memory, folder, viewed in prepared:
+            table.hold(memory, folder, viewed)
 
 
 def _misfits(name: str, table: LargeTable, checkpoint: Checkpoint) -> list[str]:

@@ -60,7 +60,7 @@ class LargeTable(nn.Module):
         self.num_embeddings, self.embedding_dim, self.std = num_embeddings, embedding_dim, std
         self.placement: Placement = _GIVEN.get() or placement
         self.sparse = self.placement != "device"
-        self._source: Path | None = None  # the file that the weight is a view of
+        self._viewed = False  # the weight is a view of the file of a checkpoint
         self._folder: Path | None = None  # where it was loaded from
         self._asked = False
         self._readings: list[Reading] = []
@@ -144,7 +144,7 @@ class LargeTable(nn.Module):
     @torch.no_grad()
     def writable(self) -> Tensor:
         """The weight, no longer the file of a checkpoint: what is written to it may go to disk."""
-        if self._source is not None:
+        if self._viewed:
             self.hold(self._copy(self.weight.dtype))
         return self.weight
 
@@ -155,23 +155,26 @@ class LargeTable(nn.Module):
         return torch.zeros(self.weight.shape, dtype=dtype, device=self.weight.device)
 
     @torch.no_grad()
-    def prepared(self, source: Stored, checkpoint: Checkpoint) -> tuple[Tensor, Path]:
-        """The weight with the numbers of a checkpoint, for `hold`, and the file that has them.
+    def prepared(self, source: Stored, checkpoint: Checkpoint) -> tuple[Tensor, Path, bool]:
+        """What `hold` takes: the weight with the numbers of a checkpoint, its folder, whether it is a view of its file.
 
         On disk that is the file itself where it has the dtype of the weight; else a copy, in memory of the same kind.
         """
         path, offset = checkpoint.place(source.numbers)
         if self.placement == "disk" and DTYPES[checkpoint.headers[source.numbers].dtype] == self.weight.dtype:
-            return mapped.view(path, offset, tuple(self.weight.shape), self.weight.dtype), path
-        room = self._room(self.weight.dtype, path.parent)
-        source.copy_to(room, checkpoint)
-        return room, path
+            memory, viewed = mapped.view(path, offset, tuple(self.weight.shape), self.weight.dtype)
+        else:
+            memory, viewed = self._room(self.weight.dtype, path.parent), False
+            source.copy_to(memory, checkpoint)
+        return memory, path.parent, viewed
 
-    def hold(self, memory: Tensor, source: Path | None = None) -> None:
-        """Takes `memory` for the weight: on disk the view of a file `source` that must not change, if one is given."""
+    def hold(self, memory: Tensor, folder: Path | None = None, viewed: bool = False) -> None:
+        """Takes `memory` for the weight, which comes from `folder`, if that is given: `viewed` is a file there that
+        must not change.
+        """
         self._readings.clear()
-        self._source = source if self.placement == "disk" else None
-        self._folder = self._folder if source is None else source.parent
+        self._viewed = viewed
+        self._folder = folder or self._folder
         if self.weight.is_meta:
             self.weight = nn.Parameter(memory, self.weight.requires_grad)
         else:
@@ -217,7 +220,7 @@ class LargeTable(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what is on its way, and what lies on this disk."""
-        return {**self.__dict__, "_readings": [], "_source": None, "_folder": None}
+        return {**self.__dict__, "_readings": [], "_viewed": False, "_folder": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy on disk has a file of its own."""
@@ -228,7 +231,7 @@ class LargeTable(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A table of its own, without a second copy in memory of what lies on disk."""
         copy = memo[id(self)] = type(self).__new__(type(self))
-        own = {"_readings": [], "_parameters": {}, "_source": None}
+        own = {"_readings": [], "_parameters": {}, "_viewed": False}
         copy.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k not in own}, memo) | own)
         memory = self.weight.detach() if self.weight.is_meta else self._copy(self.weight.dtype)
         copy.weight = memo[id(self.weight)] = nn.Parameter(memory, self.weight.requires_grad)
