@@ -33,6 +33,9 @@ IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (.*)$", re.MULTILINE)
 INDEX_TESTS = "tests/test_indexers.py"
 """The laws of models whose indexers learn, likewise."""
 
+TABLE_TESTS = "tests/test_tables.py"
+"""The laws of models with large tables, likewise."""
+
 RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 """Runtime modules that every package exports from."""
 
@@ -70,6 +73,7 @@ def files(
     left_out = {
         MTP_TESTS: model.mtp is None,
         INDEX_TESTS: not any(isinstance(node.op, IndexTopk) for node, _ in graph.walk()),
+        TABLE_TESTS: not tables,
     }
     for path in sorted((resources.templates() / "package").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:

@@ -7,6 +7,7 @@ from typing import Any
 
 from archc.graph import Graph
 from archc.ops import Table
+from archc.ops.ngram import TableLookup
 from archc.ops.time import row_parts
 from archc.schema import Model
 
@@ -33,6 +34,9 @@ WORKLOADS = {
     "decode": "decoding, token {context} of a row",
 }
 
+PLACES = {"device": "on the device", "host": "in host memory", "disk": "on disk"}
+"""Where tables lie."""
+
 LOSSES = {
     "sequence_balance": "evens out the loads of experts in each sequence; {layers}, each 1 at best",
     "batch_balance": "evens out the loads of experts over all tokens; {layers} together",
@@ -58,6 +62,7 @@ def figures(model: Model, graph: Graph, plan: Mapping[str, Any], twin: Mapping[s
         "drafts": 0 if model.mtp is None else max(2, model.mtp.depth),
         "conventions": _conventions(params),
         "layouts": list(_layouts(model, graph)),
+        "tables": _tables(graph),
         "training": [*map(_loss, plan["losses"]), *map(_bias, plan["router_biases"])],
         "weights": size(2 * stored),
         "flops": [_flops(plan["cost"][mode], label) for mode, label in WORKLOADS.items()],
@@ -129,6 +134,21 @@ def _cache(cache: Mapping[str, Any], context: int) -> list[tuple[str, str]]:
         ("each row, however long", size(cache["bytes_per_sequence_fixed"])),
         (f"one row of {context:,} tokens", size(cache["bytes_total"])),
     ]
+
+
+def _tables(graph: Graph) -> str:
+    """What there is to look up, and where it lies; empty where there is no table."""
+    found = [node for node, times in graph.walk() for _ in range(times) if isinstance(node.op, TableLookup)]
+    if not found:
+        return ""
+    ops = [node.op for node in found if isinstance(node.op, TableLookup)]
+    places = sorted({PLACES[op.placement] for op in ops})
+    rows = sum(node.ins[0].type.last for node in found)
+    total = sum(op.rows * op.dim for op in ops)
+    return (
+        f"{_counted(len(ops), 'large table')} with {total:,} parameters, {size(2 * total)} in bfloat16, of which each"
+        f" token reads {rows:,} rows. The spec puts them {' and '.join(places)}."
+    )
 
 
 def _layouts(model: Model, graph: Graph) -> Iterator[str]:

@@ -90,7 +90,9 @@ class LanguageModel(nn.Module):
         """Moves and converts as every module does, but buffers stay in at least float32: a bias of a router that is
         rounded to fewer digits does not move by a thousandth at a time.
         """
-        buffers = {id(buffer): buffer for buffer in self.buffers()}  # held, so that no other tensor gets an id of theirs
+        buffers = {
+            id(buffer): buffer for buffer in self.buffers()
+        }  # held, so that no other tensor gets an id of theirs
 
         def convert(tensor: Tensor) -> Tensor:
             moved = fn(tensor)

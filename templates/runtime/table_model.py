@@ -132,7 +132,7 @@ class TableModel(LanguageModel):
             sources = stored(checkpoint.headers, checkpoint.block)
             prepared = [(table, *table.prepared(sources[name], checkpoint)) for name, table in names.items()]
         for table, memory, folder, viewed in prepared:
-            table.hold(memory, folder, viewed)
+            table.hold(memory, folder, viewed=viewed)
 
 
 def _misfits(name: str, table: LargeTable, checkpoint: Checkpoint) -> list[str]:

@@ -168,7 +168,7 @@ class LargeTable(nn.Module):
             source.copy_to(memory, checkpoint)
         return memory, path.parent, viewed
 
-    def hold(self, memory: Tensor, folder: Path | None = None, viewed: bool = False) -> None:
+    def hold(self, memory: Tensor, folder: Path | None = None, *, viewed: bool = False) -> None:
         """Takes `memory` for the weight, which comes from `folder`, if that is given: `viewed` is a file there that
         must not change.
         """

@@ -194,7 +194,8 @@ def _fill(
             continue
         table = model.get_submodule(place.name.rpartition(".")[0])
         if getattr(table, "placement", "device") != "device":  # a table in host memory or on disk
-            table.hold(*table.prepared(source, checkpoint))  # type: ignore[operator]
+            memory, folder, viewed = table.prepared(source, checkpoint)  # type: ignore[operator]
+            table.hold(memory, folder, viewed=viewed)  # type: ignore[operator]
             continue
         if tensor.is_meta:
             if id(tensor) not in homes:

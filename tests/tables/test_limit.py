@@ -57,7 +57,8 @@ def test_from_disk(large: tuple[Path, Path]) -> None:
     found = json.loads(done.stdout)
     assert found["bytes"] > 2 * (MEGABYTES << 20)
     assert found["losses"] == sorted(set(found["losses"]), reverse=True)
-    assert 0 < found["touched"] == found["moved"] <= 2 * 24 * 4
+    read, unused = 2 * 24 * 4, 2 * 4  # the last tokens of rows predict nothing
+    assert read - unused <= found["moved"] <= found["touched"] <= read
     assert found["others"] == 0
     assert found["apart"] < 1e-4 and found["generated"] == [2, 16]
     after = large[1].stat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -42,9 +43,10 @@ def test_a_specification_says_where_tables_lie(package: Any, models: dict[str, A
     for placement, model in models.items():
         assert {table.placement for table in model.tables.values()} == {placement}
     assert {table.placement for table in package.Model().tables.values()} == {"device"}
-    assert dict(package.Model(device="meta", memory="disk").named_parameters()).keys() == dict(
-        package.Model().named_parameters()
-    ).keys()
+    assert (
+        dict(package.Model(device="meta", memory="disk").named_parameters()).keys()
+        == dict(package.Model().named_parameters()).keys()
+    )
 
 
 @given(data=st.data())
@@ -281,3 +283,25 @@ def test_shards_are_refused(package: Any, runtime: Any, models: dict[str, Any]) 
         device.swap_memory("anywhere")
     with pytest.raises(ValueError, match="the model is sharded"):
         device.sparse_gradients = True
+
+
+def test_the_readme_of_a_package(
+    package: Any, models: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of tables is true, and runs as it stands."""
+    text = (Path(package.__file__).parent / "README.md").read_text()
+    count = sum(table.weight.numel() for table in models["device"].tables.values())
+    assert f"2 large tables with {count:,} parameters" in text
+    assert "of which each token reads 8 rows. The spec puts them on the device." in text
+    code = re.search(r"^## Tables\n.*?```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    assert code is not None
+    models["device"].float().save_weights(tmp_path / "checkpoint")
+    other = package.Model()
+    other.save_memory(tmp_path / "law.safetensors")
+    monkeypatch.chdir(tmp_path)
+    given = {"Model": package.Model, "load_weights": package.load_weights, "optimizers": package.optimizers, "ids": IDS}
+    exec(code[1].replace("from tabled import optimizers\n", ""), given)  # the package has another name here
+    model = given["model"]
+    assert {table.placement for table in model.tables.values()} == {"disk"}
+    for name, table in model.tables.items():
+        assert torch.equal(table.weight, other.tables[name].weight)

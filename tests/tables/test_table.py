@@ -93,7 +93,10 @@ def test_the_specification_may_be_overridden(runtime: Any) -> None:
         assert make(runtime, "disk").placement == "host"
     with tables.placing(None):
         assert make(runtime, "disk").placement == "disk"
-    with pytest.raises(ValueError, match="memory is 'device', 'host', 'disk' or None, not 'gpu'"), tables.placing("gpu"):
+    with (
+        pytest.raises(ValueError, match="memory is 'device', 'host', 'disk' or None, not 'gpu'"),
+        tables.placing("gpu"),
+    ):
         pass
 
 
@@ -148,7 +151,8 @@ def loaded(runtime: Any, path: Path, table: Any) -> Any:
     """The table with the weight of a file."""
     with runtime("checkpoint").Checkpoint(path) as checkpoint:
         source = runtime("formats").stored(checkpoint.headers, checkpoint.block)["table"]
-        table.hold(*table.prepared(source, checkpoint))
+        memory, folder, viewed = table.prepared(source, checkpoint)
+        table.hold(memory, folder, viewed=viewed)
     return table
 
 

@@ -23,11 +23,15 @@ COLUMNS = 72
 DTYPES = (torch.float64, torch.float32)
 
 
+ON_DEVICE = {"memory": "device"} if any(p["role"] == "table" for p in TINY["parameters"]) else {}
+"""Laws are those of tables on the device, whose gradients are dense; `test_tables` has those of the others."""
+
+
 def fresh(seed: int = 0, dtype: torch.dtype = torch.float32) -> Model:
     """A twin initialised as the plan says."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Model(dtype=dtype)
+        return Model(dtype=dtype, **ON_DEVICE)
 
 
 @cache
