@@ -77,11 +77,25 @@ class _Met:
         return ids.clamp(min=0).minimum(own), hidden | (ids > own)
 
 
-def _gathered(x: Tensor, ids: Tensor, wide: torch.dtype) -> Tensor:
-    """Rows ids [B, n, G, M] of every head of x [B, T, G, D]: [B * n * G, M, D]."""
-    batch = torch.arange(len(x), device=x.device)[:, None, None, None]
-    head = torch.arange(x.shape[2], device=x.device)[:, None]
-    return x[batch, ids, head].to(wide).flatten(0, 2)
+def _rows_of(ids: Tensor, groups: int) -> Tensor:
+    """Where tokens ids [B, n, G, M] of every head stand among the rows [T * G] of each row's keys: [B, n * G * M]."""
+    return (ids * groups + torch.arange(groups, device=ids.device)[:, None]).flatten(1)
+
+
+def _gathered(x: Tensor, rows: Tensor, columns: int, wide: torch.dtype) -> Tensor:
+    """Rows of x [B, T, G, D], as many ``columns`` for every head of a query: [B * n * G, columns, D]."""
+    if x.is_contiguous():
+        found = x.flatten(0, 2).index_select(0, _among_all(rows, x).flatten())
+    else:  # a cache with room for more: no copy of all it holds
+        found = torch.cat([of.flatten(0, 1).index_select(0, at) for of, at in zip(x, rows, strict=True)])
+    return found.to(wide).view(-1, columns, x.shape[-1])
+
+
+def _among_all(rows: Tensor, x: Tensor) -> Tensor:
+    """Rows of every row of the batch among those of all."""
+    if len(rows) == 1:
+        return rows
+    return rows + torch.arange(len(rows), device=rows.device)[:, None] * (x.shape[1] * x.shape[2])
 
 
 def _weights(rows: Tensor, keys: Tensor, hidden: Tensor, scale: float) -> Tensor:
@@ -93,8 +107,8 @@ def _weights(rows: Tensor, keys: Tensor, hidden: Tensor, scale: float) -> Tensor
     return weights.masked_fill_(hidden, 0)
 
 
-def _rows(x: Tensor, start: int, stop: int, groups: int, wide: torch.dtype) -> Tensor:
-    """Of queries [B, n, H, D] of a block: [B * n * G, H / G, D]."""
+def _queries(x: Tensor, start: int, stop: int, groups: int, wide: torch.dtype) -> Tensor:
+    """Of x [B, n, H, D] of a block: [B * n * G, H / G, D]."""
     return x[:, start:stop].to(wide).reshape(-1, x.shape[2] // groups, x.shape[3])
 
 
@@ -113,8 +127,10 @@ def _attend(
 
     def add_block(start: int, stop: int) -> None:
         ids, hidden = met.tokens(picks, start, stop)
-        weights = _weights(_rows(q, start, stop, groups, wide), _gathered(keys, ids, wide), hidden, scale)
-        y = torch.bmm(weights, _gathered(values, ids, wide))
+        rows, many = _rows_of(ids, groups), ids.shape[-1]
+        meets = _queries(q, start, stop, groups, wide)
+        weights = _weights(meets, _gathered(keys, rows, many, wide), hidden, scale)
+        y = torch.bmm(weights, _gathered(values, rows, many, wide))
         out[:, start:stop] = y.view(len(q), stop - start, *out.shape[2:])
 
     for start, stop in blocks:
@@ -136,19 +152,18 @@ class _BlockAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, keys, values, picks, out = ctx.saved_tensors
-        wide, (count, groups) = torch.promote_types(q.dtype, torch.float32), keys.shape[1:3]
+        wide, groups = torch.promote_types(q.dtype, torch.float32), keys.shape[2]
         dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         dkeys, dvalues = (torch.zeros(x.shape, dtype=wide, device=x.device) for x in (keys, values))
-        first = torch.arange(len(q), device=q.device)[:, None, None, None] * count
-        head = torch.arange(groups, device=q.device)[:, None]
 
         def add_block(start: int, stop: int) -> None:
             ids, hidden = ctx.met.tokens(picks, start, stop)
-            k, v = _gathered(keys, ids, wide), _gathered(values, ids, wide)
-            rows, dy, y = (_rows(x, start, stop, groups, wide) for x in (q, grad, out))
+            at = _rows_of(ids, groups)
+            k, v = (_gathered(x, at, ids.shape[-1], wide) for x in (keys, values))
+            rows, dy, y = (_queries(x, start, stop, groups, wide) for x in (q, grad, out))
             weights = _weights(rows, k, hidden, ctx.scale)
             mean = (dy * y).sum(-1, keepdim=True)
-            at = ((first + ids) * groups + head).flatten()
+            at = _among_all(at, keys).flatten()
             dvalues.view(-1, v.shape[-1]).index_add_(0, at, torch.bmm(weights.mT, dy).flatten(0, 1))
             # d logit = weight * (d weight - mean)
             slope = torch.baddbmm(mean, dy, v.mT, beta=-ctx.scale, alpha=ctx.scale).mul_(weights)

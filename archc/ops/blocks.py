@@ -217,11 +217,15 @@ class BlockAttention(Op):
         )
         n = max(stop - start for start, stop in blocks)
         met, weights, rows = batch * n * groups * columns, batch * n * heads * columns, batch * n * heads
-        narrow, ids = q.width < 4, met * 9
+        narrow, ids = q.width < 4, met * 17
         casts = rows * width * (narrow or (batch > 1 and n < new))
-        forward = ids + wide * (casts + weights + met * max(width + weights // max(1, met), value) + rows * value)
+        forward = (
+            ids
+            + 8 * met * (batch > 1)
+            + wide * (casts + weights + met * max(width + weights // max(1, met), value) + rows * value)
+        )
         slope = met * (width + value) + 2 * weights + rows * (2 * value * narrow + value) + casts
-        backward = ids + wide * (slope + met * max(width, value)) + 8 * met
+        backward = ids + wide * (slope + met * max(width, value))
         return forward, backward + wide * (keys.numel + values.numel)
 
     def code(self, q: ast.expr, keys: ast.expr, values: ast.expr, picks: ast.expr, time: ast.expr) -> ast.expr:

@@ -39,6 +39,8 @@ WIDE = {
     "wide_picked": "attention far = windowed { heads = 2, head_dim = 32, rope_dim = 6, q_rank = 7, out_groups = 1,\n"
     "  out_rank = 8, window = 4, rope = rope, compress = csa { ratio = 2, overlap = false,\n"
     "  indexer = lightning { heads = 1, head_dim = 6, topk = 2 } } }",
+    "wide_blocks": "attention far = nsa { heads = 4, kv_heads = 2, head_dim = 24, v_dim = 16, stride = 2,\n"
+    "  compress_block = 4, select_block = 4, blocks = 4, window = 4, rope = rope }",
 }
 """Sparse attention whose keys outweigh its logits."""
 
@@ -54,12 +56,23 @@ BLOCKS = {
 }
 """Attention of which the blocks outweigh what is kept: one layer of these, in several blocks of queries."""
 
+CHOSEN = {
+    "tokens_of_blocks": "heads = 4, kv_heads = 2, head_dim = 8, v_dim = 16, stride = 2, compress_block = 4,\n"
+    "  select_block = 16, blocks = 8, window = 4",
+    "entries_of_blocks": "heads = 8, kv_heads = 1, head_dim = 4, stride = 1, compress_block = 1, select_block = 4,\n"
+    "  blocks = 4, window = 4",
+}
+"""The same of native sparse attention."""
+
 
 def _model(name: str) -> Model:
     if name in BLOCKS:
         fixed = "rope_dim = 4, q_rank = 8, out_groups = 2, out_rank = 4, rope = rope { pairs = interleaved }"
         head = "arch 1\nmodel spec { vocab = 50, context = 4096, dim = 16, layers = 1\nffn = swiglu { hidden = 8 }\n"
         return load_text(f"{head}attention = windowed {{ {BLOCKS[name]}, {fixed} }} }}\n")[0]
+    if name in CHOSEN:
+        head = "arch 1\nmodel spec { vocab = 19, context = 4096, dim = 13, layers = 1\nffn = swiglu { hidden = 9 }\n"
+        return load_text(f"{head}attention = nsa {{ {CHOSEN[name]} }} }}\n")[0]
     if name in WIDE:
         head = "arch 1\nmodel spec { vocab = 19, context = 96, dim = 13, layers = 2\n"
         return load_text(f"{head}{WIDE[name]}\nffn = swiglu {{ hidden = 9 }}\n}}\n")[0]
@@ -86,7 +99,7 @@ def _agrees(name: str, folder: Path, batch: int, new: int, act: int = 4) -> None
             assert report.memory.step_peak == planned.total
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [*BLOCKS, *CHOSEN])
 def test_blocks_are_gone_when_the_next_is_made(name: str, tmp_path: Path) -> None:
     _agrees(name, tmp_path, 1, 1500)
 

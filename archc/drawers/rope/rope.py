@@ -33,8 +33,8 @@ class Rope(RopeSlot):
         """cos and sin for a head of ``width`` channels, at every token or at the first token of every closing group, or
         ``back`` tokens before it.
         """
-        end = f"_per_{every}_tokens" if every > 1 else ""
-        end += f"_back_{back}" if back else ""
+        of = f"_of_{every + back}" if back else ""
+        end = f"_per_{every}{of}_tokens" if every > 1 or back else ""
         names = (f"rope{end}", f"rope_{'plain' if self.kind == 'rope' else self.kind}{end}")
         return g.step(
             names,

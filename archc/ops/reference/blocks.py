@@ -131,16 +131,19 @@ def _met(
     calls = *calls, *convert(rows * width, here, wide)
     if batch > 1 and n < w.new and here == wide:
         calls = *calls, call("copy", rows * width * wide, rows * width * wide)
-    ids = 8 * (met + batch + groups)
+    ids = 8 * met
+    place = call("map", ids, ids), call("fill", 0, 8 * groups), call("map", ids + 8 * groups, ids)
 
     def gathered(channels: int) -> Calls:
         found = met * channels
-        small = call("fill", 0, 8 * batch), call("fill", 0, 8 * groups)
+        small: Calls = ()
+        if batch > 1:
+            small = call("fill", 0, 8 * batch), call("map", 8 * batch, 8 * batch), call("map", ids + 8 * batch, ids)
         return *small, call("rows", found * here + ids, found * here), *convert(found, here, wide)
 
     weights = rows * columns * wide
     hide = call("update", weights + met, weights)
-    calls = *calls, *gathered(width), product(each, width, columns, batch=tokens, element=wide), hide
+    calls = *calls, *place, *gathered(width), product(each, width, columns, batch=tokens, element=wide), hide
     calls = *calls, call("softmax", weights, weights), hide, *gathered(value)
     calls = *calls, product(each, columns, value, batch=tokens, element=wide)
     return *calls, call("copy", rows * value * wide, rows * value * here)
