@@ -12,7 +12,7 @@ from archc.cost.count import count
 from archc.cost.parts import Parts
 from archc.plan import plan, shrink
 from archc.plan.parts import Inseparable
-from archc.resolve import load
+from archc.resolve import load, load_text
 from archc.resolve.project import library
 
 MODES = ("train", "prefill", "decode")
@@ -104,3 +104,20 @@ def test_what_cannot_be_taken_apart_is_planned_whole(monkeypatch: pytest.MonkeyP
     model = load("olmoe_1b_7b")
     monkeypatch.setattr("archc.cost.parts.alone", inseparable)
     assert parted(Parts(), model) == whole(model)
+
+
+@pytest.mark.parametrize("residual", ["mhc { form = single_pass }", "hc", "hc { dynamic = false }"])
+@pytest.mark.parametrize("attention", ["near * 2, far, near", "none * 2, near, far"])
+def test_streams_come_apart(residual: str, attention: str, parts: Parts) -> None:
+    """What a model begins with has no gradient, in whichever layer it is read first."""
+    (model,) = load_text(
+        f"""arch 1
+        model m {{ vocab = 61, dim = 20, layers = 4, context = 90, residual = {residual}, mtp = mtp_streams
+          attention near = gqa {{ heads = 4, head_dim = 6, window = 6, rope = rope }}
+          attention far = near {{ window = none }}
+          ffn mix = swiglu {{ hidden = 12 }}
+          schedule {{ attention = [{attention}], ffn = [none, mix * 3] }} }}
+        """
+    )
+    for mode in MODES:
+        assert parted(parts, model, mode=mode) == whole(model, mode=mode)
