@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from .groups import visible
 from .kept import kept
+from .latents import to_latents
 from .sparse_blocks import LIMIT, divergence_blocks
 from .state import Clock
 
@@ -26,6 +27,8 @@ def index_divergence(
     time: Clock,
     *,
     scale: float,
+    latent_weight: Tensor | None = None,
+    nope: int = 0,
     picks: Tensor | None = None,
     every: int = 1,
     limit: int = LIMIT,
@@ -35,7 +38,8 @@ def index_divergence(
 
     p is the weight that attention gives an entry, summed over its heads and divided by that sum over all entries:
     what the window and the sink get is left out. A head's weight is exp(scale * q . entry - lse), of q [B, S, H, D],
-    entries [B, E, D], one per ``every`` tokens, and the ``lse`` [B, S, H] of `sparse_attention_lse`. I is the score
+    entries [B, E, D], one per ``every`` tokens, and the ``lse`` [B, S, H] of `sparse_attention_lse`; or, with the
+    ``latent_weight`` and ``nope`` of `sparse_latent_attend_lse`, of its queries and entries. I is the score
     of `index_topk`, of index_q [B, S, I, C], index_keys [B, E, C] and index_weights [B, S, I]. A query attends to its
     ``picks`` [B, S, K] (ids, -1 for none), or without them to all that it sees; padding never counts.
 
@@ -43,13 +47,13 @@ def index_divergence(
     exceeds ``limit`` elements unless that of a single query does; kept for the gradient are tensors of the sizes of
     the three index operands alone.
     """
-    (batch, new, heads, dim), count = q.shape, entries.shape[1]
+    (batch, new, heads, _), count = q.shape, entries.shape[1]
     wide = torch.promote_types(index_q.dtype, torch.float32)
     low, high = visible(time, every)
     gathered, blocks = divergence_blocks(
         batch=batch,
         heads=max(heads, index_q.shape[2]),
-        width=max(dim, index_q.shape[3]),
+        width=max(entries.shape[-1], index_q.shape[3]),
         past=time.past,
         new=new,
         every=every,
@@ -61,7 +65,8 @@ def index_divergence(
     counts = (counts & (torch.arange(new, device=q.device) < time.count[:, None])).to(wide)
     index = (index_q, index_keys, index_weights)
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in index)
-    constants = _Attention(q.detach(), entries.detach(), lse, picks, gathered, low, high, counts, scale)
+    maps = None if latent_weight is None else latent_weight.detach().unflatten(0, (heads, -1))[:, :nope]
+    constants = _Attention(q.detach(), entries.detach(), maps, lse, picks, gathered, low, high, counts, scale)
     return _IndexDivergence.apply(*index, constants, blocks, learns)  # type: ignore[return-value]
 
 
@@ -70,6 +75,7 @@ class _Attention(NamedTuple):
 
     q: Tensor
     entries: Tensor
+    maps: Tensor | None  # [H, nope, C] from latents to keys
     lse: Tensor
     picks: Tensor | None
     gathered: bool  # picked entries, for each query; else they are looked up among all
@@ -97,8 +103,10 @@ class _Attention(NamedTuple):
                 if self.low is not None:
                     seen = seen & (ids >= self.low[:, start:stop, None])
             entries, keys = self.entries[:, :columns], keys[:, :columns]
-        wide = self.lse.dtype
-        logits = _products(self.q[:, start:stop].to(wide), entries.to(wide).mT).mul_(self.scale)
+        wide, q = self.lse.dtype, self.q[:, start:stop]
+        if self.maps is not None:
+            q = to_latents(q.flatten(0, 1), self.maps).unflatten(0, q.shape[:2])
+        logits = _products(q.to(wide), entries.to(wide).mT).mul_(self.scale)
         return (logits - self.lse[:, start:stop, :, None]).logsumexp(2), seen, keys
 
 

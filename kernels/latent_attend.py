@@ -8,7 +8,12 @@ from torch import Tensor
 
 from .attend import attend, attend_stored
 from .blocks import LIMIT, absorbs, expanded_heads
+<<<<<<< HEAD
 from .state import Clock, Packed
+=======
+from .latents import by_head, to_latents
+from .state import Clock
+>>>>>>> e0ca827 (dsa: latent attention to the tokens that an indexer picks, by gather; specs of V3.2 and GLM-5)
 
 
 def latent_attend(
@@ -52,8 +57,7 @@ def _absorbed(q: Tensor, entries: Tensor, weights: Tensor, time: Clock, *, nope:
     q . (W c) = (W^T q) . c, and the weighted sum of W c is W times the weighted sum of c: the cache is read as it is.
     """
     batch, new, latent = q.shape[0], q.shape[1], weights.shape[-1]
-    rows = q.flatten(0, 1)  # [B * S, H, nope + R]
-    rows = torch.cat([_by_head(rows[..., :nope], weights[:, :nope]), rows[..., nope:]], -1)
+    rows = to_latents(q.flatten(0, 1), weights[:, :nope])  # [B * S, H, C + R]
     if new == 1 and time.aligned:  # decoding, where calls are what takes time: every entry is seen
         scores = rows.bmm(entries.mT).to(torch.promote_types(q.dtype, torch.float32)).mul_(scale)
         means = scores.softmax(-1).to(q.dtype).bmm(entries[..., :latent])
@@ -61,9 +65,4 @@ def _absorbed(q: Tensor, entries: Tensor, weights: Tensor, time: Clock, *, nope:
         keys = entries[:, :, None]
         rows = rows.unflatten(0, (batch, new))
         means = attend_stored(rows, keys, keys[..., :latent], time, scale=scale).flatten(0, 1)
-    return _by_head(means, weights[:, nope:].mT).unflatten(0, (batch, new))
-
-
-def _by_head(x: Tensor, matrices: Tensor) -> Tensor:
-    """x [N, H, I] by a matrix of each head [H, I, J]: [N, H, J]."""
-    return x.transpose(0, 1).bmm(matrices).transpose(0, 1)
+    return by_head(means, weights[:, nope:].mT).unflatten(0, (batch, new))

@@ -222,6 +222,52 @@ def picked_blocks(
     return [(start, min(start + rows, new)) for start in range(0, new, rows)]
 
 
+def latent_blocks(
+    *,
+    batch: int,
+    heads: int,
+    width: int,
+    past: int,
+    new: int,
+    entries: int,
+    picks: int | None = None,
+    limit: int = LIMIT,
+) -> tuple[bool, list[tuple[int, int, int]]]:
+    """The blocks of `sparse_latent_attend`: whether picked latents are gathered for each query, and queries ``start``
+    to ``stop`` that meet as many, or else the first ``entries``; ``width`` is that of an entry.
+    """
+    columns, gathered = _far(entries, picks)
+    rows = _latent_rows(batch, heads, width, new, columns, gathered, limit)
+    starts = range(0, new, rows)
+    return gathered, [
+        (n, min(n + rows, new), columns if gathered else min(columns, past + min(n + rows, new))) for n in starts
+    ]
+
+
+def latent_pairs(
+    *,
+    batch: int,
+    heads: int,
+    width: int,
+    past: int,
+    new: int,
+    entries: int,
+    picks: int | None = None,
+    limit: int = LIMIT,
+) -> int:
+    """Query-entry pairs, per row and head, of the blocks of `latent_blocks`; quick however many there are."""
+    columns, gathered = _far(entries, picks)
+    if gathered:
+        return new * columns
+    return _seen_pairs(past, new, _latent_rows(batch, heads, width, new, columns, gathered, limit), 1, columns)
+
+
+def _latent_rows(batch: int, heads: int, width: int, new: int, columns: int, gathered: bool, limit: int) -> int:
+    """Queries of a block of attention over latents."""
+    each = max(heads * max(columns, width), columns * width if gathered else 0)
+    return max(1, min(new, limit // max(1, batch * each)))
+
+
 def _far(entries: int, picks: int | None) -> tuple[int, bool]:
     """Entries that a query may read, and whether they are gathered for each."""
     return (entries, False) if picks is None or entries <= DENSE * picks else (picks, True)

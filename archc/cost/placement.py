@@ -19,14 +19,14 @@ from archc.ops import ParamSpec, Workload, numel, size
 from archc.ops.attention import Attend
 from archc.ops.blocks import BlockAttention, CompressedAttention
 from archc.ops.expert import Dispatch, GroupedLinear, GroupMask
-from archc.ops.latent import LatentAttend
+from archc.ops.latent import OverLatents
 from archc.ops.matrix import Einsum, Linear
 from archc.ops.sparse import SparseAttention
 from archc.ops.time import Append, Recall
 from archc.ops.view import Unflatten, UnflattenRows
 from archc.record import dataclass
 
-ATTENTION = (Attend, LatentAttend, SparseAttention, CompressedAttention, BlockAttention)
+ATTENTION = (Attend, OverLatents, SparseAttention, CompressedAttention, BlockAttention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +223,7 @@ def _attention(node: Node, module: Scope, found: dict[Value, Split]) -> int:
     """The heads of an attention; its queries are split by them, keys and values by theirs, if they have any."""
     heads = node.outs[0].type.fixed(2)
     _feeds(node.ins[0], module, heads, found)
-    if isinstance(node.op, LatentAttend):
+    if isinstance(node.op, OverLatents):
         found[node.ins[2]] = Split(0, heads)
     elif isinstance(node.op, Attend | CompressedAttention | BlockAttention):
         for value in node.ins[1:3]:

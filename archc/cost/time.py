@@ -24,7 +24,7 @@ from archc.cost.works import Amounts, Work, amounts, unit_names
 from archc.graph import Graph
 from archc.ops import Workload
 from archc.ops.base import nbytes
-from archc.ops.latent import LatentAttend
+from archc.ops.latent import OverLatents
 from archc.schema import Hardware, Model, Precision
 
 WAITED_FOR = ("(tp)", "(cp)")
@@ -93,7 +93,7 @@ def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
         f"time: {rates} ({hw.label}). A kernel takes its arithmetic or its bytes, whichever is longer, and a launch;"
         " row-wise ops that hand each other values run as one kernel; nothing else overlaps on a device."
     )
-    if any(isinstance(node.op, LatentAttend) for node, _ in graph.walk()):
+    if any(isinstance(node.op, OverLatents) for node, _ in graph.walk()):
         yield LATENT
     if mode == "train":
         yield (

@@ -22,7 +22,7 @@ from archc.ops.attention import Attend
 from archc.ops.base import nbytes
 from archc.ops.blocks import BlockAttention, CompressedAttention
 from archc.ops.expert import GroupedLinear
-from archc.ops.latent import LatentAttend, Stage
+from archc.ops.latent import OverLatents, Stage
 from archc.ops.row import RowOp
 from archc.ops.sparse import IndexDivergence, IndexTopk, SparseAttention
 from archc.ops.time import Append, Recall, row_parts
@@ -32,7 +32,7 @@ Engine = Literal["product", "attention", "rows"]
 """What computes: matrix products, attention and index scores in one fused kernel, arithmetic within rows."""
 ATTENTION = (
     Attend,
-    LatentAttend,
+    OverLatents,
     SparseAttention,
     CompressedAttention,
     BlockAttention,
@@ -180,10 +180,9 @@ class Amounts:
 
     def _forward(self, kernel: Kernel) -> Work | Forms:
         node = kernel.nodes[0]
-        if isinstance(node.op, LatentAttend):
-            expanded, within = self._latent_forms(kernel, node, node.op)
-            # A gradient is that of expanded keys and values
-            return Forms((expanded,) if self.training else (expanded, within))
+        if isinstance(node.op, OverLatents):
+            ways = dict(self._latent_forms(kernel, node, node.op))
+            return Forms((ways[node.op.trained_as],) if self.training else tuple(ways.values()))
         shares = self._shares(kernel)
         sums = tuple(s for node in kernel.nodes for s in self._sums(node, self._cost(node).useful))
         written = sum(map(self._written, kernel.writes))
@@ -215,7 +214,7 @@ class Amounts:
         nodes = [node for node in kernel.nodes if node in self.trained]
         if not nodes:
             return
-        if isinstance(nodes[0].op, LatentAttend):
+        if isinstance(nodes[0].op, OverLatents):
             yield from self._latent_backward(kernel, nodes[0], nodes[0].op)
             return
         shares = self._shares(kernel)
@@ -241,13 +240,12 @@ class Amounts:
         )
 
     # --- latent attention ------------------------------------------------------------------------
-    def _stages(self, node: Node, op: LatentAttend) -> Iterator[tuple[str, tuple[Stage, ...]]]:
+    def _stages(self, node: Node, op: OverLatents) -> Iterator[tuple[str, tuple[Stage, ...]]]:
         yield from op.forms(self.w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs)).items()
 
-    def _latents(self, kernel: Kernel, node: Node) -> float:
-        """Bytes of the entries, as the cache stores them."""
-        shares, roots = self._shares(kernel), self.src.roots(node.ins[1])
-        return sum(shares.get(v, 1.0) * self.bytes_of(v) for v in roots)
+    def _latents(self, node: Node) -> float:
+        """Bytes of all entries, as the cache stores them."""
+        return sum(map(self.bytes_of, self.src.roots(node.ins[1])))
 
     def _latent_sum(self, node: Node, stage: Stage) -> Sum:
         weight = node.ins[2].param
@@ -256,32 +254,35 @@ class Amounts:
             return Sum(engine="product", number=self.precision.product(weight.role), flops=stage.flops)
         return Sum(engine="attention", number=product_of(node, self.precision), flops=stage.flops)
 
-    def _latent_forms(self, kernel: Kernel, node: Node, op: LatentAttend) -> Iterator[tuple[Work, ...]]:
-        entries = self._latents(kernel, node)
+    def _latent_forms(self, kernel: Kernel, node: Node, op: OverLatents) -> Iterator[tuple[str, tuple[Work, ...]]]:
+        entries = self._latents(node)
         for form, stages in self._stages(node, op):
-            yield tuple(
-                Work(
-                    kernel=kernel,
-                    sums=(self._latent_sum(node, stage),),
-                    read=stage.read * self.w.act + stage.latents * entries,
-                    written=stage.written * self.w.act,
-                    results=stage.written * self.w.act if stage.weight else 0.0,
-                    weights=tuple((v, stage.weight * self._weight(v)) for v in kernel.params if stage.weight),
-                    gradients=(),
-                    launches=1,
-                    repeated=stage.latents * entries,
-                    over_keys=stage.over_keys,
-                    stage=f"{stage.name} ({form})",
-                )
-                for stage in stages
+            yield (
+                form,
+                tuple(
+                    Work(
+                        kernel=kernel,
+                        sums=(self._latent_sum(node, stage),),
+                        read=stage.read * self.w.act + stage.latents * entries,
+                        written=stage.written * self.w.act,
+                        results=stage.written * self.w.act if stage.weight else 0.0,
+                        weights=tuple((v, stage.weight * self._weight(v)) for v in kernel.params if stage.weight),
+                        gradients=(),
+                        launches=1,
+                        repeated=stage.latents * entries,
+                        over_keys=stage.over_keys,
+                        stage=f"{stage.name} ({form})",
+                    )
+                    for stage in stages
+                ),
             )
 
-    def _latent_backward(self, kernel: Kernel, node: Node, op: LatentAttend) -> Iterator[Work]:
-        """The gradient of what meets expanded keys and values, then that of what expanded them."""
-        entries, learns = self._latents(kernel, node), self._learns(node.ins[1])
+    def _latent_backward(self, kernel: Kernel, node: Node, op: OverLatents) -> Iterator[Work]:
+        """The gradient of each stage of the form that training runs, the last first."""
+        entries, learns = self._latents(node), self._learns(node.ins[1])
         learned = [v for v in kernel.params if v.param is not None and not v.param.buffer]
-        for stage in reversed(dict(self._stages(node, op))["expanded"]):
-            own = tuple((v, self._gradient_bytes(v)) for v in learned if stage.weight)
+        for stage in reversed(dict(self._stages(node, op))[op.trained_as]):
+            own = tuple((v, stage.weight * self._gradient_bytes(v)) for v in learned if stage.weight)
             halves = 2 if stage.weight and learns and own else 1
             total = self._latent_sum(node, stage)
             leaving = stage.read * self.w.act + (stage.latents * entries if learns else 0.0)
@@ -291,7 +292,7 @@ class Amounts:
                 read=stage.read * self.w.act + stage.latents * entries + halves * stage.written * self.w.act,
                 written=leaving,
                 results=leaving if stage.weight else 0.0,
-                weights=tuple((v, self._weight(v)) for v in kernel.params if stage.weight),
+                weights=tuple((v, stage.weight * self._weight(v)) for v in kernel.params if stage.weight),
                 gradients=own,
                 launches=halves,
                 repeated=stage.latents * entries,

@@ -126,7 +126,7 @@ class Vocabulary:
     def tanh(self, x: Value) -> Value:
         """(exp(x) - exp(-x)) / (exp(x) + exp(-x))"""
 
-    def index_divergence(self, index_q: Value, index_keys: Value, index_weights: Value, q: Value, entries: Value, lse: Value, time: Value, picks: Value | None = ..., *, weight: float, scale: float, every: int = ...) -> None:
+    def index_divergence(self, index_q: Value, index_keys: Value, index_weights: Value, q: Value, entries: Value, lse: Value, time: Value, *rest: Value | None, weight: float, scale: float, every: int = ..., nope: int | None = ...) -> None:
         """What trains an indexer: KL(p || softmax(I)) over the entries that a query attends to, p being the weight that attention gives each, summed over heads and normalised over those entries; the mean over the queries that attend to one, summed over layers (DeepSeek-V3.2; DeepSeek-V4, arXiv:2606.19348, section 2.3)."""
 
     def index_topk(self, q: Value, keys: Value, weights: Value, time: Value, *, k: int, every: int = ...) -> Value:
@@ -134,6 +134,9 @@ class Vocabulary:
 
     def sparse_attention(self, q: Value, recent: Value, time: Value, sinks: Value | None = ..., entries: Value | None = ..., picks: Value | None = ..., *, scale: float, window: int, every: int = ..., sink: bool = ..., lse: bool = ...) -> Value:
         """One softmax over a window, compressed entries and a sink, keys being their own values, one for all heads [B, S, H, D]."""
+
+    def sparse_latent_attend(self, q: Value, entries: Value, weight: Value, time: Value, picks: Value, *, nope: int, scale: float, lse: bool = ...) -> Value:
+        """softmax(q k^T * scale) v over the tokens that a query picked, where k and v are linear maps of one latent per token: q [B, S, H, nope + R], entries [B, T, C + R], weight [H * (nope + V), C], picks [B, S, K] -> [B, S, H, V]."""
 
     def collapse(self, streams: Value, weights: Value) -> Value:
         """The sum of streams [..., M, D] times their weights [..., M]: [..., D]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from archc.ops.attended import attended
 from archc.ops.attention import attention_flops, visible_pairs
@@ -37,7 +37,65 @@ class Stage(NamedTuple):
     """Whether it is a product of every token, new or not."""
 
 
-class LatentAttend(Op):
+class OverLatents(Op, abstract=True):
+    """Base of attentions whose keys and values are linear maps of one latent per token: q [B, S, H, nope + R], entries
+    [B, T, C + R], weight [H * (nope + V), C], time -> [B, S, H, V].
+
+    Entries are a latent and R rotated channels that the keys of all heads share; the weight maps a latent to ``nope``
+    key channels and V value channels of each head.
+    """
+
+    trained_as: ClassVar[str]
+    """The form of `forms` that training runs."""
+    nope: int
+    scale: float
+
+    def infer(self, q: Type, entries: Type, weight: Type, time: Type) -> Type:
+        heads, shared = q.fixed(2), q.last - self.nope
+        need(entries.last == weight.last + shared, f"entries {entries} of {weight.last} + {shared} channels")
+        rows = weight.fixed(0)
+        need(rows % heads == 0, f"{heads} heads do not divide {rows} rows")
+        need(rows // heads > self.nope, f"{rows // heads} channels of a head leave none for values after {self.nope}")
+        return Type((*q.shape[:-1], rows // heads - self.nope), q.dtype)
+
+    def forms(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> dict[str, tuple[Stage, ...]]:
+        """What kernels do, by the form that they run in: keys and values of all tokens expanded and then met, or
+        latents met by queries that were mapped into their space.
+        """
+        q, entries, weight = ins[:3]
+        heads, latent, values, keys = q.fixed(2), weight.last, outs[0].last, size(entries.shape[1], w)
+        rows, shared, new, pairs = weight.fixed(0), q.last - self.nope, w.batch * w.new, visible_pairs(w, None)
+        picked, share, read = self.met(w, ins)
+        both, result = w.batch * keys * rows, new * heads * values
+        wide, within, split = new * heads * q.last, new * heads * latent, self.nope * heads / rows
+        return {
+            "expanded": (
+                Stage("keys and values", 2 * both * latent, 0, both, latent / entries.last, 1.0, over_keys=True),
+                Stage(
+                    "attend", 2 * heads * pairs * (q.last + values), wide + both + read, result, shared / entries.last
+                ),
+            ),
+            "in latent space": (
+                Stage("map queries", 2 * within * self.nope, new * heads * self.nope, within, weight=split),
+                Stage(
+                    "attend",
+                    2 * heads * picked * (entries.last + latent),
+                    within + new * heads * shared + read,
+                    within,
+                    share,
+                ),
+                Stage("map values", 2 * within * values, within, result, weight=1 - split),
+            ),
+        }
+
+    def met(self, w: Workload, ins: tuple[Type, ...]) -> tuple[int, float, int]:
+        """Query-token pairs that meet in latent space, the share of the entries that is read for that, and what else
+        is read, in elements of activations.
+        """
+        return visible_pairs(w, None), 1.0, 0
+
+
+class LatentAttend(OverLatents):
     """softmax(q k^T * scale) v over the tokens so far, where k and v are linear maps of one latent per token:
     q [B, S, H, nope + R], entries [B, T, C + R], weight [H * (nope + V), C] -> [B, S, H, V].
 
@@ -47,17 +105,8 @@ class LatentAttend(Op):
     """
 
     needs = {"latent_attend": "kernels.latent_attend"}
-    nope: int
-    scale: float
+    trained_as = "expanded"
     absorb: int | None = None
-
-    def infer(self, q: Type, entries: Type, weight: Type, time: Type) -> Type:
-        heads, shared = q.fixed(2), q.last - self.nope
-        need(entries.last == weight.last + shared, f"entries {entries} of {weight.last} + {shared} channels")
-        rows = weight.fixed(0)
-        need(rows % heads == 0, f"{heads} heads do not divide {rows} rows")
-        need(rows // heads > self.nope, f"{rows // heads} channels of a head leave none for values after {self.nope}")
-        return Type((*q.shape[:-1], rows // heads - self.nope), q.dtype)
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, entries, weight = ins[:3]
@@ -93,29 +142,6 @@ class LatentAttend(Op):
             k = t.cat([k, t.expand(turned, (batch, new, some, turned.shape[-1]))], -1)
             outs.append(attended(t, t.narrow(q, 2, some), k, v))
         return outs[0] if len(outs) == 1 else t.cat(outs, 2)
-
-    def forms(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> dict[str, tuple[Stage, ...]]:
-        """What kernels do, by the form that they run in: keys and values of all tokens expanded and then met, or
-        latents met by queries that were mapped into their space.
-        """
-        q, entries, weight = ins[:3]
-        heads, latent, values, keys = q.fixed(2), weight.last, outs[0].last, size(entries.shape[1], w)
-        rows, shared, new, pairs = weight.fixed(0), q.last - self.nope, w.batch * w.new, visible_pairs(w, None)
-        both, result = w.batch * keys * rows, new * heads * values
-        wide, within, split = new * heads * q.last, new * heads * latent, self.nope * heads / rows
-        return {
-            "expanded": (
-                Stage("keys and values", 2 * both * latent, 0, both, latent / entries.last, 1.0, over_keys=True),
-                Stage("attend", 2 * heads * pairs * (q.last + values), wide + both, result, shared / entries.last),
-            ),
-            "in latent space": (
-                Stage("map queries", 2 * within * self.nope, new * heads * self.nope, within, weight=split),
-                Stage(
-                    "attend", 2 * heads * pairs * (entries.last + latent), within + new * heads * shared, within, 1.0
-                ),
-                Stage("map values", 2 * within * values, within, result, weight=1 - split),
-            ),
-        }
 
     def code(self, q: ast.expr, entries: ast.expr, weight: ast.expr, time: ast.expr) -> ast.expr:
         return expr(

@@ -246,14 +246,21 @@ class IndexDivergence(Loss):
     to one, summed over layers (DeepSeek-V3.2; DeepSeek-V4, arXiv:2606.19348, section 2.3).
 
     index_q [B, S, I, C], index_keys [B, E, C] and weights [B, S, I] of the scores, as `IndexTopk` takes them; q,
-    entries and picks of the attention, as `SparseAttention` takes them, and the ``lse`` that it gives. Attention is a
-    constant: only the scores learn.
+    entries and picks of the attention, as `SparseAttention` takes them, and the ``lse`` that it gives. Where ``nope``
+    is given, those of `SparseLatentAttend`, whose weight comes after time. Attention is a constant: only the scores
+    learn.
     """
 
     name = "index"
     needs = {"index_divergence": "kernels.index_divergence"}
     scale: float
     every: int = 1
+    nope: int | None = None
+
+    def _optional(self, operands: tuple[Any, ...]) -> tuple[Any, Any]:
+        """The weight of latents and the picks, None where they are left out, of the operands after time."""
+        given = iter(operands)
+        return next(given, None) if self.nope is not None else None, next(given, None)
 
     def infer(
         self,
@@ -264,11 +271,13 @@ class IndexDivergence(Loss):
         entries: Type,
         lse: Type,
         time: Type,
-        picks: Type | None = None,
+        *rest: Type,
     ) -> tuple[Type, ...]:
+        weight, _ = self._optional(rest)
         need(index_q.last == index_keys.last, f"index queries have {index_q.last} channels, index keys {index_keys}")
         need(index_weights.shape == index_q.shape[:3], f"{index_weights} weights for index queries {index_q}")
-        need(q.last == entries.last, f"queries have {q.last} channels, entries {entries}")
+        within = q.last if weight is None or self.nope is None else q.last - self.nope + weight.last
+        need(within == entries.last, f"queries have {within} channels, entries {entries}")
         need(index_keys.shape[1] == entries.shape[1], f"index keys {index_keys} are not of the entries {entries}")
         need(lse.shape == q.shape[:3], f"log-sum-exp {lse} of queries {q}")
         return ()
@@ -277,8 +286,10 @@ class IndexDivergence(Loss):
         return ins[:3]
 
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
-        index_q, index_keys, _, q = ins[:4]
-        of_index, of_attention = (2 * t.fixed(2) * t.last for t in (index_q, q))
+        index_q, index_keys, _, q, entries = ins[:5]
+        weight, picks = self._optional(ins[7:])
+        of_index, of_attention = 2 * index_q.fixed(2) * index_q.last, 2 * q.fixed(2) * entries.last
+        mapped = 0 if weight is None else 2 * w.batch * w.new * q.fixed(2) * weight.last * (self.nope or 0)
         pairs = schedule("sparse_blocks").divergence_pairs(
             batch=w.batch,
             heads=max(index_q.fixed(2), q.fixed(2)),
@@ -286,15 +297,16 @@ class IndexDivergence(Loss):
             new=w.new,
             every=self.every,
             entries=size(index_keys.shape[1], w),
-            picks=size(ins[7].shape[2], w) if len(ins) > 7 else None,
+            picks=None if picks is None else size(picks.shape[2], w),
         )
         # Scores and logits were computed before, for the choice and for attention.
-        return w.batch * pairs * (of_index + of_attention), 0, w.batch * pairs * 2 * of_index
+        return mapped + w.batch * pairs * (of_index + of_attention), 0, w.batch * pairs * 2 * of_index
 
     def arithmetic(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
         """As of every effect; what is needed of the gradient are two products for each entry attended to."""
-        index_q, picks = ins[0], size(ins[7].shape[2], w) if len(ins) > 7 else None
-        learned = 4 * index_q.fixed(2) * index_q.last * visible_entries(w, self.every, picks)
+        index_q, picks = ins[0], self._optional(ins[7:])[1]
+        most = None if picks is None else size(picks.shape[2], w)
+        learned = 4 * index_q.fixed(2) * index_q.last * visible_entries(w, self.every, most)
         return replace(super().arithmetic(w, ins, outs), useful_backward=0 if w.cached else learned)
 
     def run(
@@ -307,21 +319,23 @@ class IndexDivergence(Loss):
         entries: Tensor,
         lse: Tensor,
         time: None,
-        picks: Tensor | None = None,
+        *rest: Tensor,
     ) -> None:
         """Its gradient is made along with it: that is what it keeps."""
         index, wide = (index_q, index_keys, index_weights), max(4, index_q.width)
         made = [*(t.new(x.shape, x.width) for x in index), t.new((), wide)]
         loss = t.new((), wide)
         t.product(loss, *made)
-        t.use_once(self._work(index_q, q, entries, picks))
+        weight, picks = self._optional(rest)
+        t.use_once(self._work(index_q, q, entries, picks, latent=0 if weight is None else weight.shape[1]))
         t.losses.append(t.made_of(loss, index, made))
 
-    def _work(self, index_q: Tensor, q: Tensor, entries: Tensor, picks: Tensor | None) -> int:
+    def _work(self, index_q: Tensor, q: Tensor, entries: Tensor, picks: Tensor | None, *, latent: int) -> int:
         """Bytes of the largest block: logits of attention beside what met; then products of the index, what is left of
-        them and their gradients beside the keys, and some numbers for each pair.
+        them and their gradients beside the keys, and some numbers for each pair. Queries of latents are mapped first.
         """
-        (batch, new, heads, dim), (index, width), wide = q.shape, index_q.shape[2:], max(4, q.width)
+        (batch, new, heads, _), (index, width), wide = q.shape, index_q.shape[2:], max(4, q.width)
+        dim = entries.shape[2]
         gathered, blocks = schedule("sparse_blocks").divergence_blocks(
             batch=batch,
             heads=max(heads, index),
@@ -338,7 +352,10 @@ class IndexDivergence(Loss):
             pairs, tokens = batch * n * columns, batch * n * (casts or (batch > 1 and n < new))
             met = pairs if gathered else batch * columns * casts
             narrow = met * q.width // wide if gathered and casts else 0  # beside them for a moment
-            logits = met * (dim + width) + narrow * dim + tokens * heads * dim + pairs * 3 * heads
+            mapped = batch * n * heads * dim if latent else 0
+            rows = tokens * heads * dim + mapped * (not casts)
+            logits = met * (dim + width) + narrow * dim + rows + pairs * 3 * heads
+            most = max(most, q.width * (mapped + batch * n * heads * latent))
             scores = met * width + tokens * index * width + pairs * 7
             learned = pairs * 3 * index + max(pairs * index, met * width)
             most = max(most, wide * logits, wide * (scores + learned))
@@ -353,11 +370,12 @@ class IndexDivergence(Loss):
         entries: ast.expr,
         lse: ast.expr,
         time: ast.expr,
-        picks: ast.expr | None = None,
+        *rest: ast.expr,
     ) -> ast.expr:
+        weight, picks = self._optional(rest)
         return expr(
             "step.add_loss(name, index_divergence, index_q, index_keys, index_weights, q, entries, lse, time,"
-            " weight=w, scale=scale, picks=picks, every=every)",
+            " weight=w, scale=scale, latent_weight=latent_weight, nope=nope, picks=picks, every=every)",
             name=self.name,
             index_q=index_q,
             index_keys=index_keys,
@@ -368,6 +386,8 @@ class IndexDivergence(Loss):
             time=time,
             w=self.weight,
             scale=self.scale,
+            latent_weight=weight,
+            nope=self.nope,
             picks=picks,
             every=None if self.every == 1 else self.every,
         )

@@ -80,7 +80,28 @@ class Mla(Attention):
         }
 
     def build(self, g: Builder, x: Value) -> Value:
-        q = self.queries(g, x)
+        q_latent = x if self.q_rank is None else self.q_latent(g, x, self.q_rank)
+        q = self.queries(g, q_latent)
+        entries = self.entries(g, x)
+        keys, values = self.expand(g, entries)
+        out = g.attend(q, keys, values, g.time, scale=self.scale)
+        return g.linear("o_proj", g.flatten(out), out=self.dim, bias=self.bias, role="output")
+
+    def q_latent(self, g: Builder, x: Value, rank: int) -> Value:
+        """The latent that queries are made of [B, S, rank]."""
+        return self.latent_norm.build(g, g.linear("q_a_proj", x, out=rank, bias=self.bias), "q_a_layernorm")
+
+    def queries(self, g: Builder, x: Value) -> Value:
+        """Queries of every head [B, S, heads, nope_dim + rope_dim], the last rope_dim channels rotated; of the input
+        where they have no latent.
+        """
+        sizes = (self.heads, self.nope_dim + self.rope_dim)
+        name = "q_proj" if self.q_rank is None else "q_b_proj"
+        q = g.unflatten(g.linear(name, x, out=math.prod(sizes)), sizes=sizes)
+        return q if self.rope is None else self.rope.build(g, q, last=self.rope_dim)
+
+    def entries(self, g: Builder, x: Value) -> Value:
+        """The latent of every token so far, and the rotated channels of its key [B, T, kv_rank + rope_dim]."""
         width = self.kv_rank + self.rope_dim
         latent, k_rope = g.split(
             g.linear("kv_a_proj_with_mqa", x, out=width, bias=self.bias), sizes=(self.kv_rank, self.rope_dim)
@@ -89,22 +110,7 @@ class Mla(Attention):
         if self.rope is not None:
             k_rope = self.rope.build(g, k_rope)
         store = Table(every=1, shape=(width,), packing=Fp8Tiles(plain=self.rope_dim))
-        entries = g.append(g.cat(latent, k_rope), g.state("latents", store), g.time)
-        keys, values = self.expand(g, entries)
-        out = g.attend(q, keys, values, g.time, scale=self.scale)
-        return g.linear("o_proj", g.flatten(out), out=self.dim, bias=self.bias, role="output")
-
-    def queries(self, g: Builder, x: Value) -> Value:
-        """Queries of every head [B, S, heads, nope_dim + rope_dim], the last rope_dim channels rotated."""
-        sizes = (self.heads, self.nope_dim + self.rope_dim)
-        if self.q_rank is None:
-            q = g.unflatten(g.linear("q_proj", x, out=math.prod(sizes)), sizes=sizes)
-        else:
-            q_latent = self.latent_norm.build(
-                g, g.linear("q_a_proj", x, out=self.q_rank, bias=self.bias), "q_a_layernorm"
-            )
-            q = g.unflatten(g.linear("q_b_proj", q_latent, out=math.prod(sizes)), sizes=sizes)
-        return q if self.rope is None else self.rope.build(g, q, last=self.rope_dim)
+        return g.append(g.cat(latent, k_rope), g.state("latents", store), g.time)
 
     def expand(self, g: Builder, entries: Value) -> tuple[Value, Value]:
         """Keys and values of every head [B, T, heads, ...] from latents; the rotated channels are those of all."""

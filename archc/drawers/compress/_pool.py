@@ -47,21 +47,9 @@ class Pool(Compress):
                 message=f"ratio = {self.ratio} does not divide context = {context}",
                 help=f"the last {rest} tokens of a full context never become an entry",
             )
-        picker, entries = self.picker(), context // self.ratio
-        if picker is not None and picker.most() >= entries:
-            yield Doubt(
-                code="W0005",
-                fields=("indexer.topk", "indexer"),
-                message=f"the indexer may pick {picker.most()} entries, but at context = {context} there are {entries}",
-                help="it picks all of them: leave the indexer out, or let it pick fewer",
-            )
-        elif picker is not None and picker.most() == 1 and picker.loss_weight > 0:
-            yield Doubt(
-                code="W0007",
-                fields=("indexer.topk", "indexer"),
-                message="the index loss of a single pick is always 0: the indexer learns nothing from it",
-                help='let it pick more, or train it in the dense stage (`m.index_stage = "dense"`)',
-            )
+        picker = self.picker()
+        if picker is not None:
+            yield from picker.doubtful(context, every=self.ratio)
 
     def about(self) -> str:
         """With how many tokens an entry is made of, and which entries a token attends to."""

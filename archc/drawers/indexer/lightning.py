@@ -80,12 +80,12 @@ class Lightning(Indexer):
 
     def own_keys(self, g: Builder, x: Value, rotate: Callable[..., Value]) -> Value:
         """A key of each token so far [B, T, head_dim]."""
-        key = g.linear("wk", x, out=self.head_dim)
-        if self.key_norm is not None:
-            key = self.key_norm.build(g, key, "k_norm")
-        key = rotate(g, key, end=self.end, pairs=self.pairs)
-        store = Table(every=1, shape=(self.head_dim,), packing=Fp8Tiles())
-        return g.append(key, g.state("keys", store), g.time)
+        key = rotate(g, self.normed(g, g.linear("wk", x, out=self.head_dim)), end=self.end, pairs=self.pairs)
+        return g.append(key, g.state("keys", Table(every=1, shape=(self.head_dim,), packing=Fp8Tiles())), g.time)
+
+    def normed(self, g: Builder, key: Value) -> Value:
+        """The key as the index meets it, but for its position."""
+        return key if self.key_norm is None else self.key_norm.build(g, key, "k_norm")
 
     def pick(self, g: Builder, q: Value, keys: Value, weights: Value, every: int) -> Value:
         """Ids of the entries that each token attends to [B, S, K], -1 for none, by queries [B, S, heads, head_dim], a
