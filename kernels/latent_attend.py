@@ -8,12 +8,8 @@ from torch import Tensor
 
 from .attend import attend, attend_stored
 from .blocks import LIMIT, absorbs, expanded_heads
-<<<<<<< HEAD
-from .state import Clock, Packed
-=======
 from .latents import by_head, to_latents
-from .state import Clock
->>>>>>> e0ca827 (dsa: latent attention to the tokens that an indexer picks, by gather; specs of V3.2 and GLM-5)
+from .state import Clock, Packed
 
 
 def latent_attend(

@@ -163,20 +163,22 @@ def _attend(
     q: Tensor, entries: Tensor, weight: Tensor, picks: Tensor | None, plan: _Plan
 ) -> tuple[Tensor, Tensor | None]:
     """What the queries read, and the log-sum-exp of each softmax if it is wanted."""
-    (batch, _, heads, _), latent = q.shape, weight.shape[1]
+    (batch, new, heads, _), latent = q.shape, weight.shape[1]
     values = weight.unflatten(0, (heads, -1))[:, plan.nope :].mT
+    out = q.new_empty(batch, new, heads, values.shape[-1])
+    wide = torch.promote_types(q.dtype, torch.float32)
+    lse = q.new_empty(batch, new, heads, dtype=wide) if plan.wanted else None
 
-    def block_of(start: int, stop: int, columns: int) -> tuple[Tensor, Tensor | None]:
+    def add_block(start: int, stop: int, columns: int) -> None:
         met = _met(q, entries, weight, picks, plan, start, stop, columns)
         means = met.weights.bmm(met.others[..., :latent]).to(q.dtype).view(-1, heads, latent)
-        y = by_head(means, values).unflatten(0, (batch, stop - start))
-        return y, met.lse.view(batch, stop - start, heads) if plan.wanted else None
+        out[:, start:stop] = by_head(means, values).unflatten(0, (batch, stop - start))
+        if lse is not None:
+            lse[:, start:stop] = met.lse.view(batch, stop - start, heads)
 
     # A function of its own: nothing of a block lives while the next one is made
-    made = [block_of(*block) for block in plan.blocks]
-    parts, lses = [y for y, _ in made], [lse for _, lse in made if lse is not None]
-    out, lse = (torch.cat(p, 1) if len(p) > 1 else p[0] if p else None for p in (parts, lses))
-    assert out is not None
+    for block in plan.blocks:
+        add_block(*block)
     return out, lse
 
 
@@ -198,7 +200,7 @@ class _SparseLatentAttend(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, entries, weight, picks, out = ctx.saved_tensors
         plan, wide = ctx.plan, torch.promote_types(q.dtype, torch.float32)
-        (batch, _, heads, _), latent = q.shape, weight.shape[1]
+        heads, latent = q.shape[2], weight.shape[1]
         keys, values = weight.unflatten(0, (heads, -1)).split((plan.nope, weight.shape[0] // heads - plan.nope), 1)
         dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         dentries, dweight = torch.zeros_like(entries, dtype=wide), torch.zeros_like(weight, dtype=wide)

@@ -438,27 +438,6 @@ class Indexer(Drawer):
         """Entries that a token attends to at most."""
         raise NotImplementedError
 
-    def doubtful(self, context: int, *, every: int = 1, instead: str = "leave the indexer out") -> Iterator[Doubt]:
-        """What is probably not meant where it picks among one entry for ``every`` tokens of a ``context``, of fields of
-        the drawer whose ``indexer`` it is; ``instead``: what to do where there is nothing to pick.
-        """
-        entries = context // every
-        if self.most() >= entries:
-            what = "entries" if every > 1 else "tokens"
-            yield Doubt(
-                code="W0005",
-                fields=("indexer.topk", "indexer"),
-                message=f"the indexer may pick {self.most()} {what}, but at context = {context} there are {entries}",
-                help=f"it picks all of them: {instead}, or let it pick fewer",
-            )
-        elif self.most() == 1 and self.loss_weight > 0:
-            yield Doubt(
-                code="W0007",
-                fields=("indexer.topk", "indexer"),
-                message="the index loss of a single pick is always 0: the indexer learns nothing from it",
-                help='let it pick more, or train it in the dense stage (`m.index_stage = "dense"`)',
-            )
-
     def build(
         self,
         g: Builder,

@@ -24,6 +24,7 @@ END = "<!-- end of what is written -->\n"
 UNITS = {"": 1, "K": 1e3, "KB": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "G": 1e9, "%": 1e-2, "GiB": 2**30}
 """Factors of published units: thousands as the papers have them; B is a billion parameters, T a trillion."""
 
+V32_PAPER, GLM5 = "arXiv:2512.02556", "zai-org/GLM-5 README"
 V2, V3, V3_README = "arXiv:2405.04434", "arXiv:2412.19437", "deepseek-ai/DeepSeek-V3 README_WEIGHTS"
 INSIGHTS, MOE, V4 = "arXiv:2505.09343", "arXiv:2401.06066", "arXiv:2606.19348"
 GPT_OSS, OLMOE, MIXTRAL = "arXiv:2508.10925, table 1", "arXiv:2409.02060", "arXiv:2401.04088"
@@ -251,6 +252,34 @@ FIGURES = (
     ),
     _cache("deepseek_v3", "70.272 KB", f"{INSIGHTS}, table 1"),
     _train("deepseek_v3", "250G", "flops.ideal.train_per_token", f"{INSIGHTS}, table 2", convention=CAUSAL),
+    Figure(
+        spec="deepseek_v3_2",
+        what="parameters",
+        published="671B",
+        key="params.total - params.by_component.indexer",
+        source=f"{V32_PAPER}; as V3",
+        convention="without indexers, which are 0.85B",
+    ),
+    _total("deepseek_v3_2", "671,877,929,216", META, rule="equal"),
+    _active("deepseek_v3_2", "37B", WITHOUT, NO_EMBEDDING, f"{V32_PAPER}; as V3"),
+    _cache(
+        "deepseek_v3_2",
+        "48,068",
+        "deepseek-ai/FlashMLA README, V3.2-Exp inference code",
+        convention="61 x (656 + 132) bytes in FP8",
+        sets={"cache": "mla_fp8"},
+        rule="equal",
+    ),
+    _total("glm_5", "744B", GLM5),
+    _total("glm_5", "743,911,199,232", META, rule="equal"),
+    _active(
+        "glm_5",
+        "40B",
+        "params.active_core",
+        "without embedding and head",
+        GLM5,
+        note="Without the input embedding alone it is 40.83B.",
+    ),
     _total("deepseek_v4_flash", "284B", V4),
     _total("deepseek_v4_flash", "284,332,230,231", TENSORS, rule="equal", convention="no MTP, no tables of experts"),
     Figure(

@@ -15,6 +15,8 @@ ACTIVE = {
     "deepseek_v2_lite": (2.661, 2.451, 2.242),
     "deepseek_v2": (21.376, 20.852, 20.327),
     "deepseek_v3": (37.552, 36.626, 35.699),
+    "deepseek_v3_2": (38.404, 37.477, 36.550),
+    "glm_5": (41.785, 40.833, 39.882),
     "kimi_k2": (32.861, 31.687, 30.513),
     "deepseek_v4_flash": (13.800, 13.270, 12.741),
     "deepseek_v4_pro": (49.779, 48.852, 47.926),
@@ -44,6 +46,13 @@ def test_what_v3_has_beside_its_parameters() -> None:
     assert archc.cost(archc.load("kimi_k2")).params.mtp == 0
 
 
+def test_what_v3_2_has_beside_its_parameters() -> None:
+    """One MTP module, which has an indexer as well; the indexers of the model are 851.5 million."""
+    params = archc.cost(archc.load("deepseek_v3_2")).params
+    assert params.mtp == 11_624_027_392
+    assert params.by_component["indexer"] == params.total - 671_026_404_352 == 851_524_864
+
+
 @pytest.mark.parametrize(("name", "count"), [("deepseek_v4_flash", 6_610_048_635), ("deepseek_v4_pro", 25_840_145_595)])
 def test_what_v4_has_beside_its_parameters(name: str, count: int) -> None:
     """One MTP module, by the tensors of the published checkpoints; Pro has 1598.84 billion with it."""
@@ -67,6 +76,22 @@ def test_ideal_flops_of_v3(mode: Any, seq: int, published: float) -> None:
     """Linear layers and attention as the equations have them, keys and values expanded once for every token."""
     report = archc.cost(archc.load("deepseek_v3"), mode=mode, seq=seq)
     assert report.flops.ideal.forward_per_token == pytest.approx(published, rel=0.01)
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill"])
+@pytest.mark.parametrize(("seq", "expected"), [(4096, 84.68e9), (131_072, 150.6e9)])
+def test_ideal_flops_of_v3_2(mode: Any, seq: int, expected: float) -> None:
+    """Index scores of all that a token sees, attention to the 2048 it picks; counted apart from this code."""
+    report = archc.cost(archc.load("deepseek_v3_2"), mode=mode, seq=seq)
+    assert report.flops.ideal.forward_per_token == pytest.approx(expected, rel=1e-3)
+
+
+# Latents of 512 + 64 and an index key of 128; in FP8 as FlashMLA keeps them: 656 bytes, and 132 of the index.
+@pytest.mark.parametrize(("name", "layers"), [("deepseek_v3_2", 61), ("glm_5", 78)])
+def test_cache_of_latents_and_index_keys(name: str, layers: int) -> None:
+    for layout, size in (("bf16", 2 * (576 + 128)), ("mla_fp8", 656 + 132)):
+        report = archc.cost(archc.load(name, set={"cache": layout}), context=131_072)
+        assert report.kv_cache.bytes_per_token == layers * size
 
 
 @pytest.mark.parametrize("mode", ["train", "prefill"])

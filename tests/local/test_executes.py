@@ -21,7 +21,7 @@ from archc.schema import Model
 from tests.local.counting import Counted
 from tests.plan.test_agreement import LIBRARY, SPECS, model_of
 
-QUICK = ["llama_3_1_8b", "gpt_oss_20b", "deepseek_v3", "deepseek_v4_flash", "qwen3_235b_a22b"]
+QUICK = ["llama_3_1_8b", "gpt_oss_20b", "deepseek_v3", "deepseek_v4_flash", "picked_latents", "qwen3_235b_a22b"]
 QUICK += ["sinks", "routed", "two_stages"]
 CASES = [("prefill", 2, 40, 40), ("prefill", 1, 33, 60), ("decode", 1, 1, 60), ("decode", 2, 1, 64)]
 ELSEWHERE = {"flatten"}

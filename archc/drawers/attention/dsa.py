@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from archc.drawers.attention.mla import Mla
+from archc.drawers.indexer._doubts import doubts
 from archc.schema import Doubt, Indexer, Problem, Scores, field
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Dsa(Mla):
             yield Problem(fields=fields, message=misfit.message, help=misfit.help)
 
     def doubts(self, context: int) -> Iterator[Doubt]:
-        yield from self.indexer.doubtful(context, instead="take mla")
+        yield from doubts(self.indexer, context, instead="take mla")
 
     def about(self) -> str:
         """With what the cache keeps of a token, and what is read of it."""

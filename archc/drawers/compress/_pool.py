@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar
 
+from archc.drawers.indexer._doubts import doubts
 from archc.ops import Fp4Keys, Ring, Table
 from archc.schema import Compress, Doubt, Far, Indexer, Problem, Scores, field
 
@@ -49,7 +50,7 @@ class Pool(Compress):
             )
         picker = self.picker()
         if picker is not None:
-            yield from picker.doubtful(context, every=self.ratio)
+            yield from doubts(picker, context, every=self.ratio, instead="leave the indexer out")
 
     def about(self) -> str:
         """With how many tokens an entry is made of, and which entries a token attends to."""

@@ -1,0 +1,29 @@
+"""What is probably not meant of an indexer, wherever it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from archc.schema import Doubt, Indexer
+
+
+def doubts(indexer: Indexer, context: int, *, every: int = 1, instead: str) -> Iterator[Doubt]:
+    """Of an ``indexer`` field that picks among one entry for ``every`` tokens of a ``context``; ``instead``: what to do
+    where there is nothing to pick.
+    """
+    entries = context // every
+    if indexer.most() >= entries:
+        what = "entries" if every > 1 else "tokens"
+        yield Doubt(
+            code="W0005",
+            fields=("indexer.topk", "indexer"),
+            message=f"the indexer may pick {indexer.most()} {what}, but at context = {context} there are {entries}",
+            help=f"it picks all of them: {instead}, or let it pick fewer",
+        )
+    elif indexer.most() == 1 and indexer.loss_weight > 0:
+        yield Doubt(
+            code="W0007",
+            fields=("indexer.topk", "indexer"),
+            message="the index loss of a single pick is always 0: the indexer learns nothing from it",
+            help='let it pick more, or train it in the dense stage (`m.index_stage = "dense"`)',
+        )
