@@ -69,7 +69,7 @@ class SparseLatentAttend(OverLatents):
         lse = t.new((*tokens, heads), max(4, q.width)) if self.lse else None
         t.product(out, *([] if lse is None else [lse]))
         forward, backward = self._work(q, entries, weight, picks)
-        t.use(forward)
+        t.use_once(forward)
         ins = q, entries, weight
         out = t.made_of(out, ins, (*ins, picks, out), work=backward)
         return out if lse is None else (out, lse)

@@ -450,10 +450,9 @@ class Indexer(Drawer):
     ) -> tuple[Value, Scores]:
         """Ids of the entries that each token attends to, -1 for none [B, S, K], and what they were picked by.
 
-        ``keys`` (g, x, width) makes the index keys of entries [B, T // every, width], one for ``every`` tokens; without
-        it every token is an entry, and the indexer makes a key of each. ``rotate`` (g, x, every=1, end=..., pairs=...)
-        turns channels as the attention around it does, those at the other end or in other pairs where it is told so.
-        What it reads are constants: an indexer learns by a loss of its own, and nothing else learns by that.
+        ``keys`` (g, x, width) makes the index keys of entries [B, T // every, width]; without it the indexer makes a
+        key of every token. ``rotate`` (g, x, every=1, end=..., pairs=...) turns channels as the attention around it
+        does, or as it is told. What an indexer reads are constants: it learns by a loss of its own, and alone.
         """
         raise NotImplementedError
 
