@@ -390,8 +390,7 @@ class Far(NamedTuple):
 class Compress(Drawer):
     """Makes one entry of every few tokens, which an attention reads in their place.
 
-    ``rotate`` (g, x, every=1) turns the channels at the end of x that have positions, as the attention around it does;
-    ``packing`` is how caches of its layout hold entries.
+    ``rotate`` (g, x, every=1) turns channels as that does; ``packing``: how caches of its layout hold entries.
     """
 
     slot = "compress"
