@@ -44,8 +44,9 @@ class Figure:
     """One published figure.
 
     ``key`` is a key of the report, or arithmetic over keys; ``options`` are those of `archc.cost`, ``sets`` what
-    amends the spec. ``rule``: our value must be equal, round to what is published, be it with the further digits cut,
-    or lie within ``within`` of it where the published figure cannot be had by a stated convention (``note`` says why).
+    amends the spec. With ``against``, another spec that ``against_sets`` amends, it is what the one has of the other.
+    ``rule``: our value must be equal, round to what is published, be it with the further digits cut, or lie within
+    ``within`` of it where the published figure cannot be had by a stated convention (``note`` says why).
     """
 
     spec: str
@@ -58,6 +59,8 @@ class Figure:
     within: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
+    against: str = ""
+    against_sets: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
     @property
@@ -69,7 +72,11 @@ class Figure:
     @property
     def value(self) -> float:
         """What `archc cost` has to say."""
-        return _arithmetic(self.key, report(self))
+        value = _arithmetic(self.key, report(self))
+        if not self.against:
+            return value
+        other = _report(self.against, tuple(self.options.items()), tuple(self.against_sets.items()))
+        return value / _arithmetic(self.key, other)
 
     @property
     def deviation(self) -> float:
@@ -163,13 +170,45 @@ def _streams(spec: str, total: str, active: str, ends: str) -> tuple[Figure, ...
 
 WITHOUT, ALL = "params.active_without_embedding", "params.active"
 CAUSAL = "of a token at 4,096; a query meets the keys before it; no MTP"
-OF_V32 = "of DeepSeek-V3.2's 61 x (656 + 132) bytes in FP8"
+OF_V32 = "of DeepSeek-V3.2's, both in the layouts they are served with"
 EQUIVALENT = "of DeepSeek-V3.2's 1191 G; products in FP8 count once, in bfloat16 twice, in FP4 half"
 V32 = (
     "V3.2 at token 1,048,576: 2 x 36.6 G in FP8, 61 x 128 x 2048 x (576 + 512) x 2 in bfloat16 (attention to latents),"
     " 61 x 64 x 128 x 2 x 2^20 in FP8 (index scores)."
 )
-SHARE = "kv_cache.bytes_per_token / 48_068"
+BY_PLAN = "of DeepSeek-V3.2's by its plan; products in FP8 count once, in bfloat16 twice, in FP4 half"
+AS_RUN = (
+    "By its plan V3.2 has 1148G: attention is what the equations need, keys and values of 192 + 128 channels. Run on"
+    " latents it has 1197G (archc's executed FLOPs), of which V4-Pro has 26.7 % and V4-Flash 10.1 %."
+)
+MLA_FP8 = {"cache": "mla_fp8"}
+
+
+def _decoding(spec: str, published: str) -> tuple[Figure, ...]:
+    """What V4 takes to decode at a million tokens, of what V3.2 takes: by its paper's count, and by plans."""
+    more: dict[str, Any] = {"spec": spec, "what": "decoding FLOPs", "published": published, "options": MILLION}
+    key, source = "flops.weighted_fp8_equivalent", f"{V4}, abstract"
+    return (
+        Figure(**more, key=f"{key} / 1191e9", source=source, convention=EQUIVALENT, note=V32),
+        Figure(
+            **more,
+            key=key,
+            source=source,
+            convention=BY_PLAN,
+            against="deepseek_v3_2",
+            rule="within",
+            within=0.055,
+            note=AS_RUN,
+        ),
+    )
+
+
+def _million(spec: str, published: str) -> Figure:
+    """The cache of a token of V4 at a million tokens, of that of V3.2."""
+    sets = {"cache": "v4_fp8"}
+    more: dict[str, Any] = {"against": "deepseek_v3_2", "against_sets": MLA_FP8, "sets": sets, "options": MILLION}
+    return _cache(spec, published, V4, convention=OF_V32, **more)
+
 
 FIGURES = (
     _total("deepseek_moe_16b", "16.4B", f"{MOE}, 5.1.2"),
@@ -282,26 +321,9 @@ FIGURES = (
     ),
     _total("deepseek_v4_flash", "284B", V4),
     _total("deepseek_v4_flash", "284,332,230,231", TENSORS, rule="equal", convention="no MTP, no tables of experts"),
-    Figure(
-        spec="deepseek_v4_flash",
-        what="decoding FLOPs",
-        published="10 %",
-        key="flops.weighted_fp8_equivalent / 1191e9",
-        source=f"{V4}, abstract",
-        convention=EQUIVALENT,
-        options=MILLION,
-        note=V32,
-    ),
+    *_decoding("deepseek_v4_flash", "10 %"),
     _active("deepseek_v4_flash", "13B", WITHOUT, NO_EMBEDDING, V4),
-    _cache(
-        "deepseek_v4_flash",
-        "7 %",
-        V4,
-        key=SHARE,
-        convention=OF_V32,
-        options=MILLION,
-        sets={"cache": "v4_fp8"},
-    ),
+    _million("deepseek_v4_flash", "7 %"),
     _cache(
         "deepseek_v4_flash",
         "2 %",
@@ -321,18 +343,9 @@ FIGURES = (
         source=TENSORS,
         rule="equal",
     ),
-    Figure(
-        spec="deepseek_v4_pro",
-        what="decoding FLOPs",
-        published="27 %",
-        key="flops.weighted_fp8_equivalent / 1191e9",
-        source=f"{V4}, abstract",
-        convention=EQUIVALENT,
-        options=MILLION,
-        note=V32,
-    ),
+    *_decoding("deepseek_v4_pro", "27 %"),
     _active("deepseek_v4_pro", "49B", WITHOUT, NO_EMBEDDING, V4),
-    _cache("deepseek_v4_pro", "10 %", V4, key=SHARE, convention=OF_V32, options=MILLION, sets={"cache": "v4_fp8"}),
+    _million("deepseek_v4_pro", "10 %"),
     _cache(
         "deepseek_v4_pro",
         "2 %",
@@ -459,6 +472,8 @@ def table() -> str:
 def _row(figure: Figure, mark: str) -> str:
     options = [f"--{name} {value}" for name, value in figure.options.items()]
     options += [f"--set {name}={value}" for name, value in figure.sets.items()]
+    other = " ".join([figure.against, *(f"--set {name}={value}" for name, value in figure.against_sets.items())])
+    key = f"`{figure.key}`" + (f" / that of `{other}`" if other else "")
     cells = (
         f"`{figure.spec}`",
         figure.published + mark,
@@ -466,7 +481,7 @@ def _row(figure: Figure, mark: str) -> str:
         "equal" if figure.rule == "equal" else f"{100 * figure.deviation:+.2f} %",
         figure.convention,
         figure.source,
-        f"`{figure.key}`" + (f", `{' '.join(options)}`" if options else ""),
+        key + (f", `{' '.join(options)}`" if options else ""),
     )
     return f"| {' | '.join(cells)} |"
 

@@ -8,6 +8,7 @@ import pytest
 
 import archc
 from archc import resources
+from archc.ops import Workload
 from archc.plan import plan
 from tests.cost.published import BEGIN, END, FIGURES, PAGE, Figure, table
 
@@ -45,6 +46,28 @@ def test_what_mtp_of_v3_activates() -> None:
                 used, of = spec.share
                 active += times * math.prod(spec.shape) * used // of
     assert round((active - 14_336 * 7168 + 2 * 129_280 * 7168) / 1e9, 1) == 2.4
+
+
+@pytest.mark.parametrize(
+    ("name", "flops", "cache"), [("deepseek_v4_pro", 0.27, 0.10), ("deepseek_v4_flash", 0.10, 0.07)]
+)
+def test_v4_against_v3_2_at_a_million_tokens(name: str, flops: float, cache: float) -> None:
+    """27 and 10 % of the FLOPs of a decoded token, 10 and 7 % of the cache (arXiv:2606.19348, abstract), within one
+    point, by the plans of both: with attention of V3.2 as its equations have it, and as it runs, on latents.
+    """
+    at, w = 1 << 20, Workload(batch=1, new=1, past=(1 << 20) - 1, cached=True)
+    one = archc.cost(archc.load(name, set={"cache": "v4_fp8"}), context=at)
+    before = archc.load("deepseek_v3_2", set={"cache": "mla_fp8"})
+    other = archc.cost(before, context=at)
+    assert abs(one.kv_cache.bytes_per_token / other.kv_cache.bytes_per_token - cache) < 0.01
+    as_run = 0
+    for node, times in plan(before).walk(labels=False):
+        cost = node.op.cost(w, tuple(v.type for v in node.ins), tuple(v.type for v in node.outs))
+        as_run += 2 * times * (cost.executed - cost.useful) if node.op.kind == "sparse_latent_attend" else 0  # bfloat16
+    needed = other.flops.weighted_fp8_equivalent
+    assert as_run > 0
+    for total in (needed, needed + as_run):
+        assert abs(one.flops.weighted_fp8_equivalent / total - flops) < 0.01
 
 
 def test_no_spec_is_left_out() -> None:
