@@ -2,6 +2,7 @@
 
 from archc.schema.drawer import Doubt, Drawer, Origin, Problem, field
 from archc.schema.model import LayerSlots, Model, ModelFields, Sweep, stand
+from archc.schema.pricing import Format, Hardware, Number, Optimizer, Precision
 from archc.schema.slots import (
     LAYER_SLOTS,
     Activation,
@@ -10,8 +11,6 @@ from archc.schema.slots import (
     Compress,
     Far,
     FeedForward,
-    Format,
-    Hardware,
     Head,
     Indexer,
     Init,
@@ -19,9 +18,6 @@ from archc.schema.slots import (
     Mixer,
     Mtp,
     Norm,
-    Number,
-    Optimizer,
-    Precision,
     Residual,
     Rope,
     Router,

@@ -9,18 +9,16 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from archc.record import dataclass
 from archc.schema.drawer import Drawer, field
+from archc.schema.pricing import Hardware, Optimizer, Precision
 from archc.schema.slots import (
     Attention,
     Cache,
     FeedForward,
-    Hardware,
     Head,
     Init,
     Memory,
     Mtp,
     Norm,
-    Optimizer,
-    Precision,
     Residual,
 )
 
