@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import archc
+from archc.cost.placement import Split, splits
 from archc.graph import Graph
 from archc.ops import Workload
 from archc.ops.base import nbytes
@@ -73,6 +74,17 @@ def test_parameters_by_hand() -> None:
     assert round(params.total / 1e9) == 28  # the paper's 27B cuts what follows
     without = params.active_core - params.by_component["attention"] - params.by_component["compressor"]
     assert round(without / 1e9) == 3
+
+
+def test_what_tensor_parallelism_splits(graph: Graph) -> None:
+    """Heads with the keys that they read, those of entries included; what makes entries of a head is everywhere."""
+    prefix = "model.layers.0.self_attn."
+    named = {".".join((*v.scope.path(), v.param.name)): split for v, split in splits(graph).items() if v.param}
+    found = {name: split for name, split in named.items() if name.startswith(prefix)}
+    own = {"q_proj": 64, "gate_proj": 64, "compressor.key_proj": 4, "compressor.value_proj": 4}
+    own |= {f"{branch}_{x}_proj": 4 for branch in ("selected", "window") for x in "kv"}
+    want = {f"{prefix}{name}.weight": Split(0, parts) for name, parts in own.items()}
+    assert found == want | {f"{prefix}o_proj.weight": Split(1, 64)}
 
 
 @given(
