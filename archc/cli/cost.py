@@ -115,9 +115,7 @@ class Ways(click.ParamType):
 @click.option(
     "--tables",
     type=click.Choice(["device", "host", "disk"]),
-    default="device",
-    show_default=True,
-    help="Where large tables of ids lie.",
+    help="Where large tables of n-grams lie.  [default: as the spec says]",
 )
 @click.option(
     "--cache-on",
@@ -165,7 +163,7 @@ def command(
     chunks: int,
     imbalance: float,
     search: bool,
-    tables: Tier,
+    tables: Tier | None,
     cache_on: Tier,
     tokens: int | None,
     price: float | None,

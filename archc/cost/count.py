@@ -16,11 +16,13 @@ from archc.cost.report import (
     Mode,
     Params,
     Report,
+    Tables,
     Time,
     WorkloadReport,
 )
 from archc.cost.sense import notes, refuse
 from archc.cost.setting import Setting
+from archc.cost.tables import tables
 from archc.cost.tally import DEFAULT_REWIND, Learning, Tally, cache_sums, flop_sums, node_cost, parameter_sums, tally
 from archc.graph import Graph
 from archc.ops import Workload
@@ -133,6 +135,7 @@ def count(
         predicts=bool(graph.predictions()),
         memory=held,
         time=_time(model, graph, w, mode, setting),
+        tables=tables(model, graph, setting, mode),
         further=(*notes(graph, w, mode, setting), *_time_assumptions(graph, mode, setting, held)),
     )
 
@@ -173,6 +176,7 @@ def figures(
     predicts: bool,
     memory: Memory | None = None,
     time: Time | None = None,
+    tables: Tables | None = None,
     further: tuple[str, ...] = (),
 ) -> Report:
     """The report that a tally means; ``predicts``: whether the model has modules that predict further tokens.
@@ -188,6 +192,7 @@ def figures(
         kv_cache=_kv_cache(total, model.cache, shown.batch),
         memory=memory,
         time=time,
+        tables=tables,
         assumptions=(*_assumptions(model, total, predicts), *further),
     )
 

@@ -17,6 +17,7 @@ from archc.cost.placement import Split, Unit, cached_rows, handed_on, routed, ro
 from archc.cost.report import Memory, Mode
 from archc.cost.setting import Recompute, Setting
 from archc.cost.shards import rank_rows
+from archc.cost.tables import rows_moved, tier
 from archc.graph import Graph, Value
 from archc.ops import ParamSpec, Table, Workload, numel
 from archc.ops.base import nbytes
@@ -102,6 +103,7 @@ def memory(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting
         activations=of("activations"),
         kv_cache=sum(tiers.values()),
         host=of("host"),
+        disk=of("disk"),
         per_device=per_device,
         fits=None if hardware is None else per_device["total"] <= hardware.memory,
         logits=of("logits"),
@@ -213,13 +215,13 @@ def _of_unit(
     train = mode == "train"
     for value in unit.params():
         assert value.param is not None
-        yield from _parameter(model, value.param, split.get(value), setting, train, words)
+        yield from _parameter(model, value.param, split.get(value), w, setting, train, words)
     if not train:
         yield from _cache(model, unit, w, setting, words)
 
 
 def _parameter(
-    model: Model, spec: ParamSpec, split: Split | None, setting: Setting, train: bool, words: bool
+    model: Model, spec: ParamSpec, split: Split | None, w: Workload, setting: Setting, train: bool, words: bool
 ) -> Iterator[Entry]:
     p, g = setting.parallel, groups(setting)
     devices = p.devices // p.pp
@@ -234,8 +236,8 @@ def _parameter(
     flat = setting.zero < 3
     shard = (rank_rows(part[0], shards, 0), *part[1:]) if part and not flat else part
     of = shards if flat else 1
-    far = spec.role == "table" and setting.tables != "device"
-    host = "host" if setting.tables == "host" else "disk"
+    where = tier(spec, setting)
+    far = where != "device"
 
     def entry(
         section: str, sharded: bool, count: tuple[float, int], whole: tuple[int, int], name: str, text: str
@@ -252,7 +254,7 @@ def _parameter(
             if words and copies != 1:
                 b = f"{b} x {copies:g} copies"
             label = spec.name + suffix if words else ""
-            yield Entry(host if far else section, label, size, all_of_it * copies, name + suffix, a, b)
+            yield Entry(where if far else section, label, size, all_of_it * copies, name + suffix, a, b)
 
     sharded = shards > 1 and setting.zero == 3
     here = shard if sharded else part
@@ -263,8 +265,13 @@ def _parameter(
     of_one, numbers = gradient_bytes(spec, model), math.prod(spec.shape)
     sharded = shards > 1 and setting.zero >= 2
     here = shard if sharded else part
-    size = _part(math.prod(here) * of_one, of if sharded else 1)
-    yield from entry("gradients", sharded, (size, 0), (numbers * of_one, 0), "gradients", f"{of_one} bytes")
+    if far:  # beside the table, of the rows alone that were read
+        rows = min(part[0], rows_moved(spec, w, setting))
+        size, text = rows * part[1] * of_one, f"{rows:,} x {part[1]:,} x {of_one} bytes"
+        yield Entry(where, spec.name, size, size * devices, "gradients", text, f"{text} x {devices} copies")
+    else:
+        size = _part(math.prod(here) * of_one, of if sharded else 1)
+        yield from entry("gradients", sharded, (size, 0), (numbers * of_one, 0), "gradients", f"{of_one} bytes")
     state = model.optimizer.state(spec.role, island=spec.dtype == "fp32")
     a_row = model.optimizer.row_state(spec.role)
     copy = precision.master_bytes(spec.role) if spec.dtype == "act" else 0

@@ -256,7 +256,7 @@ def routing(unit: Unit) -> Routing | None:
 
 def routed(spec: ParamSpec) -> bool:
     """Whether a parameter belongs to routed experts: its first dim counts them."""
-    return spec.share != (1, 1)
+    return spec.share != (1, 1) and spec.role != "table"
 
 
 def handed_on(graph: Graph, w: Workload) -> int:

@@ -114,6 +114,17 @@ class Memory:
     activations_by_component: dict[str, int] = field(default_factory=dict)
     kv_cache_by_tier: dict[str, int] = field(default_factory=dict)
     step_peak: int | None = None
+    disk: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """Large tables of rows that ids name: their parameters, bytes by where they lie, and what a token reads of all."""
+
+    parameters: int
+    bytes_by_tier: dict[str, int]
+    rows_per_token: int
+    bytes_per_token: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +169,8 @@ class Time:
     ``compute_s``, ``memory_s`` and ``communication_s`` are all arithmetic, all bytes and all that the busiest device
     sends, as if nothing overlapped; ``parts`` is what ``total_s`` is made of. ``mfu`` is ideal FLOPs over what the
     devices could compute in bfloat16 in that time; ``flops_per_device`` ideal FLOP/s. ``gpu_hours``, ``days`` and
-    ``money`` are those of a token budget.
+    ``money`` are those of a token budget. ``tables_s`` is how long the rows of tables take that come from a host or a
+    disk, most of it while layers run; None where all tables lie on the device, or no rate is known.
     """
 
     compute_s: float
@@ -176,6 +188,7 @@ class Time:
     serving: tuple[Serving, ...] | None = None
     cache_load: CacheLoad | None = None
     speculation: Speculation | None = None
+    tables_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +203,7 @@ class Report:
     kv_cache: KvCache
     memory: Memory | None = None
     time: Time | None = None
+    tables: Tables | None = None
     assumptions: tuple[str, ...] = ()
     format_version: int = field(default=FORMAT_VERSION)
 

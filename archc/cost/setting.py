@@ -70,8 +70,9 @@ class Setting:
     ``micro`` rows of a replica run at a time (None: all of them; with pipeline stages 1). ``zero`` is what ``fsdp``
     shards (ZeRO, arXiv:1910.02054): 1 optimizer state, 2 gradients too, 3 parameters too. ``schedule`` is that of
     pipeline stages, of which a device holds ``chunks`` pieces in turn (1f1b alone). ``imbalance`` is the work of the
-    busiest device of ``ep`` over the mean. ``tables`` and ``cache`` are where large tables and caches lie. ``tokens``
-    is the budget of a training run; ``price`` what a device costs an hour.
+    busiest device of ``ep`` over the mean. ``tables`` is where large tables lie (None: where the
+    spec says), ``cache`` where caches do. ``tokens`` is the budget of a training run; ``price`` what a device costs an
+    hour.
 
     ``serving`` asks for steps by batch, ``cache_from`` for the time to load a cache from there; ``speculate`` tokens
     are drafted, each of which is accepted with probability ``accept`` (DeepSeek-V3's second token: 0.85 to 0.9,
@@ -86,7 +87,7 @@ class Setting:
     schedule: Schedule = "1f1b"
     chunks: int = 1
     imbalance: float = 1.0
-    tables: Tier = "device"
+    tables: Tier | None = None
     cache: Tier = "device"
     tokens: int | None = None
     price: float | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from archc.cost import tables
 from archc.cost.parallel import (
     Collective,
     bubble,
@@ -106,6 +107,7 @@ def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
         yield "time: one batch at a time: everything that devices send each other is waited for."
     if setting.parallel.devices > 1:
         yield from _latencies(mode, setting.parallel, hw)
+    yield from tables.assumptions(graph, mode, setting)
     yield (
         "mfu: ideal FLOPs of the step over what the devices could compute in it in bfloat16; where products are"
         " narrower, it may pass 100 %."
@@ -194,6 +196,10 @@ class Step:
                 yield Part(unit=unit, step="recomputed", works=self._recomputed(name), count=count)
             yield Part(unit=unit, step="backward", works=self.amounts.backward[name], count=count)
 
+    def _forward(self, unit: Unit) -> float:
+        """Seconds of the forward of a unit, of one micro-batch."""
+        return self.clock.spent(self.works(self._names[id(unit)])).total
+
     def _recomputed(self, name: str) -> tuple[Work, ...]:
         """The works of a unit that the backward pass runs again."""
         key = name, self.setting.recompute
@@ -265,7 +271,7 @@ class Step:
             for value in unit.params():
                 spec = value.param
                 assert spec is not None
-                if spec.buffer:
+                if spec.buffer or tables.tier(spec, self.setting) != "device":
                     continue
                 n = 1.0
                 for size in shard_shape(spec, split.get(value), self.setting):
@@ -343,7 +349,9 @@ class Step:
         idle = bubble(self.setting, w.batch) if self.mode == "train" else 0.0
         waiting = busy * idle / (1 - idle)
         moving = max(map(self.optimizer, range(p.pp)))
-        total = busy + waiting + moving
+        arriving = tables.arrival(self.model, self.graph, w, self.mode, self.setting, self._forward)
+        late = 0.0 if arriving is None else self.micros * arriving[1]
+        total = busy + waiting + moving + late
         parts = {
             "compute": work.computing,
             "memory": work.moving,
@@ -351,6 +359,7 @@ class Step:
             "communication": exposed,
             "bubble": waiting,
             "optimizer": moving,
+            "tables": late,
         }
         ideal = _ideal(self.graph, w, self.mode, self.model.precision)  # pyright: ignore[reportArgumentType]
         tokens = w.batch * w.new / total
@@ -369,4 +378,5 @@ class Step:
             flops_per_device=ideal / total / p.devices,
             days=None if hours is None else hours / p.devices / 24,
             money=None if hours is None or price is None else hours * price,
+            tables_s=None if arriving is None else self.micros * arriving[0],
         )

@@ -93,7 +93,7 @@ def _kernels(step: Step, part: Callable[[Spent], float], value: float, parts: di
         said += total
         kernel = what if step.mode != "train" else f"{pass_} {what}"
         yield Term(what=kernel, count=round(times), formula=formula, total=total)
-    for name in ("communication", "bubble", "optimizer"):
+    for name in ("communication", "bubble", "optimizer", "tables"):
         if parts.get(name):
             said += parts[name]
             yield Term(what=name, count=1, formula="", total=parts[name])

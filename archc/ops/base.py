@@ -189,7 +189,9 @@ class ParamSpec:
     dtype: DType = "act"
     buffer: bool = False
     share: tuple[int, int] = (1, 1)
-    """Part of it that one token uses, as a fraction: (active, experts) for routed experts."""
+    """Part of it that one token uses, as a fraction: (active, experts) for routed experts, rows of a table."""
+    placement: Literal["device", "host", "disk"] = "device"
+    """Where a table lies."""
 
 
 # --- cost ----------------------------------------------------------------------------------------

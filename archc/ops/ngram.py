@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -101,7 +102,10 @@ class TableLookup(Op):
     placement: Literal["device", "host", "disk"] = "device"
 
     def params(self, name: str | None, ids: Type) -> tuple[ParamSpec, ...]:
-        return (ParamSpec(name=f"{name}.weight", shape=(self.rows, self.dim), role="table"),)
+        read = math.prod(ids.fixed(axis) for axis in range(2, len(ids.shape)))
+        share, shape = (min(read, self.rows), self.rows), (self.rows, self.dim)
+        weight = ParamSpec(name=f"{name}.weight", shape=shape, role="table", share=share, placement=self.placement)
+        return (weight,)
 
     def infer(self, ids: Type, weight: Type) -> Type:
         need(ids.dtype == "int", f"looks up ids, got {ids}")

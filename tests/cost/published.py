@@ -19,7 +19,7 @@ V2, V3, V3_README = "arXiv:2405.04434", "arXiv:2412.19437", "deepseek-ai/DeepSee
 INSIGHTS, MOE, V4 = "arXiv:2505.09343", "arXiv:2401.06066", "arXiv:2606.19348"
 GPT_OSS, OLMOE, MIXTRAL = "arXiv:2508.10925, table 1", "arXiv:2409.02060", "arXiv:2401.04088"
 LLAMA, K2, QWEN3 = "arXiv:2407.21783", "MoonshotAI/Kimi-K2 README", "Qwen/Qwen3-235B-A22B model card"
-MHC = "arXiv:2512.24880, table 5"
+MHC, ENGRAM = "arXiv:2512.24880, table 5", "arXiv:2601.07372, table 5"
 NSA = "arXiv:2502.11089, section 4.1"
 META = "transformers 5.23.0 on the meta device"
 TENSORS = "tensors of the checkpoint"
@@ -30,7 +30,8 @@ NO_EMBEDDING = "without the input embedding"
 
 
 def _total(spec: str, published: str, source: str, **more: Any) -> Figure:
-    return Figure(spec=spec, what="parameters", published=published, key="params.total", source=source, **more)
+    more = {"key": "params.total", **more}
+    return Figure(spec=spec, what="parameters", published=published, source=source, **more)
 
 
 def _active(spec: str, published: str, key: str, convention: str, source: str, **more: Any) -> Figure:
@@ -67,6 +68,27 @@ def _streams(spec: str, total: str, active: str, ends: str) -> tuple[Figure, ...
         _total(spec, total, MHC),
         _active(spec, active, WITHOUT, NO_EMBEDDING, MHC),
         Figure(spec=spec, what="part", published=ends, key=key, source=MHC, convention="embedding and head"),
+    )
+
+
+def _compared(spec: str, total: str, tables: str = "") -> tuple[Figure, ...]:
+    """What the Engram paper has of one of its models."""
+    key, note = "params.total - params.by_component.head", "The paper counts neither; its totals only fit with one."
+    found = (
+        _total(spec, total, ENGRAM, key=key, convention="one of embedding and head", note=note),
+        _active(spec, "3.8B", "params.active_core", "without embedding and head", ENGRAM),
+    )
+    if not tables:
+        return found
+    # 5.792B is published as 5.7B
+    return *found, Figure(
+        spec=spec,
+        what="part",
+        published=tables,
+        key="tables.parameters",
+        source=ENGRAM,
+        convention="tables",
+        rule="cut",
     )
 
 
@@ -260,6 +282,9 @@ FIGURES = (
     _total("kimi_k2", "1T", K2),
     _total("kimi_k2", "1,026,408,209,408", META, rule="equal"),
     _active("kimi_k2", "32B", WITHOUT, NO_EMBEDDING, K2),
+    *_compared("moe_27b", "26.7B"),
+    *_compared("engram_27b", "26.7B", "5.7B"),
+    *_compared("engram_40b", "39.5B", "18.5B"),
     *_streams("mhc_3b", total="2.97B", active="612M", ends="331M"),
     *_streams("mhc_9b", total="9.18B", active="1.66B", ends="496M"),
     *_streams("mhc_27b", total="27.0B", active="4.14B", ends="662M"),

@@ -31,6 +31,8 @@ def table(memory: Memory, room: float | None) -> Table:
         shown.add(NAMES.get(name, name), *map(bytes_text, both), _which(memory, name, room), style=style)
     if memory.host:
         shown.add("on hosts", *(["-"] if several else []), bytes_text(memory.host), "")
+    if memory.disk:
+        shown.add("on disks", *(["-"] if several else []), bytes_text(memory.disk), "")
     if memory.step_peak is not None:
         shown.add("step peak", bytes_text(memory.step_peak), STEP_PEAK)
     return shown

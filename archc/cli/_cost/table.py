@@ -72,6 +72,10 @@ def show(report: Report, room: float | None = None) -> None:
                 ),
             )
         )
+    if (t := report.tables) is not None:
+        lie = " and ".join(f"{bytes_text(n)} on {where}" for where, n in t.bytes_by_tier.items() if n)
+        read = f"{t.rows_per_token:,} rows, {bytes_text(t.bytes_per_token)}"
+        rows.append(("tables", f"{t.parameters:,} parameters, {lie}; a token reads {read}"))
     if report.time is not None:
         from archc.cli._cost.times import facts as time_facts
 

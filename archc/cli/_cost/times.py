@@ -41,6 +41,10 @@ def facts(time: Time, *, train: bool, memory: Memory | None) -> list[tuple[str, 
                 ),
             )
         )
+    if time.tables_s is not None:
+        late = time.parts["tables"]
+        hidden = "all" if not late else seconds_text(time.tables_s - late) if late < time.tables_s else "none"
+        rows.append(("rows of tables", f"{seconds_text(time.tables_s)} to read, {hidden} of it while layers run"))
     if time.gpu_hours is not None and train:
         money = "" if time.money is None else f", ${count_text(time.money)}"
         rows.append(("the run", f"{count_text(time.gpu_hours)} device-hours, {time.days or 0:,.1f} days{money}"))
