@@ -52,7 +52,7 @@ def test_ideal_flops_by_hand(mode: str, seq: int | None, context: int | None) ->
 def test_report_shape() -> None:
     data = archc.cost(archc.load("llama_3_1_8b")).as_dict()
     assert [key for key in data if key not in ("assumptions", "format_version")] == [
-        "model", "archc", "workload", "params", "flops", "kv_cache", "memory", "time",
+        "model", "archc", "workload", "params", "flops", "kv_cache", "memory", "time", "tables",
     ]  # fmt: skip
     for section in (data["params"], data["flops"]["ideal"], data["flops"]["executed"], data["kv_cache"]):
         assert tuple(section["by_component"]) == COMPONENTS

@@ -125,6 +125,7 @@ SPECS = {
 
 PARTS = {
     "": "residual",
+    r"\.memory": "memory",
     r"\.self_attn": "attention",
     r"\.self_attn\.compressor": "compressor",
     r"\.self_attn\.compressor\.indexer": "indexer",
@@ -136,12 +137,18 @@ PARTS = {
 }
 """What a layer and its modules count as, less what modules inside them count as."""
 
-STORES = {"compressor_indexer_": "indexer", "indexer_": "indexer", "compressor_": "compressor", "": "attention"}
+STORES = {
+    "memory_": "memory",
+    "compressor_indexer_": "indexer",
+    "indexer_": "indexer",
+    "compressor_": "compressor",
+    "": "attention",
+}
 """What the stores of a cache count as, by how their names begin; the first that fits."""
 
 FURTHER = [name for name, text in SPECS.items() if "mtp" in text]
 
-SAME = {"mhc_9b": "mhc_3b", "mhc_27b": "mhc_3b"}
+SAME = {"mhc_9b": "mhc_3b", "mhc_27b": "mhc_3b", "engram_40b": "engram_27b"}
 """Specs whose twins are those of others."""
 
 LIBRARY = sorted({path.stem for path in resources.specs().glob("*.arch")} - SAME.keys())
@@ -248,7 +255,7 @@ def test_flops_by_component(both: Both) -> None:
                 run[component] += sum(counts.values())
     # Of the backbone only the residual path multiplies what is no layer's: at the end
     run["residual"] = sum(mode.get_flop_counts()["Model.model"].values())
-    run["residual"] -= run["attention"] + run["dense_ffn"]
+    run["residual"] -= run["attention"] + run["dense_ffn"] + run["memory"]
     run["attention"] -= run["compressor"] + run["indexer of tokens"]
     run["compressor"] -= run["indexer"]
     run["indexer"] += run.pop("indexer of tokens")
