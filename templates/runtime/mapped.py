@@ -63,6 +63,20 @@ def fill(target: Tensor, source: Tensor) -> Tensor:
     return target
 
 
+def announce(tensor: Tensor, rows: Tensor) -> None:
+    """Has the disk look for these rows [N] of a tensor all at once; touched one by one, each would be waited for."""
+    held = _SCATTERED.get(tensor.data_ptr())
+    if held is None or not len(rows):
+        return
+    width, page = tensor.stride(0) * tensor.element_size(), mmap.PAGESIZE
+    first = tensor.data_ptr() % page + rows * width
+    wanted = torch.cat([first, first + width - 1]) // page
+    if width > page:  # and what lies between
+        wanted = torch.cat([wanted, *(first // page + i for i in range(1, (width - 1) // page + 1))])
+    for i in wanted.unique().tolist():
+        held.madvise(mmap.MADV_WILLNEED, i * page, 1)
+
+
 @contextmanager
 def _in_order(tensor: Tensor) -> Iterator[None]:
     """The memory of a tensor is gone through from its beginning to its end, if that is a file."""

@@ -88,8 +88,10 @@ class LargeTable(nn.Module):
     # --- rows ------------------------------------------------------------------------------------
     def read(self, ids: Tensor) -> Tensor:
         """Rows ids [*] on the CPU, or wherever the table is: [*, dim]. Threads that read ahead call it."""
-        rows = self.weight.detach().index_select(0, ids.flatten())
-        return rows.view(*ids.shape, self.embedding_dim)
+        weight, rows = self.weight.detach(), ids.flatten()
+        if self.placement == "disk":
+            mapped.announce(weight, rows)
+        return weight.index_select(0, rows).view(*ids.shape, self.embedding_dim)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Rows ids [*] on the device of the ids: those that were read ahead, or read now."""

@@ -254,6 +254,36 @@ def test_a_view_keeps_what_is_written_to_itself(
     assert bool((view == 3).all()) and file.read_bytes() == before
 
 
+@pytest.mark.parametrize("width", [3, 1000, 5000])
+def test_every_page_of_a_row_is_announced(
+    runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """And no other; the last row ends with the file."""
+    mapped, rows = runtime("mapped"), 40
+    path, before, page = tmp_path / "numbers", 4100, 4096
+    numbers = torch.randn(rows, width, generator=torch.Generator().manual_seed(2))
+    path.write_bytes(bytes(before) + numbers.numpy().tobytes())
+    view, _ = mapped.view(path, before, (rows, width), torch.float32)
+    told: list[int] = []
+
+    class Watched:
+        def madvise(self, option: int, start: int, length: int) -> None:
+            assert option == mapped.mmap.MADV_WILLNEED
+            assert length <= page
+            told.append(start)
+
+    watched = Watched()
+    monkeypatch.setitem(mapped._SCATTERED, view.data_ptr(), watched)
+    ids = torch.tensor([7, 0, rows - 1, 7])
+    mapped.announce(view, ids)
+    start = before // page * page  # of the mapping in the file
+    bytes_of = [(before - start + 4 * width * i, before - start + 4 * width * (i + 1)) for i in set(ids.tolist())]
+    assert sorted(told) == sorted({p * page for a, b in bytes_of for p in range(a // page, (b - 1) // page + 1)})
+    monkeypatch.undo()
+    mapped.announce(view, ids)  # the kernel takes it
+    assert torch.equal(view, numbers)
+
+
 def test_zeros_take_no_room(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of a gibibyte of zeros with one row written, and a copy of it, take a few megabytes of disk."""
     mapped = runtime("mapped")
