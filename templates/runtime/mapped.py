@@ -109,10 +109,9 @@ def _copy(source: int, offset: int, size: int, target: int) -> None:
 
 def _unnamed(folder: Path | None) -> IO[bytes]:
     """An open file that no folder lists."""
-    for place in (os.environ.get("ARCHC_SCRATCH"), folder, None):
-        if place is not None and os.access(place, os.W_OK | os.X_OK):
-            return tempfile.TemporaryFile(dir=place)
-    return tempfile.TemporaryFile()
+    given = os.environ.get("ARCHC_SCRATCH")
+    writable = folder if folder is not None and os.access(folder, os.W_OK | os.X_OK) else None
+    return tempfile.TemporaryFile(dir=given or writable)
 
 
 def _scattered(held: mmap.mmap, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -230,6 +230,21 @@ def test_a_frozen_table_stays_the_file(runtime: Any, file: Path) -> None:
     assert not rows.requires_grad and table.weight.data_ptr() == before
 
 
+def test_where_copies_lie(runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the folder that is asked for, else beside the file, else where temporary files do."""
+    mapped, seen = runtime("mapped"), []
+    real = mapped.tempfile.TemporaryFile
+    monkeypatch.setattr(mapped.tempfile, "TemporaryFile", lambda dir: seen.append(dir) or real(dir=dir))
+    mapped.scratch((2, 3), torch.float32, tmp_path)
+    mapped.scratch((2, 3), torch.float32, tmp_path / "absent")
+    monkeypatch.setenv("ARCHC_SCRATCH", str(tmp_path))
+    mapped.scratch((2, 3), torch.float32, Path("/"))
+    assert seen == [tmp_path, None, str(tmp_path)]
+    monkeypatch.setenv("ARCHC_SCRATCH", str(tmp_path / "absent"))
+    with pytest.raises(FileNotFoundError, match="absent"):
+        mapped.scratch((2, 3), torch.float32, tmp_path)
+
+
 @pytest.mark.parametrize("limited", [False, True])
 def test_a_view_keeps_what_is_written_to_itself(
     runtime: Any, file: Path, monkeypatch: pytest.MonkeyPatch, limited: bool
