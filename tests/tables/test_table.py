@@ -234,7 +234,7 @@ def test_where_copies_lie(runtime: Any, tmp_path: Path, monkeypatch: pytest.Monk
     """In the folder that is asked for, else beside the file, else where temporary files do."""
     mapped, seen = runtime("mapped"), []
     real = mapped.tempfile.TemporaryFile
-    monkeypatch.setattr(mapped.tempfile, "TemporaryFile", lambda dir: seen.append(dir) or real(dir=dir))
+    monkeypatch.setattr(mapped.tempfile, "TemporaryFile", lambda **given: seen.append(given["dir"]) or real(**given))
     mapped.scratch((2, 3), torch.float32, tmp_path)
     mapped.scratch((2, 3), torch.float32, tmp_path / "absent")
     monkeypatch.setenv("ARCHC_SCRATCH", str(tmp_path))
