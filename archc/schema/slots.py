@@ -264,6 +264,10 @@ class Indexer(Drawer):
         """Entries that a token attends to at most."""
         raise NotImplementedError
 
+    def scored(self) -> int | None:
+        """Entries that it scores for a token at most; None: all that the token sees."""
+        return None
+
     def build(
         self,
         g: Builder,

@@ -66,7 +66,8 @@ Nothing reads the param, so setting it with `-P` or sweeping it changes nothing.
         explanation="""\
 An indexer scores entries to pick the few that a token attends to. Where its `topk` is no smaller than the entries
 there are at the model's `context`, it picks all of them: its parameters and its work change nothing. So do the `blocks`
-of native sparse attention where together they are as long as the context.""",
+of native sparse attention where together they are as long as the context, and those of an indexer in two stages that
+hold all entries.""",
         failing=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 256 } }"),
         fixed=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 32 } }"),
     ),

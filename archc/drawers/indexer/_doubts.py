@@ -11,19 +11,27 @@ def doubts(indexer: Indexer, context: int, *, every: int = 1, instead: str) -> I
     """Of an ``indexer`` field that picks among one entry for ``every`` tokens of a ``context``; ``instead``: what to do
     where there is nothing to pick.
     """
-    entries = context // every
+    entries, what = context // every, "entries" if every > 1 else "tokens"
     if indexer.most() >= entries:
-        what = "entries" if every > 1 else "tokens"
         yield Doubt(
             code="W0005",
             fields=("indexer.topk", "indexer"),
             message=f"the indexer may pick {indexer.most()} {what}, but at context = {context} there are {entries}",
             help=f"it picks all of them: {instead}, or let it pick fewer",
         )
-    elif indexer.most() == 1 and indexer.loss_weight > 0:
+        return
+    if indexer.most() == 1 and indexer.loss_weight > 0:
         yield Doubt(
             code="W0007",
             fields=("indexer.topk", "indexer"),
             message="the index loss of a single pick is always 0: the indexer learns nothing from it",
             help='let it pick more, or train it in the dense stage (`m.index_stage = "dense"`)',
+        )
+    scored = indexer.scored()
+    if scored is not None and scored >= entries:
+        yield Doubt(
+            code="W0005",
+            fields=("indexer.blocks", "indexer.block", "indexer"),
+            message=f"the indexer may score {scored} {what}, but at context = {context} there are {entries}",
+            help="no row is long enough for a search by blocks: take lightning, or let it score fewer",
         )

@@ -27,6 +27,9 @@ class TwoStage(Lightning):
                 message=f"topk = {self.topk}, but {self.blocks} blocks of {self.block} entries are all that is scored",
             )
 
+    def scored(self) -> int:
+        return self.blocks * self.block
+
     def _says(self, *, of_tokens: bool) -> str:
         what = "tokens" if of_tokens else "entries"
         return (
