@@ -21,6 +21,8 @@ SIZES = {
 }
 CSA = "csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 6 } }"
 
+STAGED = "csa { ratio = 4, indexer = two_stage { heads = 2, head_dim = 8, topk = 6, block = 8, blocks = 31 } }"
+
 
 def windowed(**given: str) -> str:
     fields = "\n".join(f"{name} = {value}" for name, value in (SIZES | given).items())
@@ -46,6 +48,13 @@ def attention(**given: str) -> Any:
             "7",
             "rope_dim = 8 channels of an index head of head_dim = 7",
         ),
+        (
+            {"compress": STAGED.replace("topk = 6", "topk = 249")},
+            "E0210",
+            "249",
+            "topk = 249, but 31 blocks of 8 entries are all that is scored",
+        ),
+        ({"compress": STAGED.replace("31", "1")}, "E0204", "1", "`blocks` must be greater than 1, got 1"),
     ],
 )
 def test_rules(given: dict[str, str], code: str, place: str, message: str) -> None:
@@ -71,6 +80,12 @@ def test_rules(given: dict[str, str], code: str, place: str, message: str) -> No
             "1",
             "the index loss of a single pick is always 0: the indexer learns nothing from it",
         ),
+        (
+            STAGED.replace("31", "32"),
+            "W0005",
+            "32",
+            "the indexer may score 256 entries, but at context = 1024 there are 256",
+        ),
         (CSA.replace("ratio = 4", "ratio = 3"), "W0006", "3", "ratio = 3 does not divide context = 1024"),
         ("hca { ratio = 100 }", "W0006", "100", "ratio = 100 does not divide context = 1024"),
     ],
@@ -89,6 +104,7 @@ def test_what_is_doubtful(compress: str, code: str, place: str, message: str) ->
         CSA,
         CSA.replace("6", "255"),
         CSA.replace("topk = 6", "topk = 1, loss_weight = 0"),
+        STAGED,
         "csa { ratio = 4 }",
         "hca { ratio = 128 }",
     ],
@@ -154,6 +170,8 @@ def test_compressors_and_indexers_say_what_is_there() -> None:
         },
         {"compress": "csa { ratio = 2, overlap = false }", "head_dim": "9"},
         {"compress": CSA.replace("topk = 6", "topk = 200")},
+        {"compress": STAGED},
+        {"compress": STAGED.replace("topk = 6, block = 8", "topk = 3, block = 1")},
         {"compress": "hca { ratio = 128 }", "head_dim": "4", "rope_dim": "2", "sinks": "false", "q_norm": "false"},
     ],
 )
@@ -171,4 +189,5 @@ def test_a_twin_is_small_and_sound(given: dict[str, str]) -> None:
         assert 64 // twin.compress.ratio >= 8
         picker = twin.compress.picker()
         assert picker is None or picker.most() < 64 // twin.compress.ratio
+        assert picker is None or picker.scored() is None or picker.most() <= picker.scored() < 64 // twin.compress.ratio
     plan(model)
