@@ -82,7 +82,15 @@ def test_every_spec_has_a_name() -> None:
 
 @pytest.mark.parametrize(
     "written",
-    ["docs/language.md", "docs/drawers.md", "docs/attention.md", "docs/residual.md", "docs/sweeps.md", "README.md"],
+    [
+        "docs/language.md",
+        "docs/drawers.md",
+        "docs/attention.md",
+        "docs/residual.md",
+        "docs/memory.md",
+        "docs/sweeps.md",
+        "README.md",
+    ],
     indirect=True,
 )
 def test_specs_check_and_are_in_canonical_form(written: Path) -> None:
@@ -193,9 +201,10 @@ def test_the_readme_lists_the_library() -> None:
 SLOTS = ("attention", "ffn")
 
 
-def test_the_cost_page_shows_what_commands_print(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["docs/cost.md", "docs/memory.md"])
+def test_pages_on_cost_show_what_commands_print(path: str, tmp_path: Path) -> None:
     """Every `$ archc ...` block, from its first line to the one that says that there is more; its Python runs."""
-    page = blocks(ROOT / "docs/cost.md")
+    page = blocks(ROOT / path)
     shown = [block.text for block in page if block.text.startswith("$ archc ")]
     assert shown
     for text in shown:
