@@ -26,6 +26,7 @@ from archc.cost.tables import tables
 from archc.cost.tally import DEFAULT_REWIND, Learning, Tally, cache_sums, flop_sums, node_cost, parameter_sums, tally
 from archc.graph import Graph
 from archc.ops import Workload
+from archc.ops.bypass import Hold
 from archc.ops.latent import LatentAttend
 from archc.ops.sparse import IndexDivergence
 from archc.schema import Cache, Model, Precision
@@ -78,6 +79,12 @@ INDEX = (
     " executed: it computes both again, of all entries where these are few."
 )
 """The assumption of models whose indexers learn."""
+
+BYPASS = (
+    "bypass: all figures are those of tokens that skip no layer. Of a call whose tokens all do, the layers behind run"
+    " only what their caches hold."
+)
+"""The assumption of models in which tokens may skip layers."""
 
 
 def workload(
@@ -208,6 +215,8 @@ def _assumptions(model: Model, total: Tally, predicts: bool) -> Iterator[str]:
         yield AHEAD
     if IndexDivergence.kind in total.kinds:
         yield INDEX
+    if Hold.kind in total.kinds:
+        yield BYPASS
 
 
 def params(graph: Graph) -> Params:

@@ -82,6 +82,8 @@ class Parts:
         for row, n in layers.items():
             for use in filter(None, row):
                 uses[use] += n
+        if any(slots.memory is not None and slots.memory.bypass is not None for slots in model.schedule):
+            raise Inseparable  # what is around a layer depends on those before it
         far: tuple[_Use | None, ...] = (None,) * len(LAYER_SLOTS)
         if model.mtp is not None and (slots := slots_ahead(model)) is not None:
             far = self._uses(slots, ahead=True)

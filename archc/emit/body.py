@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 from archc.emit.flow import Flow
 from archc.emit.layout import Line, source, statement
+from archc.emit.remember import Slice
 from archc.graph import Node, Scope, Stack, Value
 
 INLINE = 64
@@ -21,7 +22,8 @@ class Body:
 
     ``names`` are the values bound on entry, ``keep`` those that must stay bound to the end, ``reserved`` what no
     variable may be called (everything the file imports), ``callee`` what child modules are called by instead of their
-    names, ``constants`` the attributes of the module that hold fields of a node's op.
+    names, ``constants`` the attributes of the module that hold fields of a node's op, ``items`` a part of the scope's
+    items to print instead of all.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Body:
         indent: int = 8,
         callee: ast.expr | None = None,
         constants: Mapping[Node, Mapping[str, str]] = MappingProxyType({}),
+        items: Sequence[Node | Scope | Slice] | None = None,
     ) -> None:
         self.scope, self.flow, self.indent, self.callee = scope, flow, indent, callee
         self.constants = constants
@@ -42,7 +45,7 @@ class Body:
         )
         self.name = dict(names)
         self.bound = {n: v for v, n in names.items()}
-        self.items = list(scope.items)
+        self.items: list[Node | Scope | Stack | Slice] = list(scope.items if items is None else items)
         self.last = dict.fromkeys(keep, len(self.items))
         self.count = dict.fromkeys(self.last, 2)
         for i, item in enumerate(self.items):
@@ -53,9 +56,11 @@ class Body:
         self.lines: list[Line] = []
         self.reads_state = False
 
-    def _reads(self, item: Node | Scope | Stack) -> Iterable[Value]:
+    def _reads(self, item: Node | Scope | Stack | Slice) -> Iterable[Value]:
         if isinstance(item, Node):
             return item.ins
+        if isinstance(item, Slice):
+            return item.takes
         return self.flow.takes(item) if isinstance(item, Scope) else item.args
 
     def run(self) -> list[Line]:
@@ -65,6 +70,10 @@ class Body:
                 self._node(item, i)
             elif isinstance(item, Scope):
                 self._call(item, i)
+            elif isinstance(item, Slice):
+                args = [*map(self.ref, item.takes), ast.Name(id="step", ctx=ast.Load())]
+                called = ast.Call(func=_attribute("self", item.scope.name, "remember"), args=args, keywords=[])
+                self.lines += statement("", called, "", self.indent)
             else:
                 self._loop(item, i)
         return self.lines
@@ -119,9 +128,11 @@ class Body:
             self.lines += statement("", self.expression(node), "", self.indent)
             return
         live = [v for v in node.outs if self.count.get(v)]
-        if not live:
-            return
         touches_state = any(v.state is not None for v in node.ins)
+        if not live:
+            if touches_state:
+                self.lines += statement("", self.expression(node), "", self.indent)
+            return
         if len(node.outs) == 1 and self.count[live[0]] == 1 and not self.scope.hints.get(live[0]) and not touches_state:
             self.inline[live[0]] = node
             self._extend(node, self.last[live[0]])

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from archc.emit.body import Body
 from archc.emit.flow import Flow
 from archc.emit.layout import WIDTH, Line, aligned, docstring, fill, plain, source
+from archc.emit.remember import Slice, Slices, confidence_of
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec
 from archc.ops.base import TORCH_DTYPES, expr, literal
@@ -19,7 +20,7 @@ from archc.record import dataclass
 
 _I = ast.Name(id="i", ctx=ast.Load())
 
-FRAME = frozenset({"Backbone", "Layer", "MemoryLayer"})
+FRAME = frozenset({"Backbone", "Layer", "MemoryLayer", "BypassedLayer", "BypassedMemoryLayer"})
 """Classes of the frame around the drawers, whose names no drawer may take."""
 
 DEFAULT_STD = 0.02
@@ -56,6 +57,7 @@ class Classes:
     of: dict[Scope, Class] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.slices = Slices(self.graph, self.flow)
         for scope in self.graph.root.children():
             for module in scope.children() if scope.ahead else (scope,):
                 self._visit(module)
@@ -75,6 +77,8 @@ class Classes:
         takes_layer = bool(scope.states) or turns or inner
         constants = _constants(scope)
         body = [*self.init(scope, slots), "", *self._forward(scope)]
+        if (part := self.slices.of(scope)) is not None:
+            body += ["", *self._remember(part)]
         for name in self._names(scope):
             head = [
                 f"class {name}(nn.Module):",
@@ -96,7 +100,7 @@ class Classes:
         taken = scope.cls in self.reserved or (scope.slot and scope.cls in FRAME)
         base = f"{scope.cls}Module" if taken else scope.cls
         yield base
-        if scope.parent is not None and scope.parent.cls not in ("Layer", "Backbone", "Model"):
+        if scope.parent is not None and scope.parent.cls not in {*FRAME, "Model"}:
             yield scope.parent.cls.removesuffix("Attention") + base
         n = 2
         while True:
@@ -213,6 +217,23 @@ class Classes:
     # --- the forward -----------------------------------------------------------------------------
     def _forward(self, scope: Scope) -> list[str]:
         takes, gives = self.flow.takes(scope), self.flow.gives(scope)
+        names = self._named(scope, takes)
+        body = Body(scope, self.flow, names, gives, self.reserved, constants=_attributes(scope))
+        body.run()
+        stack = next((i for i in scope.items if isinstance(i, Stack)), None)
+        lines = body.returns(gives, (lambda result: f"step.record({result})") if stack is not None else None)
+        if body.reads_state:
+            lines = [STATE, *lines]
+        arguments = [
+            "self",
+            *(f"{names[v]}: Tensor" for v in takes),
+            *(["step: Step"] if self.flow.reads_step(scope) else []),
+        ]
+        skipped = self._skipped(scope, names) if scope in self.slices.skippable else []
+        return [*_signature("forward", arguments, returned(gives)), *skipped, *aligned(lines)]
+
+    def _named(self, scope: Scope, takes: Sequence[Value]) -> dict[Value, str]:
+        """The names of what a method takes."""
         names: dict[Value, str] = {}
         for value in takes:
             base = name = scope.hints.get(value) or (value.param.name.rpartition(".")[2] if value.param else "x")
@@ -220,31 +241,40 @@ class Classes:
             while name in names.values() or name in self.reserved:
                 name, n = f"{base}_{n}", n + 1
             names[value] = name
-        constants: dict[Node, dict[str, str]] = {}
-        for c in _constants(scope):
-            if isinstance(c.of, Node):
-                constants.setdefault(c.of, {})[c.name] = c.argument
-        body = Body(scope, self.flow, names, gives, self.reserved, constants=constants)
-        body.run()
-        stack = next((i for i in scope.items if isinstance(i, Stack)), None)
-        lines = body.returns(gives, (lambda result: f"step.record({result})") if stack is not None else None)
+        return names
+
+    def _skipped(self, layer: Scope, names: dict[Value, str]) -> list[str]:
+        """How a layer begins that tokens may skip: where all do, it only remembers them."""
+        part = self.slices.of(layer)
+        lines = [f"        if step.skips({names[confidence_of(layer)]}):"]
+        if part is not None:
+            lines.append(f"            self.remember({', '.join([*(names[v] for v in part.takes), 'step'])})")
+        return [*lines, f"            return {', '.join(names[v] for v in layer.args)}"]
+
+    def _remember(self, part: Slice) -> list[str]:
+        """The method that runs a slice."""
+        names = self._named(part.scope, part.takes)
+        constants = _attributes(part.scope)
+        body = Body(part.scope, self.flow, names, (), self.reserved, constants=constants, items=part.items)
+        lines = body.run()
         if body.reads_state:
-            lines = [Line("        state = step.state(self.layer)"), *lines]
-        arguments = [
-            "self",
-            *(f"{names[v]}: Tensor" for v in takes),
-            *(["step: Step"] if self.flow.reads_step(scope) else []),
-        ]
-        return [*_signature("forward", arguments, returned(gives)), *aligned(lines)]
+            lines = [STATE, *lines]
+        arguments = ["self", *(f"{names[v]}: Tensor" for v in part.takes), "step: Step"]
+        doc = docstring("Writes to the cache what later tokens read of tokens that skip this.", 8)
+        return [*_signature("remember", arguments, "None"), *doc, *aligned(lines)]
 
 
-def _signature(name: str, arguments: list[str], result: str) -> list[str]:
+STATE = Line("        state = step.state(self.layer)")
+"""How a method begins that reads or writes state."""
+
+
+def _signature(method: str, arguments: list[str], result: str) -> list[str]:
     """The head of a method, in one line if that fits."""
     listed = ", ".join(arguments)
-    whole = f"    def {name}({listed}) -> {result}:"
+    whole = f"    def {method}({listed}) -> {result}:"
     if len(whole) <= WIDTH:
         return [whole]
-    return [f"    def {name}(", *fill(arguments, 8), f"    ) -> {result}:"]
+    return [f"    def {method}(", *fill(arguments, 8), f"    ) -> {result}:"]
 
 
 def _constants(scope: Scope) -> list[Constant]:
@@ -266,6 +296,15 @@ def _constants(scope: Scope) -> list[Constant]:
             argument = next(a for a in chain((name,), (f"{name}_{n}" for n in count(2))) if a not in taken)
             taken.add(argument)
             found.append(Constant(item, name, argument, value))
+    return found
+
+
+def _attributes(scope: Scope) -> dict[Node, dict[str, str]]:
+    """Where a module keeps what its class takes: for each node the attributes that hold fields of its op."""
+    found: dict[Node, dict[str, str]] = {}
+    for c in _constants(scope):
+        if isinstance(c.of, Node):
+            found.setdefault(c.of, {})[c.name] = c.argument
     return found
 
 

@@ -44,6 +44,7 @@ LOSSES = {
         "brings the scores of indexers to where attention looks, in {layers}, 0 at best; `model.index_stage` is"
         ' "sparse" (over picked entries), "dense" (over all, picking none) or "off"'
     ),
+    "depth": "the part of the layers behind a bypass that tokens go through; {layers}, each 0 where all skip them",
     "cross_entropy": "next-token cross entropy of {modules} of multi-token prediction, their mean",
 }
 """What the losses of `plan.json` are for."""

@@ -18,6 +18,21 @@ class Vocabulary:
     def token_blocks(self, recent: Value, time: Value, *, every: int, size: int) -> Value:
         """The last ``size`` tokens up to the end of each group of ``every`` that this call completes, side by side: [B, G, H, size * D]."""
 
+    def decide(self, confidence: Value, *, threshold: float) -> Value:
+        """1 where the confidence is above the threshold, else 0, which has no gradient; in training the confidence itself."""
+
+    def depth(self, confidence: Value, time: Value, *, weight: float) -> None:
+        """The part of the layers behind a bypass that tokens go through: the mean of 1 - confidence, padding left out."""
+
+    def either(self, a: Value, b: Value) -> Value:
+        """a + b - a b: of two confidences [B, S], that either is right."""
+
+    def hold(self, before: Value, after: Value, confidence: Value) -> Value:
+        """What a layer hands on [B, S, ...]: c ``before`` + (1 - c) ``after``, for the confidence c [B, S] of each token."""
+
+    def unsure(self, x: Value) -> Value:
+        """The confidence in tokens that nothing has vouched for, beside x [B, S, ...]: 0 [B, S]."""
+
     def group_pool(self, kv: Value, score: Value, exists: Value, bias: Value, *, overlap: bool = ...) -> Value:
         """The mean of each group's values, weighted by softmax(score + bias) over its tokens, channel by channel [B, G, C]."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from archc.graph import Builder, BuildError, Graph, Node, Scope, Stack, Value
 from archc.plan.names import camel
-from archc.schema import LayerSlots, Model, Mtp
+from archc.schema import Bypass, LayerSlots, Model, Mtp
 
 EMBEDDING = "model.embed_tokens.weight"
 """The input embedding, which heads and predictions of further tokens share."""
@@ -21,10 +21,10 @@ NORM_NAMES = {
 }
 """Names of a layer's norms, (on entering, on leaving) a sub-layer: those that transformers uses."""
 
-MODULES = {"memory": "memory", "attention": "self_attn", "ffn": "mlp"}
+MODULES = {"memory": "memory", "bypass": "bypass", "attention": "self_attn", "ffn": "mlp"}
 """Names of a layer's sub-layers."""
 
-COMPONENTS = {"memory": "memory", "attention": "attention", "ffn": "dense_ffn"}
+COMPONENTS = {"memory": "memory", "bypass": "memory", "attention": "attention", "ffn": "dense_ffn"}
 """What they count as, where they say nothing else."""
 
 PLACEMENT = {
@@ -44,7 +44,7 @@ def assemble(model: Model, *, names: bool = True) -> Graph:
             x = g.embedding("embed_tokens", g.tokens, rows=model.vocab, dim=model.dim)
         with g.component("residual"):
             state = model.residual.start(g, x)
-        state = g.stack("layers", model.schedule, lambda slots: _layer(model, slots), *state, cls=_layer_class)
+        state = _layers(g, model, state)
         with g.component("residual"):
             streams = model.residual.as_streams(g, state) if reads == "streams" else None
             x = model.residual.finish(g, state)
@@ -98,6 +98,57 @@ def ahead_slots(model: Model, mtp: Mtp) -> LayerSlots:
     return LayerSlots.model_construct(attention=mtp.attention or last.attention, ffn=mtp.ffn or last.ffn)
 
 
+def _layers(g: Builder, model: Model, state: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The state after all layers. Where one of them has a bypass, all hand on the confidence in each token beside it,
+    and those behind the first hold sure tokens as they are.
+    """
+    first = next((i for i, slots in enumerate(model.schedule) if _bypass(slots) is not None), None)
+    if first is None:
+        return g.stack("layers", model.schedule, lambda slots: _layer(model, slots), *state, cls=_layer_class)
+    with g.component(COMPONENTS["bypass"]):
+        confidence = g.unsure(state[0])
+    keys = [(slots, i > first) for i, slots in enumerate(model.schedule)]
+    outs = g.stack("layers", keys, lambda key: _bypassed(model, *key), *state, confidence, cls=_bypassed_class)
+    return outs[:-1]
+
+
+def _bypass(slots: LayerSlots) -> Bypass | None:
+    return None if slots.memory is None else slots.memory.bypass
+
+
+def _bypassed_class(key: tuple[LayerSlots, bool]) -> str:
+    slots, behind = key
+    return f"Bypassed{_layer_class(slots)}" if behind else _layer_class(slots)
+
+
+def _bypassed(model: Model, slots: LayerSlots, behind: bool) -> Callable[..., tuple[Value, ...]]:
+    """The forward of a layer of a model with a bypass; tokens may skip those that stand ``behind`` one."""
+    layer = _layer(model, slots)
+
+    def bypassed(g: Builder, *state: Value) -> tuple[Value, ...]:
+        *before, confidence = state
+        names = [g.here.hints.get(value, "x") for value in before]
+        if behind:  # read again at the end, when what was made of it has its name
+            given = ["frozen"] if len(names) == 1 else [f"frozen_{name}" for name in names]
+            g.here.hints.update(zip(before, given, strict=True))
+        after = layer(g, *before)
+        with g.component(COMPONENTS["bypass"]):
+            if behind:
+                after = tuple(g.hold(old, new, confidence) for old, new in zip(before, after, strict=True))
+                g.here.hints.update(zip(after, names, strict=True))
+            if (found := _found(g)) is not None:
+                confidence = g.either(confidence, found)
+        return *after, confidence
+
+    bypassed.__doc__ = layer.__doc__
+    return bypassed
+
+
+def _found(g: Builder) -> Value | None:
+    """What the bypass of the layer just built says."""
+    return next((item.returns[0] for item in g.here.children() if item.name == MODULES["bypass"]), None)
+
+
 def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
     """The forward of one layer."""
 
@@ -109,6 +160,9 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
                 streams = g.call(MODULES["memory"], name, slots.memory.build, before, slot=True)
                 _fits(g, streams, before)
                 state = model.residual.with_streams(g, state, streams)
+            if (bypass := slots.memory.bypass) is not None:
+                with g.component(COMPONENTS["bypass"]):
+                    g.call(MODULES["bypass"], class_name("bypass", bypass.label), bypass.build, streams, slot=True)
         for slot, mixer in (("attention", slots.attention), ("ffn", slots.ffn)):
             if mixer is None:
                 continue
@@ -146,6 +200,6 @@ def _layer_class(slots: LayerSlots) -> str:
 
 def class_name(slot: str, label: str) -> str:
     """The class a drawer's module prints as: from its name in the spec."""
-    suffix = {"attention": "Attention", "memory": "Memory", "mtp": "Mtp"}.get(slot, "")
+    suffix = {"attention": "Attention", "memory": "Memory", "bypass": "Bypass", "mtp": "Mtp"}.get(slot, "")
     name = camel(label)
     return name if name.startswith(suffix) or name.endswith(suffix) else name + suffix

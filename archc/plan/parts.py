@@ -42,6 +42,7 @@ class Stand:
     slot: str
     dtype: DType
     label: str = ""
+    bypass: None = None
 
     def build(self, g: Builder, x: Value) -> Value:
         """The stand-in's result."""

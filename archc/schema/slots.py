@@ -44,10 +44,24 @@ class FeedForward(Mixer):
     slot = "ffn"
 
 
+class Bypass(Drawer):
+    """Says which tokens are done: these skip the layers behind the one it stands in, which only note them."""
+
+    slot = "bypass"
+
+    def build(self, g: Builder, streams: Value) -> Value:
+        """The confidence in each token [B, S], of its residual streams [B, S, M, D]: 1 skips, 0 does not."""
+        raise NotImplementedError
+
+
 class Memory(Drawer):
     """Writes to the residual streams themselves, before attention: streams [B, S, M, D] -> streams."""
 
     slot = "memory"
+
+    bypass: Bypass | None = field(
+        "lets tokens skip the layers behind this one, by their streams after it", default=None
+    )
 
     def at(self, layer: int, earlier: Sequence[Memory]) -> Memory:
         """The memory as it stands on a ``layer`` (the first is 0) after the memories of ``earlier`` layers, which stand

@@ -50,6 +50,10 @@ class LanguageModel(nn.Module):
     """The processes that it is sharded over, if it is. See `parallelize.apply_fsdp`."""
     param_dtype: torch.dtype | None = None
     """What its weights are cast to where they are used, if they are sharded and cast."""
+    skipping: bool = True
+    """Whether layers leave out tokens that a bypass is sure of, with a cache and in eval mode, where all of a call are;
+    the results are the same.
+    """
     last_generation: Generation | None = None
     """What the last call of `generate` did."""
     _recompute: Recompute
@@ -189,7 +193,10 @@ class LanguageModel(nn.Module):
         time = time_of(rows, position_ids, cache)
         step = self.step(rows.pack(input_ids), time, cache)
         step.hidden_states = States() if hidden_states else None
-        step.effects, step.streams = effects, self.streams
+        step.effects, step.streams, step.training = effects, self.streams, self.training
+        # Not where losses count what layers make, nor where other processes wait for the weights of a layer
+        learning = self.training or (effects is not None and effects.learning)
+        step.skipping = self.skipping and cache is not None and not learning and self.mesh is None
         step.recompute = self.recompute if cache is None and torch.is_grad_enabled() else "none"
         self.read_ahead(step)
         x, carried = pair(self.hidden(step))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .balance import Load, count_choices
@@ -27,6 +28,9 @@ class StepBase:
     effects: Effects | None = None  # where layers leave losses and loads, if anybody wants them
     recompute: Recompute = "none"
     streams: int = 1  # that layers pass on
+    training: bool = False  # decisions are soft, so that they have a gradient
+    skipping: bool = False  # layers may leave out tokens that are sure
+    sure: tuple[Tensor, bool] | None = None  # the last confidence that `skips` was asked about, and the answer
 
     def state(self, layer: int) -> SimpleNamespace | NoState:
         """The stores of a layer, each None where there is no cache."""
@@ -74,6 +78,21 @@ class StepBase:
         if self.effects is not None and self.effects.index_stage == "dense" and self.effects.learning:
             return None
         return choose(*operands, **settings)
+
+    def decide(self, confidence: Tensor, *, threshold: float) -> Tensor:
+        """1 where the confidence [B, S] is above the threshold, else 0; in training the confidence itself."""
+        return confidence if self.training else (confidence > threshold).to(confidence.dtype)
+
+    def skips(self, confidence: Tensor) -> bool:
+        """Whether layers may leave out all tokens of this call, as the confidence [B, S] in each is 1.
+
+        Never while layers are compiled or have no numbers: that decides without looking at any.
+        """
+        if not self.skipping or torch.compiler.is_compiling() or confidence.is_meta:
+            return False
+        if self.sure is None or self.sure[0] is not confidence:  # once for all layers: it waits for the device
+            self.sure = confidence, bool(((confidence == 1) | ~self.time.valid).all())
+        return self.sure[1]
 
     def count_loads(self, bias: Tensor, ids: Tensor, rate: float) -> None:
         """Counts the tokens that chose each expert, ids [B, S, K], for the update of `bias` [E] after the step."""

@@ -83,7 +83,7 @@ def index(g: Builder, x: Value) -> Value:
 
 
 def test_there_are_effects() -> None:
-    assert {"sequence_balance", "batch_balance", "index_divergence"} == LOSSES
+    assert {"sequence_balance", "batch_balance", "index_divergence", "depth"} == LOSSES
     assert EFFECTS.keys() - LOSSES == {"count_loads"}
 
 

@@ -120,16 +120,20 @@ SPECS = {
     "ffn = swiglu { hidden = 20 }\nschedule { attention = [far, one, each, far] }",
     "further_stream": "dim = 18, layers = 1, head = tied\nattention = gqa { heads = 3, rope = rope }\n"
     "ffn = swiglu { hidden = 20 }\nmtp = mtp_streams",
+    "bypass": "dim = 18, layers = 4\n"
+    "attention = gqa { heads = 3, kv_heads = 1, head_dim = 6, rope = rope }\nffn = swiglu { hidden = 20 }\n"
+    "memory table = engram { heads = 2, head_dim = 5, rows = 40, taps = 0, bypass = confidence }\n"
+    "schedule { memory = table at [1, 2] }",
 }
 """What no importer reads, by name."""
 
 PARTS = {
     "": "residual",
-    r"\.memory": "memory",
     r"\.self_attn": "attention",
     r"\.self_attn\.compressor": "compressor",
     r"\.self_attn\.compressor\.indexer": "indexer",
     r"\.self_attn\.indexer": "indexer of tokens",
+    r"\.(memory|bypass)": "memory",
     r"\.mlp": "dense_ffn",
     r"\.mlp\.(gate|router)": "router",
     r"\.mlp\.experts": "experts",
@@ -191,7 +195,7 @@ class Both:
         """The module in float64, with weights that matter."""
         module = self.package.Model(dtype=torch.float64)
         randomise(module)
-        return module
+        return module.eval()
 
     def tokens(self, batch: int, columns: int) -> Tensor:
         return torch.randint(self.model.vocab, (batch, columns), generator=torch.Generator().manual_seed(columns))
