@@ -178,6 +178,7 @@ def test_compressed_attention_and_its_choice(case: tuple, limit: int) -> None:
     assert torch.equal(plain[1], picks)
 
 
+@settings(max_examples=40)
 @given(case=compressed(), limit=LIMITS)
 def test_compressed_attention_counts_what_runs(case: tuple, limit: int) -> None:
     time, sizes, *operands = case
@@ -252,6 +253,7 @@ def test_attention_over_chosen_blocks(case: tuple, limit: int) -> None:
         assert torch.equal(block_attention(*leaves, picks, time, scale=SCALE, size=size, limit=limit), out)
 
 
+@settings(max_examples=40)
 @given(case=chosen(), limit=LIMITS)
 def test_attention_over_chosen_blocks_counts_what_runs(case: tuple, limit: int) -> None:
     time, size, picks, *operands = case
