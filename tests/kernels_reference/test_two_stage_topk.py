@@ -162,3 +162,21 @@ def test_a_long_row_is_searched_with_a_fraction_of_the_products() -> None:
     """
     sizes = {"batch": 1, "heads": 64, "width": 128, "past": (1 << 17) - 1, "new": 1, "every": 1, "entries": 1 << 17}
     assert two_stage_pairs(**sizes, block=128, keep=64) == 1022 + 64 * 128
+
+
+def test_it_compiles_as_one_graph() -> None:
+    """A chunk of which some queries see few blocks and others more, and a single token."""
+    r = torch.Generator().manual_seed(0)
+    for past, new in ((5, 9), (20, 1)):
+        time = Rows(pasts=(past, past), counts=(new, new), new=new, cached=True)
+        q, keys, weights = (
+            torch.randn(2, n, *rest, generator=r) for n, *rest in ((new, 2, 3), (past + new, 3), (new, 2))
+        )
+        means = all_means(keys, time, 1, 2)
+
+        def search(q: Tensor, keys: Tensor, means: Tensor, weights: Tensor, time: Rows = time) -> Tensor:
+            return two_stage_topk(q, keys, means, weights, time, k=3, block=2, keep=3)
+
+        torch._dynamo.reset()
+        compiled = torch.compile(search, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(q, keys, means, weights), search(q, keys, means, weights))

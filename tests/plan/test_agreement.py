@@ -107,7 +107,7 @@ SPECS = {
     "two_stages": "dim = 18, layers = 2\n"
     "attention = windowed { heads = 4, head_dim = 10, rope_dim = 4, q_rank = 9, out_groups = 2, out_rank = 6,\n"
     "  window = 5, rope = rope { pairs = interleaved }, compress = csa { ratio = 2,\n"
-    "  indexer = two_stage { heads = 3, head_dim = 8, topk = 5, block = 3, blocks = 3 } } }\n"
+    "  indexer = two_stage { heads = 3, head_dim = 8, topk = 5, block = 4, blocks = 3 } } }\n"
     "ffn = swiglu { hidden = 12 }",
     "chosen_blocks": "dim = 18, layers = 4\n"
     "attention far = nsa { heads = 6, kv_heads = 2, head_dim = 6, v_dim = 5, stride = 2, compress_block = 6,\n"
