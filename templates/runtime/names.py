@@ -44,13 +44,14 @@ DEEPSEEK: Dialect = (
     (".attn.kv_norm.", ".self_attn.kv_a_layernorm."),
     (".attn.wkv_b.", ".self_attn.kv_b_proj."),
     (".attn.wo.", ".self_attn.o_proj."),
+    (".attn.indexer.", ".self_attn.indexer."),
     (".ffn.gate.bias", ".mlp.gate.e_score_correction_bias"),
     (".ffn.", ".mlp."),
     (".w1.", ".gate_proj."),
     (".w2.", ".down_proj."),
     (".w3.", ".up_proj."),
 )
-"""DeepSeek-V2 and V3 as the official inference code has them (`inference/convert.py` of DeepSeek-V3)."""
+"""DeepSeek-V2 to V3.2 as the official inference code has them (`inference/convert.py` of DeepSeek-V3)."""
 DEEPSEEK_V4: Dialect = (
     ("^embed.", "^model.embed_tokens."),
     ("^layers.", "^model.layers."),

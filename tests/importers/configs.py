@@ -297,6 +297,57 @@ DEEPSEEK_V3 = deepseek(
     vocab_size=129280,
 )
 
+DEEPSEEK_V3_2 = DEEPSEEK_V3 | {
+    "architectures": ["DeepseekV32ForCausalLM"],
+    "index_head_dim": 128,
+    "index_n_heads": 64,
+    "index_topk": 2048,
+    "model_type": "deepseek_v32",
+}
+
+GLM_5 = {
+    "architectures": ["GlmMoeDsaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "dtype": "bfloat16",
+    "ep_size": 1,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 6144,
+    "index_head_dim": 128,
+    "index_n_heads": 32,
+    "index_topk": 2048,
+    "initializer_range": 0.02,
+    "intermediate_size": 12288,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 202752,
+    "model_type": "glm_moe_dsa",
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 1,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 78,
+    "num_key_value_heads": 64,
+    "num_nextn_predict_layers": 1,
+    "q_lora_rank": 2048,
+    "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-05,
+    "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "tie_word_embeddings": False,
+    "topk_group": 1,
+    "topk_method": "noaux_tc",
+    "use_cache": True,
+    "v_head_dim": 256,
+    "vocab_size": 154880,
+}
+
 KIMI_K2 = DEEPSEEK_V3 | {
     "first_k_dense_replace": 1,
     "max_position_embeddings": 131072,
@@ -398,6 +449,8 @@ MIXTURES = {
     "deepseek_v2_lite": DEEPSEEK_V2_LITE,
     "deepseek_v2": DEEPSEEK_V2,
     "deepseek_v3": DEEPSEEK_V3,
+    "deepseek_v3_2": DEEPSEEK_V3_2,
+    "glm_5": GLM_5,
     "kimi_k2": KIMI_K2,
     "deepseek_v4_flash": DEEPSEEK_V4_FLASH,
     "deepseek_v4_pro": DEEPSEEK_V4_PRO,
@@ -417,6 +470,8 @@ PARAMETERS = {
     "deepseek_v2_lite": 15_706_484_224,
     "deepseek_v2": 235_741_434_880,
     "deepseek_v3": 671_026_404_352,
+    "deepseek_v3_2": 671_877_929_216,
+    "glm_5": 743_911_199_232,
     "kimi_k2": 1_026_408_209_408,
     "deepseek_v4_flash": 284_332_230_231,
     "deepseek_v4_pro": 1_572_997_179_491,
@@ -434,6 +489,8 @@ CLASSES = {
     "deepseek_v2": "DeepseekV2",
     "deepseek_v3": "DeepseekV3",
     "kimi_k2": "DeepseekV3",
+    "deepseek_v32": "DeepseekV32",
+    "glm_moe_dsa": "GlmMoeDsa",
     "gpt_oss": "GptOss",
     "deepseek_v4": "DeepseekV4",
 }
@@ -451,6 +508,7 @@ _LATENT = _EXPERTS | {
     "v_head_dim": 5,
     "first_k_dense_replace": 1,
 }
+_PICKED = _LATENT | {"n_group": 4, "topk_group": 2, "index_n_heads": 9, "index_head_dim": 6, "index_topk": 5}
 _SMALL: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4},
     "qwen2_moe": _EXPERTS | {"num_experts": 4, "shared_expert_intermediate_size": 12},
@@ -459,6 +517,8 @@ _SMALL: dict[str, dict[str, Any]] = {
     "deepseek_v2": _LATENT,
     "deepseek_v3": _LATENT | {"n_group": 4, "topk_group": 2},
     "kimi_k2": _LATENT | {"n_group": 1, "topk_group": 1},
+    "deepseek_v32": _PICKED,
+    "glm_moe_dsa": _PICKED,
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
     "deepseek_v4": {
         "num_key_value_heads": 1,

@@ -16,6 +16,7 @@ UNSAID: dict[str, dict[str, Any]] = {
     "deepseek_v2_lite": {"moe.router.balance_weight": 0},
     "deepseek_v2": {"moe.router.balance_weight": 0},
     "deepseek_v3": {"moe.router.balance_weight": 0, "optimizer": "adamw"},
+    "deepseek_v3_2": {"moe.router.balance_weight": 0, "optimizer": "adamw"},
     "kimi_k2": {"precision.working": "fp8", "optimizer": "adamw"},
     "deepseek_v4_flash": {"moe.router.balance_weight": 0, "optimizer": "adamw"},
     "deepseek_v4_pro": {"moe.router.balance_weight": 0, "optimizer": "adamw"},
@@ -25,7 +26,7 @@ UNSAID: dict[str, dict[str, Any]] = {
 
 def imported(name: str) -> Any:
     """The model of a published config, with multi-token prediction where it has some."""
-    text, diagnostics = converted(PUBLISHED[name], mtp=name.startswith(("deepseek_v3", "deepseek_v4")))
+    text, diagnostics = converted(PUBLISHED[name], mtp=name.startswith(("deepseek_v3", "deepseek_v4", "glm")))
     # The published configs of DeepSeek and Kimi name a loss and code that transformers does not have.
     said = {d.message.split("`")[1].split(" ")[0] for d in diagnostics}
     assert said <= ({"aux_loss_alpha", "auto_map"} if name.startswith(("deepseek", "kimi")) else set())

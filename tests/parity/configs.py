@@ -59,8 +59,8 @@ class Case:
         return f"{self.family}-{self.index}"
 
 
-FEWER = {"kimi_k2": 3}
-"""Types of models that are others under a name of their own."""
+FEWER = {"kimi_k2": 3, "deepseek_v32": 7, "glm_moe_dsa": 5}
+"""Types of models that are others under a name of their own, or with another attention."""
 
 
 def cases(family: str) -> list[Case]:
@@ -201,6 +201,29 @@ def _deepseek_v3(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[s
     return _deepseek(keywords, i, rng) | own | {"rope_interleave": i % 4 != 3}
 
 
+def _picked(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    """Fewer picks than tokens; so many index heads that few scores are zero."""
+    keywords = _deepseek_v3(keywords, i, rng)
+    del keywords["rope_interleave"]
+    layers = keywords["num_hidden_layers"]
+    if i % 3 == 2:
+        keywords |= {"mlp_layer_types": ["sparse", "dense", "sparse"][:layers]}
+    return keywords | {
+        "num_key_value_heads": keywords["num_attention_heads"],
+        "q_lora_rank": (7, 12, 9)[i % 3],
+        "n_shared_experts": (1, 2, 3)[i % 3],
+        "index_n_heads": (9, 8, 11)[i % 3],
+        "index_head_dim": keywords["qk_rope_head_dim"] + rng.randint(0, 4),
+        "index_topk": (5, 17, 2, 11, 30)[i % 5],
+    }
+
+
+def _glm_moe_dsa(keywords: dict[str, Any], i: int, rng: random.Random) -> dict[str, Any]:
+    keywords = _picked(keywords, i, rng)
+    listed = {"indexer_types": ["full"] * keywords["num_hidden_layers"]}
+    return keywords | (listed if i % 2 else {})
+
+
 _SLIDING, _SPARSE, _HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 _LAYERS: tuple[dict[str, Any], ...] = (
     {"compress_ratios": [0, 4, 128, 4, 0], "num_hidden_layers": 4},
@@ -273,6 +296,8 @@ OWN = {
     "deepseek_v2": _deepseek_v2,
     "deepseek_v3": _deepseek_v3,
     "kimi_k2": _deepseek_v3,
+    "deepseek_v32": _picked,
+    "glm_moe_dsa": _glm_moe_dsa,
     "gpt_oss": _gpt_oss,
     "deepseek_v4": _deepseek_v4,
 }

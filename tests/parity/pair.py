@@ -156,7 +156,7 @@ class Pair:
     @property
     def balanced(self) -> bool:
         """Whether the reference adds a loss for the balance of experts."""
-        adds = self.case.family not in ("deepseek_v2", "deepseek_v3", "kimi_k2")
+        adds = self.case.family not in ("deepseek_v2", "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa")
         return adds and getattr(self.config, "output_router_logits", False)
 
     @cached_property
@@ -205,6 +205,8 @@ def _chosen(model: torch.nn.Module, ids: Tensor) -> list[Tensor]:
     choices: dict[str, Callable[..., None]] = {
         "topkrouter": lambda _module, _given, out: found.append(out[2].sort().values),
         "v4indexer": lambda _module, _given, out: found.append(out.sort().values),
+        "v32indexer": lambda _module, _given, out: found.append(_past(out)),
+        "dsaindexer": lambda _module, _given, out: found.append(_past(out)),
     }
     hooks = [
         module.register_forward_hook(hook)
@@ -216,6 +218,12 @@ def _chosen(model: torch.nn.Module, ids: Tensor) -> list[Tensor]:
     for hook in hooks:
         hook.remove()
     return found
+
+
+def _past(picks: Tensor) -> Tensor:
+    """Picked tokens in ascending order, -1 for those that a mask hides."""
+    here = torch.arange(picks.shape[1])[:, None]
+    return picks.where(picks <= here, -1).sort().values
 
 
 def _closest(model: torch.nn.Module, ids: Tensor) -> float:
@@ -238,7 +246,19 @@ def _closest(model: torch.nn.Module, ids: Tensor) -> float:
         for module in model.modules()
         if type(module).__name__.endswith("V4Indexer")
     ]
-    model(ids)
+
+    def topk(scores: Tensor, k: int, dim: int = -1, **more: Any) -> Any:
+        """Scores of tokens are seen nowhere else: the only ones as many as tokens."""
+        if scores.shape[1:] == (ids.shape[1], ids.shape[1]) and k < ids.shape[1]:
+            best = scores.sort(descending=True).values[..., k - 1 : k + 1]
+            apart = (best[..., 0] - best[..., 1]).masked_fill(best[..., 1] < -1e30, math.inf)
+            gaps.append((apart.min() / scores[scores > -1e30].abs().max()).item())
+        return real(scores, k, dim, **more)
+
+    real = Tensor.topk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "topk", topk)
+        model(ids)
     for hook in hooks:
         hook.remove()
     return min(gaps)

@@ -120,6 +120,7 @@ def test_left_padding(pair: Pair) -> None:
 GROUPED = [case for case in ALL if case.keywords.get("topk_group", 1) < case.keywords.get("n_group", 1)]
 BIASED = [case for case in ALL if case.family in ("deepseek_v3", "kimi_k2", "deepseek_v4") and case.index % 3 == 0]
 V4 = [case for case in ALL if case.family == "deepseek_v4"]
+PICKED = [case for case in ALL if case.family in ("deepseek_v32", "glm_moe_dsa")]
 
 
 @pytest.mark.parametrize("pair", GROUPED, indirect=True, ids=str)
@@ -170,6 +171,30 @@ def test_what_only_deepseek_v4_has_matters(pair: Pair) -> None:
             other = pair.reference(pair.ids).logits
         setattr(owner, name, kept)
         assert gap(other, pair.reference32.logits) > 1e-3, (type(owner).__name__, name)
+
+
+@pytest.mark.parametrize("pair", PICKED, indirect=True, ids=str)
+def test_what_picks_tokens_matters(pair: Pair) -> None:
+    """The comparisons above see limits on picks, biases of index keys, weights of heads, and how channels pair."""
+    indexers = [m for m in pair.reference.modules() if hasattr(m, "index_topk")]
+    assert len(indexers) == pair.config.num_hidden_layers
+    noise = torch.Generator().manual_seed(0)
+    changes: list[tuple[Any, str, Any]] = []
+    for m in indexers:
+        changes.append((m, "index_topk", 41))
+        bias = m.k_norm.bias + torch.randn(m.k_norm.bias.shape, generator=noise)
+        changes += [(m.k_norm, "bias", torch.nn.Parameter(bias))]
+        changes += [(m.weights_proj, "weight", torch.nn.Parameter(-m.weights_proj.weight))]
+    halves, neighbours = "apply_rotary_pos_emb", "apply_rotary_pos_emb_interleave"
+    if pair.case.family == "deepseek_v32" and pair.config.qk_rope_head_dim > 2:  # a pair alone is both
+        changes.append((pair.modeling, halves, getattr(pair.modeling, neighbours)))
+    for owner, name, value in changes:
+        kept = getattr(owner, name)
+        setattr(owner, name, value)
+        with torch.no_grad():
+            other = pair.reference(pair.ids).logits
+        setattr(owner, name, kept)
+        assert gap(other, pair.reference32.logits) > 1e-4, (type(owner).__name__, name)
 
 
 @pytest.mark.parametrize("pair", V4, indirect=True, ids=str)

@@ -31,7 +31,19 @@ LOUD: dict[str, Any] = {
 """A value that would say something, for every key that an import takes for silent."""
 
 
+_PICKED: dict[str, Any] = {
+    "aux_loss_alpha": 0.5,
+    "mlp_bias": True,
+    "moe_layer_freq": 2,
+    "rope_interleave": False,
+    "scoring_func": "softmax",
+    "topk_method": "greedy",
+    "head_dim": 6,
+    "qk_head_dim": 6,
+}
 OWN: dict[str, dict[str, Any]] = {
+    "deepseek_v32": _PICKED,
+    "glm_moe_dsa": _PICKED | {"indexer_rope_interleave": False},
     "mixtral": {"router_jitter_noise": 0.5},
     "qwen3_moe": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
     "deepseek_v2": {
@@ -85,7 +97,7 @@ def logits(config: dict[str, Any]) -> torch.Tensor:
 
 def typed(model_type: str, **changes: Any) -> dict[str, Any]:
     """A small config whose heads have a width in every type of model that may say it."""
-    width = {} if model_type.startswith("deepseek") else {"head_dim": 8}
+    width = {} if model_type.startswith(("deepseek", "glm")) else {"head_dim": 8}
     return small(model_type, **width, **changes)
 
 
@@ -125,7 +137,9 @@ def test_silent_keys_of_one_type_change_nothing(model_type: str) -> None:
         assert [d.severity for d in diagnostics] == ["warning"], key
 
 
-@pytest.mark.parametrize("model_type", ["deepseek_v2", "deepseek_v3", "deepseek_v4", "gpt_oss"])
+@pytest.mark.parametrize(
+    "model_type", ["deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "deepseek_v4", "gpt_oss"]
+)
 def test_irrelevant_keys_of_one_type_change_nothing(model_type: str) -> None:
     family = importlib.import_module(f"archc.importers.families.{model_type}")
     plain = logits(typed(model_type))

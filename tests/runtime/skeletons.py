@@ -101,6 +101,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2": ("DeepseekV2", MLA),
     "deepseek_v2_lite": ("DeepseekV2", {**MLA, "q_lora_rank": None}),
     "deepseek_v3": ("DeepseekV3", MLA),
+    "deepseek_v32": ("DeepseekV32", {**MLA, "index_n_heads": 4, "index_head_dim": 8, "index_topk": 3}),
     "gpt_oss": ("GptOss", {"num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8}),
     "deepseek_v4": (
         "DeepseekV4",

@@ -103,6 +103,10 @@ CONVERT = {
     "up_proj": "w3",
     "norm": "norm",
     "lm_head": "head",
+    "wq_b": "wq_b",
+    "wk": "wk",
+    "k_norm": "k_norm",
+    "weights_proj": "weights_proj",
 }
 """The last module of a name on the hub -> in the inference code (DeepSeek-V3, README_WEIGHTS and convert.py)."""
 
@@ -115,7 +119,7 @@ def converted(name: str) -> str:
     return ".".join([*path, CONVERT[module], leaf])
 
 
-@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v2_lite", "deepseek_v3"])
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v2_lite", "deepseek_v3", "deepseek_v32"])
 def test_names_of_the_inference_code(tmp_path: Path, family: str) -> None:
     theirs = reference(family)
     hub = load_file(_saved(theirs, tmp_path / "hub") / "model.safetensors")
