@@ -68,7 +68,7 @@ sizes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(time=rows(), given=sizes, heads=st.integers(1, 3), limit=LIMITS, seed=st.integers(0, 1 << 30))
 def test_it_is_the_best_of_the_best_blocks(
     time: Rows, given: dict[str, int], heads: int, limit: int, seed: int
