@@ -16,7 +16,8 @@ from archc.graph.torch_package import torch_package
 from archc.importers import convert
 from archc.resolve import load_text
 from archc.schema import Model
-from tests.importers.configs import DEEPSEEK_V4_FLASH, DEEPSEEK_V4_PRO, converted, small
+from tests.importers.configs import converted, small
+from tests.importers.deepseek import DEEPSEEK_V4_FLASH, DEEPSEEK_V4_PRO
 
 torch_package()
 from archc_package.kernels.rope_angles import rope_angles  # noqa: E402

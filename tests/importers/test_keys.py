@@ -15,7 +15,8 @@ from archc.diagnostics.codes.imports import CODES
 from archc.importers import convert, keys, model_types
 from archc.importers.translate import families
 from archc.resolve import check_text, load_text
-from tests.importers.configs import CLASSES, FP8, class_of, converted, small
+from tests.importers.configs import CLASSES, class_of, converted, small
+from tests.importers.deepseek import FP8
 
 
 def found(config: dict[str, Any]) -> list[str]:

@@ -16,7 +16,8 @@ from archc.importers.spec import Tokens, layers, number, written
 from archc.resolve import check_text, load_text
 from archc.syntax.format import format_text
 from archc.syntax.numbers import parse_number
-from tests.importers.configs import CLASSES, DEEPSEEK_V3, LLAMA_3_1, small
+from tests.importers.configs import CLASSES, LLAMA_3_1, small
+from tests.importers.deepseek import DEEPSEEK_V3
 
 EXPECTED = """\
 arch 1

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import archc
 from archc.plan import plan
-from tests.importers.configs import DEEPSEEK_V4_FLASH, DEEPSEEK_V4_PRO, class_of
+from tests.importers.configs import class_of
+from tests.importers.deepseek import DEEPSEEK_V4_FLASH, DEEPSEEK_V4_PRO
 from tests.package.test_checkpoints import package, random, read
 from tests.runtime.skeletons import assert_same, reference, state
 from tests.runtime.test_formats import E2M1, dequantised, fp4_dequantised, quantised
