@@ -29,6 +29,7 @@ from archc.ops import Workload
 from archc.ops.bypass import Hold
 from archc.ops.latent import LatentAttend
 from archc.ops.sparse import IndexDivergence
+from archc.ops.sparse_latent import SparseLatentAttend
 from archc.schema import Cache, Model, Precision
 from archc.version import VERSION
 
@@ -65,6 +66,12 @@ LATENT = (
     " new tokens after cached ones attend to latents themselves, which are wider, instead of expanding the cache again."
 )
 """The assumption of models whose keys and values are made of latents."""
+
+PICKED = (
+    "picked latents: ideal expands the latent of each new token once and attends to what picked tokens give. executed:"
+    " attends to latents themselves, which are wider; to all of them where there are at most two for each pick."
+)
+"""The assumption of models that pick tokens of which they keep latents."""
 
 AHEAD = (
     "mtp: the modules that predict further tokens run in training only, their products with the head included;"
@@ -211,6 +218,8 @@ def _assumptions(model: Model, total: Tally, predicts: bool) -> Iterator[str]:
         yield f"{model.cache.kind}: {model.cache.packs}"
     if LatentAttend.kind in total.kinds:
         yield LATENT
+    if SparseLatentAttend.kind in total.kinds:
+        yield PICKED
     if predicts:
         yield AHEAD
     if IndexDivergence.kind in total.kinds:

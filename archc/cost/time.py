@@ -25,7 +25,8 @@ from archc.cost.works import Amounts, Work, amounts, unit_names
 from archc.graph import Graph
 from archc.ops import Workload
 from archc.ops.base import nbytes
-from archc.ops.latent import OverLatents
+from archc.ops.latent import LatentAttend
+from archc.ops.sparse_latent import SparseLatentAttend
 from archc.schema import Hardware, Model, Precision
 
 WAITED_FOR = ("(tp)", "(cp)")
@@ -64,6 +65,12 @@ LATENT = (
 )
 """The assumption of models whose keys and values are made of latents."""
 
+PICKED = (
+    "time: attention to picked tokens meets their latents as they are (as training always does), or expanded keys and"
+    " values of all tokens, whichever is faster on the machine."
+)
+"""The assumption of models that pick tokens of which they keep latents."""
+
 
 def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
     """The rules that times follow."""
@@ -94,8 +101,11 @@ def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
         f"time: {rates} ({hw.label}). A kernel takes its arithmetic or its bytes, whichever is longer, and a launch;"
         " row-wise ops that hand each other values run as one kernel; nothing else overlaps on a device."
     )
-    if any(isinstance(node.op, OverLatents) for node, _ in graph.walk()):
+    kinds = {type(node.op) for node, _ in graph.walk()}
+    if LatentAttend in kinds:
         yield LATENT
+    if SparseLatentAttend in kinds:
+        yield PICKED
     if mode == "train":
         yield (
             "time: a gradient reads what its forward read and the gradients that arrive, and writes those that leave;"
