@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.built import randomise
-from tests.tables.conftest import PLACEMENTS
+import archc
+from tests.built import built, randomise
+from tests.tables.conftest import PLACEMENTS, SPEC
 
 VOCAB = 61
 IDS = torch.randint(VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
@@ -305,3 +306,20 @@ def test_the_readme_of_a_package(
     assert {table.placement for table in model.tables.values()} == {"disk"}
     for name, table in model.tables.items():
         assert torch.equal(table.weight, other.tables[name].weight)
+
+
+def test_tables_beside_modules_that_look_ahead(tmp_path: Path) -> None:
+    """The package of a model with both keeps its laws: drafts, losses and rows read ahead."""
+    text = SPEC.read_text().replace("  schedule {", "  mtp = concat { depth = 1 }\n  schedule {")
+    (tmp_path / "both.arch").write_text(text)
+    package = built(archc.load(tmp_path / "both.arch"), tmp_path)
+    found = []
+    for placement in PLACEMENTS:
+        model = package.Model(memory=placement, dtype=torch.float64)
+        randomise(model)
+        out = model(IDS, labels=IDS)
+        out.loss.backward()
+        found.append([out.loss, out.losses["mtp"], model.generate(IDS[:, :8], 9, speculate=2), *gradients(model)])
+        assert list(model.tables) == TABLES
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
