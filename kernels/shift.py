@@ -21,4 +21,5 @@ def shift(recent: Tensor, time: Clock, back: int, fill: float = 0) -> Tensor:
     begin = 0 if time.starts is None else time.starts
     inside = (slots(time) - back >= begin)[:, missing:].view(*held.shape[:2], *[1] * (held.dim() - 2))
     held = torch.where(inside, held, fill)
-    return torch.cat([held.new_full((held.shape[0], missing, *held.shape[2:]), fill), held], 1)
+    before = torch.full((held.shape[0], missing, *held.shape[2:]), fill, dtype=held.dtype, device=held.device)
+    return torch.cat([before, held], 1)

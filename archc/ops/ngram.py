@@ -149,7 +149,7 @@ class ShortConv(Op):
         for i, tap in enumerate(taps):
             back = min((self.taps - 1 - i) * self.dilation, x.shape[1])
             held = t.narrow(x, 1, x.shape[1] - back)
-            inside = t.new((*held.shape[:2], *[1] * (len(x.shape) - 2)), 1)
+            inside = t.narrow(t.new((*x.shape[:2], *[1] * (len(x.shape) - 2)), 1), 1, held.shape[1])
             shifted = t.cat([t.new((x.shape[0], back, *x.shape[2:]), x.width), t.masked(held, inside)], 1)
             term = t.mul(shifted, tap)
             out = term if out is None else t.add(out, term)

@@ -12,18 +12,26 @@ Types = tuple[Type, ...]
 table_lookup = embedding
 
 
-def shifted(w: Workload, n: int) -> Calls:
+def shifted(w: Workload, n: int, element: int) -> Calls:
     """What stood some tokens before each new one, n bytes in all."""
-    slots = 8 * w.batch * w.new
-    where = call("fill", 0, 8 * w.new), call("map", slots, slots, 2), call("map", slots, slots // 8)
-    return *where, call("fill", 0, 8), call("map", n + slots // 8, n), call("fill", 0, 0), call("copy", n, n)
+    slots, inside = 8 * w.batch * w.new, w.batch * w.new
+    return (
+        call("fill", 0, 8 * w.new),
+        call("map", 8 * (w.batch + w.new), slots),
+        call("map", slots, slots),
+        call("map", slots, inside),
+        call("fill", 0, element),
+        call("map", n + inside + element, n),
+        call("fill", 0, 0),
+        call("copy", n, n),
+    )
 
 
 def ngram_hash(op: NgramHash, w: Workload, ins: Types, outs: Types) -> Calls:
     n, tables = 8 * w.batch * w.new, len(op.primes)
     calls: Calls = (call("fill", 0, n),)
     for _ in range(max(op.orders)):
-        calls = *calls, *shifted(w, n), call("map", n, n), call("map", 2 * n, n)
+        calls = *calls, *shifted(w, n, 8), call("map", n, n), call("map", 2 * n, n)
     return *calls, call("map", n, n, 2 * tables), call("copy", n * tables, n * tables)
 
 
@@ -33,7 +41,7 @@ def short_conv(op: ShortConv, w: Workload, ins: Types, outs: Types) -> Calls:
     wide, tap = max(4, here), nbytes(weight, w) // op.taps
     calls = convert(numel(recent.shape, w), here, wide)
     for i in range(op.taps):
-        calls = *calls, *shifted(w, n * wide), call("map", n * wide + tap, n * wide)
+        calls = *calls, *shifted(w, n * wide, wide), call("map", n * wide + tap, n * wide)
         if i:
             calls = *calls, call("map", 2 * n * wide, n * wide)
     return *calls, *convert(n, wide, here)
