@@ -63,6 +63,8 @@ def _start(spec: ParamSpec) -> str:
         return f"choices under {spec.below}"
     if spec.init == "eye":
         return "the identity"
+    if spec.init == "wrapped":
+        return f"places modulo {spec.below}"
     if spec.init == "turn":
         return "a one in turn"
     return f"normal, std {spec.std:g}" if spec.std is not None else str(spec.init)

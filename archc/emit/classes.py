@@ -412,6 +412,8 @@ def _value(spec: ParamSpec) -> str:
     dtype = "" if spec.dtype == "act" else f", dtype={_dtype(spec)}"
     if spec.init == "choices":
         return f"choices({sizes}, below={spec.below})"
+    if spec.init == "wrapped":
+        return f"torch.arange({sizes}) % {spec.below}"
     if spec.buffer:
         return f"torch.{'ones' if spec.init == 'ones' else 'zeros'}({sizes}{dtype})"
     if spec.init == "normal":

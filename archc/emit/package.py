@@ -137,6 +137,8 @@ def _init(p: Parameter) -> str | float | dict[str, float]:
         return {"one at": p.layer % spec.shape[0]}
     if spec.init == "choices":
         return {"choices": spec.below}
+    if spec.init == "wrapped":
+        return {"wrapped at": spec.below}
     return spec.init if spec.std is None else {"normal": spec.std}
 
 

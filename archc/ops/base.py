@@ -177,13 +177,14 @@ class ParamSpec:
 
     ``init`` is "normal" (with ``std`` from the spec's init drawer), "ones", "zeros", or the number that fills it; "eye"
     (the identity); "turn" (zeros and a one, at the module's layer, see `Scope.place`, modulo its length); for a table
-    of ids "choices": distinct ids under ``below`` in each row, every id as often as any other.
+    of ids "choices": distinct ids under ``below`` in each row, every id as often as any other; "wrapped": each
+    number its own place, modulo ``below``.
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role = "matrix"
-    init: Literal["normal", "ones", "zeros", "eye", "turn", "choices"] | float = "normal"
+    init: Literal["normal", "ones", "zeros", "eye", "turn", "choices", "wrapped"] | float = "normal"
     std: float | None = None
     below: int = 0
     dtype: DType = "act"

@@ -57,10 +57,8 @@ def test_numbers_that_numpy_draws_otherwise_are_refused(below: int) -> None:
 
 
 def test_v41_flash() -> None:
-    """DeepSeek-V4.1-Flash, of whose 99,092 merged ids the spec has its vocabulary: multipliers and tables of layers 1
-    and 14.
-    """
-    model = loaded("orders = [2, 3, 4], rows = 16_000_000")
+    """DeepSeek-V4.1-Flash, whose 129,280 tokens are 99,092 after merging: multipliers and tables of layers 1 and 14."""
+    model = loaded("orders = [2, 3, 4], rows = 16_000_000, ids = 99_092", vocab=129_280)
     first, second = hashes(model)
     assert first.multipliers == (76632096046245, 4839876093313, 35959672319349, 73987337458391)
     assert second.multipliers == (67716810739261, 51510806800915, 30921347202721, 82619226485591)
@@ -135,8 +133,10 @@ def test_primes() -> None:
         ("heads = 8, rows = 9, orders = []", "not lengths that differ"),
         ("heads = 8, rows = 9, orders = [2, 2]", "not lengths that differ"),
         ("heads = 8, rows = 9, orders = [0, 2]", "not lengths that differ"),
+        ("heads = 8, rows = 9, ids = 10, pad = 10", "pad = 10 is no id: there are 10"),
+        ("heads = 8, rows = 9, ids = 100_000", "99092 tokens cannot be merged to more ids, ids = 100000"),
         ("heads = 8, rows = 9, sizes = [3]", "sizes has 1 tables, but 2 lengths with 8 hashes each read 16"),
-        ("heads = 8, rows = 9, pad = 100_000", "pad = 100000 is no token: there are 99092"),
+        ("heads = 8, rows = 9, pad = 100_000", "pad = 100000 is no id: there are 99092"),
     ],
 )
 def test_what_cannot_be_is_said(fields: str, said: str) -> None:
@@ -148,4 +148,4 @@ def test_what_cannot_be_is_said(fields: str, said: str) -> None:
 
 def test_a_vocabulary_beyond_the_hash_is_refused() -> None:
     found = check_text(SPEC.format(fields="heads = 8, rows = 9", where="engram at 1", vocab=1 << 30, more=""))
-    assert ["hashes tell at most 1073741823 token ids" in d.message for d in found] == [True]
+    assert ["hashes tell at most 1073741823 ids" in d.message for d in found] == [True]

@@ -44,7 +44,7 @@ model hard {
   attention hca = csa { compress = hca { ratio = 8 } }
   ffn mix       = moe { experts = 8, hidden = 17, shared = 1, router = sqrtsoftplus { active = 3, scale = 1.5 } }
   ffn dense     = swiglu { hidden = 50 }
-  memory engram = engram { heads = 2, head_dim = 5, rows = 40, pad = 2 }
+  memory engram = engram { heads = 2, head_dim = 5, rows = 40, ids = 97, pad = 2 }
   schedule {
     attention = [swa * 2, (csa, hca) * 2]
     ffn       = [dense, mix * rest]
@@ -73,6 +73,9 @@ def module(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
         for name, p in net.named_parameters():
             noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
             p.copy_(1 + 0.3 * noise if "norm" in name else noise * p.shape[-1] ** -0.5 if p.dim() > 1 else 0.3 * noise)
+        for name, b in net.named_buffers():
+            if name.endswith("merged"):
+                b.copy_(torch.randint(0, 97, b.shape, generator=generator))
     yield net.double()
     sys.path.remove(str(folder.parent))
     for name in [n for n in sys.modules if n.partition(".")[0] == "hard"]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from tests.oracles.rows import Array
 
 VOCAB = 5
 """Few tokens, so that n-grams repeat."""
+MERGED = 3
+"""Ids after merging, where there is any."""
 
 HEAD, ROWS = 3, 20
 
@@ -25,6 +28,8 @@ class Layer:
     """A graph of one memory on streams, and what the transcription says of it."""
 
     def __init__(self, *, streams: int, dim: int, layer: int, seed: int, earlier: int = 0, **fields: Any) -> None:
+        ids = fields.get("ids")
+        merged = torch.randint(MERGED, (VOCAB,), generator=torch.Generator().manual_seed(seed))
         drawer = Engram(vocab=VOCAB, pad=2, head_dim=HEAD, rows=ROWS, **fields)
         before: list[Memory] = []
         for number in range(earlier):
@@ -36,13 +41,14 @@ class Layer:
             vocab=VOCAB,
             streams=streams,
         )
-        self.case = Case.random(graph, seed)
+        self.case = Case.random(graph, seed, **({} if ids is None else {"merged": merged}))
         self.streams, self.dim = streams, dim
+        self.id_of = list(range(VOCAB)) if ids is None else merged.tolist()
         self.oracle = transcribed.Engram(
             streams=streams,
             orders=tuple(drawer.orders),
             heads=drawer.heads,
-            multipliers=tuple(transcribed.multipliers(layer, VOCAB, max(drawer.orders))),
+            multipliers=tuple(transcribed.multipliers(layer, ids or VOCAB, max(drawer.orders))),
             primes=tuple(transcribed.table_sizes(ROWS, earlier + 1, len(drawer.orders), drawer.heads)[-1]),
             pad=2,
             kernel=drawer.taps,
@@ -67,7 +73,7 @@ class Layer:
 
     def expected(self, tokens: Sequence[int], start: int) -> Array:
         x = self.case.embedded(tokens).reshape(len(tokens), self.streams, self.dim)
-        return self.oracle.forward(self.weights, list(tokens), x)[start:]
+        return self.oracle.forward(self.weights, [self.id_of[t] for t in tokens], x)[start:]
 
 
 LAYERS = st.builds(
@@ -80,6 +86,7 @@ LAYERS = st.builds(
     dilation=st.integers(1, 4),
     signed_root=st.booleans(),
     bias=st.booleans(),
+    ids=st.sampled_from([None, MERGED]),
     earlier=st.integers(0, 2),
     layer=st.integers(0, 30),
     seed=st.integers(0, 1 << 30),

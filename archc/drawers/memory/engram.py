@@ -46,7 +46,13 @@ class Engram(Memory):
     bias: bool = field("biases in key_proj and value_proj", default=False)
     eps: float = field("of the norms of keys and streams", default=1e-6, ge=0)
     conv_eps: float = field("of the norm before the convolution", default=1e-5, ge=0)
-    pad: int = field("token id that stands before a sequence", default=0, ge=0)
+    ids: int | None = field(
+        "ids after tokens that look equal are merged: a buffer has that of each token; tokens are hashed as they are"
+        " when left out",
+        default=None,
+        gt=0,
+    )
+    pad: int = field("id that stands before a sequence, after merging", default=0, ge=0)
     seed: int = field("seed of the hashes", default=0, ge=0)
     layer: int | None = field(
         "number of the layer that seeds its hashes, from 0; that on which it stands when left out", default=None, ge=0
@@ -68,10 +74,15 @@ class Engram(Memory):
             )
         if self.sizes is not None and min(self.sizes, default=1) < 1:
             yield Problem(fields=("sizes",), message="sizes has a table without rows")
-        if self.pad >= self.vocab:
-            yield Problem(fields=("pad", "vocab"), message=f"pad = {self.pad} is no token: there are {self.vocab}")
-        if self.vocab >= MOST_IDS:
-            yield Problem(fields=("vocab",), message=f"hashes tell at most {MOST_IDS - 1} token ids, not {self.vocab}")
+        if self.ids is not None and self.ids > self.vocab:
+            yield Problem(
+                fields=("ids", "vocab"), message=f"{self.vocab} tokens cannot be merged to more ids, ids = {self.ids}"
+            )
+        elif self.pad >= self.hashed():
+            fields = ("pad", "vocab" if self.ids is None else "ids")
+            yield Problem(fields=fields, message=f"pad = {self.pad} is no id: there are {self.hashed()}")
+        if self.hashed() >= MOST_IDS:
+            yield Problem(fields=("vocab",), message=f"hashes tell at most {MOST_IDS - 1} ids, not {self.hashed()}")
 
     def about(self) -> str:
         """With how much there is to look up."""
@@ -82,13 +93,19 @@ class Engram(Memory):
             " tables have as many rows."
         )
 
+    def hashed(self) -> int:
+        """How many ids there are to hash."""
+        return self.vocab if self.ids is None else self.ids
+
     def tiny(self) -> dict[str, Any]:
+        ids = self.ids and max(1, self.ids * min(self.vocab, 512) // self.vocab)
         return {
             "heads": min(self.heads, 4),
             "head_dim": min(self.head_dim, 8),
             "rows": min(self.rows, 100),
             "vocab": min(self.vocab, 512),
-            "pad": self.pad % 512,
+            "ids": ids,
+            "pad": self.pad % (ids or 512),
             "sizes": None,
         }
 
@@ -132,12 +149,16 @@ class Engram(Memory):
         [B, S, orders * heads * head_dim]; made of ids alone, so that it can run ahead of the layers.
         """
         keep, sizes = max(self.orders) - 1, self.tables()
-        recent = g.recall(g.tokens, g.state("ids", Ring(keep=keep, shape=(), dtype="int")), g.time, keep=keep)
+        ids = g.tokens
+        if self.ids is not None:
+            merged = g.param("merged", (self.vocab,), dtype="int", init="wrapped", below=self.ids, buffer=True)
+            ids = g.lookup(merged, ids)
+        recent = g.recall(ids, g.state("ids", Ring(keep=keep, shape=(), dtype="int")), g.time, keep=keep)
         hashed = g.ngram_hash(
             recent,
             g.time,
             orders=tuple(self.orders),
-            multipliers=hash_multipliers(self.layer or 0, self.vocab, max(self.orders), self.seed),
+            multipliers=hash_multipliers(self.layer or 0, self.hashed(), max(self.orders), self.seed),
             primes=sizes,
             pad=self.pad,
         )
