@@ -23,6 +23,7 @@ MHC, ENGRAM = "arXiv:2512.24880, table 5", "arXiv:2601.07372, table 5"
 NSA = "arXiv:2502.11089, section 4.1"
 META = "transformers 5.23.0 on the meta device"
 TENSORS = "tensors of the checkpoint"
+BEFORE = "accounts before the release: nxcode.io, guide to DeepSeek V4"
 
 TRAIN = {"mode": "train", "seq": 4096}
 MILLION = {"context": 1 << 20}
@@ -279,6 +280,8 @@ FIGURES = (
         options=MILLION,
         sets={"cache": "v4_fp8"},
     ),
+    _total("v4_as_predicted", "1T", BEFORE, convention="tables included"),
+    _active("v4_as_predicted", "32B", WITHOUT, NO_EMBEDDING, BEFORE),
     _total("kimi_k2", "1T", K2),
     _total("kimi_k2", "1,026,408,209,408", META, rule="equal"),
     _active("kimi_k2", "32B", WITHOUT, NO_EMBEDDING, K2),
