@@ -35,7 +35,7 @@ model bytes {{
 }}
 """
 LAYERS, ROWS, HELD = 8, 6, 24
-WEIGHTS = (0.0, 0.02, 0.1, 0.3)
+WEIGHTS = (0.0, 0.02)
 THRESHOLDS = (1.0, 0.9, 0.7, 0.5)
 DECODED = 192
 """Bytes of held-out text that are decoded one by one."""
@@ -93,7 +93,7 @@ def decoding(model: Any, text: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=120)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     held = as_ids(corpus().held_out)
