@@ -22,7 +22,7 @@ from archc.cost.report import (
 )
 from archc.cost.sense import notes, refuse
 from archc.cost.setting import Setting
-from archc.cost.tables import tables
+from archc.cost.tables import specs, tables
 from archc.cost.tally import DEFAULT_REWIND, Learning, Tally, cache_sums, flop_sums, node_cost, parameter_sums, tally
 from archc.graph import Graph
 from archc.ops import Workload
@@ -149,7 +149,7 @@ def count(
         predicts=bool(graph.predictions()),
         memory=held,
         time=_time(model, graph, w, mode, setting),
-        tables=tables(model, graph, setting, mode),
+        tables=tables(model, specs(graph), setting, mode),
         further=(*notes(graph, w, mode, setting), *_time_assumptions(graph, mode, setting, held)),
     )
 

@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from archc.cost.count import figures, workload
 from archc.cost.report import Mode, Report, WorkloadReport
+from archc.cost.setting import Setting
+from archc.cost.tables import specs, tables
 from archc.cost.tally import Tally, ahead_of, combined, tally
 from archc.graph import Graph
-from archc.ops import Workload
+from archc.ops import ParamSpec, Workload
 from archc.ops.base import DType
 from archc.plan import knows, plan
 from archc.plan.parts import Alone, Around, Inseparable, Kind, alone, around, slots_ahead
@@ -68,12 +70,15 @@ class Parts:
 
     def _report(self, model: Model, w: Workload, shown: WorkloadReport) -> Report:
         try:
-            total = self._tally(model, w)
+            total, there = self._tally(model, w)
         except Inseparable:
-            total = tally(plan(model, names=False), w, model.cache, model.precision)
-        return figures(model, total, w, shown, predicts=model.mtp is not None)
+            graph = plan(model, names=False)
+            total, there = tally(graph, w, model.cache, model.precision), specs(graph)
+        read = tables(model, there, Setting(), shown.mode)
+        return figures(model, total, w, shown, predicts=model.mtp is not None, tables=read)
 
-    def _tally(self, model: Model, w: Workload) -> Tally:
+    def _tally(self, model: Model, w: Workload) -> tuple[Tally, list[ParamSpec]]:
+        """The sums of a model, and its tables."""
         uses: Counter[_Use] = Counter()
         layers: Counter[tuple[_Use | None, ...]] = Counter()
         times = Counter(map(id, model.schedule))
@@ -112,7 +117,9 @@ class Parts:
             if one not in known:
                 known[one] = tally(part.graph, w, model.cache, model.precision, part.gradients)
             parts.append((ahead_of(known[one]) if use.ahead else known[one], n))
-        return combined(parts)
+        return combined(parts), [
+            spec for _, part, use, n in found if use.slot == "memory" for spec in specs(part.graph) * n
+        ]
 
     def _kind(self, row: tuple[_Use | None, ...]) -> Kind:
         return tuple(None if use is None else self._gives.get(use, "act") for use in row)

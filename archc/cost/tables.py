@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from archc.cost.formats import held, size_of
 from archc.cost.parallel import local_workload
@@ -35,18 +35,21 @@ def rows_moved(spec: ParamSpec, w: Workload, setting: Setting) -> int:
     return min(spec.shape[0], setting.rows(w.batch) * w.new * rows_read(spec))
 
 
-def tables(model: Model, graph: Graph, setting: Setting, mode: Mode) -> Tables | None:
+def specs(graph: Graph) -> list[ParamSpec]:
+    """The tables of a graph, one for each layer that they stand on."""
+    return [found.spec for found in graph.parameters() if found.spec.role == "table"]
+
+
+def tables(model: Model, there: Iterable[ParamSpec], setting: Setting, mode: Mode) -> Tables | None:
     """What a model's tables hold and what a token reads of them; None for a model without any."""
     parameters = rows = bytes_ = 0
     lie: Counter[str] = Counter(dict.fromkeys(("device", "host", "disk"), 0))
-    for found in graph.parameters():
-        spec = found.spec
-        if spec.role == "table":
-            form = held(spec, model.precision, training=mode == "train")
-            parameters += math.prod(spec.shape)
-            lie[tier(spec, setting)] += sum(size_of(form, spec.shape))
-            rows += rows_read(spec)
-            bytes_ += rows_read(spec) * sum(size_of(form, (1, spec.shape[-1])))
+    for spec in there:
+        form = held(spec, model.precision, training=mode == "train")
+        parameters += math.prod(spec.shape)
+        lie[tier(spec, setting)] += sum(size_of(form, spec.shape))
+        rows += rows_read(spec)
+        bytes_ += rows_read(spec) * sum(size_of(form, (1, spec.shape[-1])))
     if not parameters:
         return None
     return Tables(parameters=parameters, bytes_by_tier=dict(lie), rows_per_token=rows, bytes_per_token=bytes_)
