@@ -273,6 +273,11 @@ def _counting(drawer: Drawer) -> Iterator[Drawer]:
 
 
 def _sources(model: Model, scopes: Iterable[Scope], *more: Drawer) -> Iterable[Source]:
+    """What the specs set of the drawers of scopes; once where one drawer stands in several places."""
+    return dict.fromkeys(_said(model, scopes, *more))
+
+
+def _said(model: Model, scopes: Iterable[Scope], *more: Drawer) -> Iterator[Source]:
     drawers: dict[int, Drawer] = {id(drawer): drawer for drawer in (model, *more)}
     for scope in scopes:
         at: Scope | None = scope
@@ -285,10 +290,11 @@ def _sources(model: Model, scopes: Iterable[Scope], *more: Drawer) -> Iterable[S
         who = "model" if drawer is model else f"{drawer.slot} {drawer.label}"
         for field, spans in drawer.origin.fields.items():
             value = getattr(drawer, field, None)
-            if isinstance(value, int | str | bool) and spans:  # nothing is counted by a fraction
-                yield Source(
-                    drawer=who,
-                    field=field,
-                    value=f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value),
-                    spans=tuple(spans),
-                )
+            if isinstance(value, int | str | bool | tuple) and spans:  # nothing is counted by a fraction
+                yield Source(drawer=who, field=field, value=_written(value), spans=tuple(spans))
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

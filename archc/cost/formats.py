@@ -7,11 +7,7 @@ from collections.abc import Sequence
 
 from archc.graph import Node
 from archc.ops import ParamSpec
-from archc.ops.attention import Attend
-from archc.ops.blocks import BlockAttention, CompressedAttention
-from archc.ops.latent import OverLatents
 from archc.ops.loss import Loss
-from archc.ops.sparse import IndexDivergence, IndexTopk, SparseAttention
 from archc.ops.view import UnflattenRows
 from archc.schema import Format, Number, Precision
 
@@ -46,10 +42,8 @@ def product_of(node: Node, precision: Precision) -> Number:
     the precision says; bfloat16 (or what activations are) where nothing says more.
     """
     plain: Number = "fp32" if precision.activation > 2 else "bf16"
-    if isinstance(node.op, Attend | OverLatents | SparseAttention | CompressedAttention | BlockAttention):
-        return precision.product("attention")
-    if isinstance(node.op, IndexTopk | IndexDivergence):
-        return precision.product("index")
+    if node.op.fused:
+        return precision.product(node.op.fused)
     if isinstance(node.op, Loss):
         return plain
     if node.outs and node.outs[0].type.dtype == "fp32" and plain != "fp32":

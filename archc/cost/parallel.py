@@ -20,10 +20,6 @@ from archc.cost.report import Mode
 from archc.cost.setting import Parallel, Setting
 from archc.graph import Graph, Value
 from archc.ops import ParamSpec, Workload, numel
-from archc.ops.attention import Attend
-from archc.ops.blocks import BlockAttention, CompressedAttention
-from archc.ops.latent import OverLatents
-from archc.ops.sparse import SparseAttention
 from archc.record import dataclass
 from archc.schema import Model
 
@@ -306,7 +302,7 @@ def _sequences(
         partial = sum(
             numel(node.outs[0].shape, local) * 4 / math.gcd(node.outs[0].type.fixed(2), p.tp)
             for node in unit.nodes()
-            if isinstance(node.op, Attend | OverLatents | SparseAttention | CompressedAttention | BlockAttention)
+            if node.op.fused == "attention"
         )
         yield from _spread("all_reduce", "partial attention (cp)", partial, p.cp, p.tp, domain, times * micros)
         return

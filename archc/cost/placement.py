@@ -16,17 +16,12 @@ from itertools import starmap
 
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops import ParamSpec, Workload, numel, size
-from archc.ops.attention import Attend
-from archc.ops.blocks import BlockAttention, CompressedAttention
 from archc.ops.expert import Dispatch, GroupedLinear, GroupMask
 from archc.ops.latent import OverLatents
 from archc.ops.matrix import Einsum, Linear
-from archc.ops.sparse import SparseAttention
 from archc.ops.time import Append, Recall
 from archc.ops.view import Unflatten, UnflattenRows
 from archc.record import dataclass
-
-ATTENTION = (Attend, OverLatents, SparseAttention, CompressedAttention, BlockAttention)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +195,7 @@ def _feeds(value: Value, module: Scope, parts: int, found: dict[Value, Split]) -
         return parts
     if isinstance(op, GroupedLinear):
         return 0
-    if isinstance(op, ATTENTION):
+    if op.fused == "attention":
         return _attention(node, module, found)
     if isinstance(op, Einsum):
         weight = next((v for v in node.ins if v.node is not None and isinstance(v.node.op, UnflattenRows)), None)
@@ -225,8 +220,8 @@ def _attention(node: Node, module: Scope, found: dict[Value, Split]) -> int:
     _feeds(node.ins[0], module, heads, found)
     if isinstance(node.op, OverLatents):
         found[node.ins[2]] = Split(0, heads)
-    elif isinstance(node.op, Attend | CompressedAttention | BlockAttention):
-        for value in node.ins[1:3]:
+    for value in node.ins[1:]:
+        if len(value.type.shape) == 4:
             _feeds(value, module, value.type.fixed(2), found)
     return heads
 

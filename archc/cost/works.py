@@ -18,27 +18,15 @@ from archc.cost.placement import routed, units
 from archc.graph import Graph, Node, Value
 from archc.graph.gradient import FLOATS, gradients, short
 from archc.ops import Cost, Workload, numel
-from archc.ops.attention import Attend
 from archc.ops.base import nbytes
-from archc.ops.blocks import BlockAttention, CompressedAttention
 from archc.ops.expert import GroupedLinear
 from archc.ops.latent import OverLatents, Stage
 from archc.ops.row import RowOp
-from archc.ops.sparse import IndexDivergence, IndexTopk, SparseAttention
 from archc.ops.time import Append, Recall, row_parts
 from archc.schema import Cache, Number, Precision
 
 Engine = Literal["product", "attention", "rows"]
 """What computes: matrix products, attention and index scores in one fused kernel, arithmetic within rows."""
-ATTENTION = (
-    Attend,
-    OverLatents,
-    SparseAttention,
-    CompressedAttention,
-    BlockAttention,
-    IndexTopk,
-    IndexDivergence,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +159,7 @@ class Amounts:
         if not flops:
             return
         number = product_of(node, self.precision)
-        if isinstance(node.op, ATTENTION):
+        if node.op.fused:
             yield Sum(engine="attention", number=number, flops=flops)
         elif isinstance(node.op, RowOp):
             yield Sum(engine="rows", number="fp32", flops=flops)

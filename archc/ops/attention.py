@@ -58,6 +58,7 @@ class Attend(Op):
     are a `Recall`, without it an `Append`. ``sinks`` [H] are logits that take mass and give no value.
     """
 
+    fused = "attention"
     needs = {"attend": "kernels.attend"}
     scale: float
     window: int | None = None

@@ -250,6 +250,11 @@ class Op(Record):
     constant: ClassVar[bool] = False
     """Its results have no gradient, whatever its operands have."""
 
+    fused: ClassVar[Literal["", "attention", "index"]] = ""
+    """One kernel of products between what tokens hold: attention, whose result [B, S, H, V] has heads, or scores of an
+    index. Their format is the one that a precision names so.
+    """
+
     varies: ClassVar[tuple[str, ...]] = ()
     """Fields that layers of one class may have other values of: the class takes them as arguments."""
 

@@ -86,6 +86,7 @@ class CompressedAttention(Op):
     ``local`` last ones, the query's own included, are always chosen. A choice has no gradient.
     """
 
+    fused = "attention"
     needs = {"compressed_attention": "kernels.compressed_attention"}
     scale: float
     every: int
@@ -175,6 +176,7 @@ class BlockAttention(Op):
     H; picks [B, S, G, K] are ids of blocks of ``size`` tokens, -1 for none.
     """
 
+    fused = "attention"
     needs = {"block_attention": "kernels.block_attention"}
     scale: float
     size: int

@@ -45,6 +45,7 @@ class OverLatents(Op, abstract=True):
     key channels and V value channels of each head.
     """
 
+    fused = "attention"
     trained_as: ClassVar[str]
     """The form of `forms` that training runs."""
     nope: int

@@ -36,6 +36,7 @@ class IndexTopk(Op):
     attended to.
     """
 
+    fused = "index"
     needs = {"index_topk": "kernels.index_topk"}
     k: int
     every: int = 1
@@ -100,6 +101,7 @@ class SparseAttention(Op):
     wants it.
     """
 
+    fused = "attention"
     needs = {
         "sparse_attention": "kernels.sparse_attention",
         "sparse_attention_lse": "kernels.sparse_attention",
@@ -251,6 +253,7 @@ class IndexDivergence(Loss):
     learn.
     """
 
+    fused = "index"
     name = "index"
     needs = {"index_divergence": "kernels.index_divergence"}
     scale: float

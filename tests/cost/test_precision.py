@@ -15,6 +15,8 @@ from archc.cost.formats import held, size_of
 from archc.drawers import drawer_class, kinds
 from archc.graph import Graph
 from archc.importers import load
+from archc.ops import Op, Workload
+from archc.ops.loss import Loss
 from archc.plan import plan, shrink
 from archc.schema import Format, Model, Optimizer, Precision
 
@@ -168,6 +170,22 @@ def test_a_precision_answers_for_every_role(kind: str) -> None:
         assert made.master_bytes(role) == 4 or made.trained(role).bits == 32
     for what in (*ROLES, "attention", "index"):
         assert made.product(what) in ("fp32", "tf32", "bf16", "fp8", "fp4")
+
+
+@pytest.mark.parametrize("name", ["deepseek_v4_flash", "deepseek_v3_2", "nsa_27b", "gpt_oss_20b"])
+def test_ops_whose_work_grows_with_what_is_cached_run_in_the_formats_of_attention_or_an_index(name: str) -> None:
+    """Those, and no others: all other products meet weights, whose format is the weights'."""
+    _, graph = planned(name)
+    grows = set[type[Op]]()
+    for node in (node for node, _ in graph.walk() if not isinstance(node.op, Loss)):
+        kinds = tuple(v.type for v in node.ins), tuple(v.type for v in node.outs)
+        work = [node.op.flops(Workload(batch=1, new=1, past=past, cached=True), *kinds)[1] for past in (9, 99)]
+        if work[0] != work[1]:
+            grows.add(type(node.op))
+        if node.op.fused == "attention":
+            assert len(node.outs[0].type.shape) == 4
+    said = {type(node.op) for node, _ in graph.walk() if node.op.fused and not isinstance(node.op, Loss)}
+    assert grows == said != set()
 
 
 def test_without_a_master_copy_bfloat16_is_moved_itself() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import archc
 from archc.cost.count import count
+from archc.cost.explain import explain
 from archc.cost.setting import Setting
 from archc.cost.tables import arrival
 from archc.drawers import drawer_class
@@ -133,3 +134,16 @@ def test_an_unknown_rate_is_said() -> None:
     report = count(model, plan(model), setting=setting)
     assert report.time is not None and report.time.tables_s is None
     assert any("no rate of disk is known of h100" in line for line in report.assumptions)
+
+
+def test_a_memory_on_several_layers_is_explained_once() -> None:
+    model = loaded()
+    found = explain(model, plan(model), count(model, plan(model)), "params.by_component.memory")
+    said = [(s.drawer, s.field, s.value) for s in found.sources if s.drawer == "memory engram"]
+    assert said == [
+        ("memory engram", "heads", "3"),
+        ("memory engram", "head_dim", "10"),
+        ("memory engram", "rows", "1,000"),
+        ("memory engram", "placement", "device"),
+    ]
+    assert sum(t.total for t in found.terms) == found.value
