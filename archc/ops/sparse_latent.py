@@ -94,7 +94,8 @@ class SparseLatentAttend(OverLatents):
             marks = tokens * columns * (17 if gathered else 2)
             forward = max(forward, mapped, held + 2 * wide * logits + marks, held + wide * (logits + within))
             kept = held + wide * logits + marks
-            learned = wide * (within + logits + rows) + wide * (tokens if gathered else batch) * columns * width
+            both = (tokens if gathered else batch) * columns * (width + latent)
+            learned = wide * (within + logits + rows + both)
             backward = max(backward, mapped, kept + wide * logits, kept + learned)
         return forward, backward + wide * (entries.numel + weight.numel)
 

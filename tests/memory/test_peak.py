@@ -56,6 +56,12 @@ BLOCKS = {
 }
 """Attention of which the blocks outweigh what is kept: one layer of these, in several blocks of queries."""
 
+LATENTS = {
+    "latents_gathered": 16,
+    "latents_looked_up": 1000,
+}
+"""The same of attention to picked latents, by the number of picks."""
+
 CHOSEN = {
     "tokens_of_blocks": "heads = 4, kv_heads = 2, head_dim = 8, v_dim = 16, stride = 2, compress_block = 4,\n"
     "  select_block = 16, blocks = 8, window = 4",
@@ -73,6 +79,11 @@ def _model(name: str) -> Model:
     if name in CHOSEN:
         head = "arch 1\nmodel spec { vocab = 19, context = 4096, dim = 13, layers = 1\nffn = swiglu { hidden = 9 }\n"
         return load_text(f"{head}attention = nsa {{ {CHOSEN[name]} }} }}\n")[0]
+    if name in LATENTS:
+        head = "arch 1\nmodel spec { vocab = 50, context = 4096, dim = 16, layers = 1\nffn = swiglu { hidden = 8 }\n"
+        fixed = "heads = 8, q_rank = 8, kv_rank = 32, nope_dim = 8, rope_dim = 4, v_dim = 8, rope = rope"
+        index = f"indexer = lightning {{ heads = 2, head_dim = 8, topk = {LATENTS[name]} }}"
+        return load_text(f"{head}attention = dsa {{ {fixed}, {index} }} }}\n")[0]
     if name in WIDE:
         head = "arch 1\nmodel spec { vocab = 19, context = 96, dim = 13, layers = 2\n"
         return load_text(f"{head}{WIDE[name]}\nffn = swiglu {{ hidden = 9 }}\n}}\n")[0]
