@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import tiny_model
 from .tiny_model import Model
 
 TESTS = Path(__file__).parent
@@ -21,6 +22,11 @@ COLUMNS = 72
 """The longest row: more tokens than any window, ratio or top-k of a twin needs."""
 
 DTYPES = (torch.float64, torch.float32)
+
+CHOOSES = any("topk" in name or name == "compressed_attention" for name in vars(tiny_model))
+"""Whether it routes or picks by scores. Where two lie within rounding of each other rounding decides, and what a token
+gets moves by more than rounding: in float32 that may happen to a few tokens.
+"""
 
 
 ON_DEVICE = {"memory": "device"} if any(p["role"] == "table" for p in TINY["parameters"]) else {}
@@ -101,12 +107,20 @@ def allowed(dtype: torch.dtype) -> float:
     if dtype == torch.float64:
         return 1e-9
     ids = tokens(3, COLUMNS, seed=2)
-    return 16 * float((logits(twin(torch.float64), ids) - logits(twin(torch.float32), ids)).abs().max())
+    changed = (logits(twin(torch.float64), ids) - logits(twin(torch.float32), ids)).abs().amax(-1).flatten()
+    return 16 * float(changed.quantile(0.9) if CHOOSES else changed.max())
 
 
 def assert_same(got: Tensor, want: Tensor) -> None:
-    """Fails where two logits of one dtype differ by more than rounding, or one is not finite."""
+    """Fails where two logits of one dtype differ by more than rounding, or one is not finite.
+
+    In float32 one token in ten (at least one) may have chosen otherwise (`CHOOSES`); in float64 none.
+    """
     assert got.shape == want.shape
-    if got.numel():
-        worst = float((got - want).abs().max())
-        assert worst <= allowed(want.dtype), f"differs by {worst:.3g}, allowed are {allowed(want.dtype):.3g}"
+    if not got.numel():
+        return
+    assert got.isfinite().all(), "not finite"
+    off = (got - want).abs().reshape(-1, got.shape[-1]).amax(-1)
+    spared = max(1, len(off) // 10) if CHOOSES and want.dtype == torch.float32 else 0
+    worst = float(off.sort().values[: len(off) - spared].max()) if spared < len(off) else 0.0
+    assert worst <= allowed(want.dtype), f"differs by {worst:.3g}, allowed are {allowed(want.dtype):.3g}"
