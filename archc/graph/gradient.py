@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from archc.graph.value import Graph, Node, Scope, Stack, Value
@@ -10,6 +11,8 @@ from archc.ops import Table, Workload, numel
 from archc.ops.loss import Loss
 
 FLOATS = ("act", "fp32")
+Given = Callable[[Node], Iterable[Value]]
+"""The operands of a node to which its gradient goes."""
 
 
 class Gradients(NamedTuple):
@@ -38,24 +41,27 @@ def gradients(graph: Graph, w: Workload | None = None) -> Gradients:
 
     Entries of which there are none are left out of what reads them, and no gradient goes to what would make them.
     """
-    reached: set[Value] = set(graph.root.returns)
-    reached.update(scope.returns[-1] for scope in graph.predictions())
-    nodes: set[Node] = set()
     few = w if w is not None and short(graph, w) else None
-    _back(graph.root, reached, nodes, few)
-    _back(graph.steps, reached, nodes, few)
     fixed = constants(graph)
-    found = {n for n in nodes if isinstance(n.op, Loss) or not fixed.issuperset(n.outs)}
-    return Gradients(found, fixed, _starts(graph, fixed))
+    return Gradients(_reached(graph, fixed, lambda node: _given(node, few)), fixed, _starts(graph, fixed))
 
 
 def learned(graph: Graph) -> set[Value]:
-    """The parameters that get a gradient: those that a trained node reads. A stack's kinds count once."""
+    """The parameters that get a gradient other than zeros, of nodes that read them. A stack's kinds count once."""
     found: set[Value] = set()
-    for node in trained(graph):
-        ins = node.op.learns(node.ins) if isinstance(node.op, Loss) else node.ins
-        found.update(v for v in ins if v.param is not None and not v.param.buffer)
+    for node in _reached(graph, constants(graph), lambda node: node.op.learns(node.ins)):
+        found.update(v for v in node.op.learns(node.ins) if v.param is not None and not v.param.buffer)
     return found
+
+
+def _reached(graph: Graph, fixed: set[Value], given: Given) -> set[Node]:
+    """The nodes that get a gradient where each gives one to some of its operands, but for those of constants."""
+    reached: set[Value] = set(graph.root.returns)
+    reached.update(scope.returns[-1] for scope in graph.predictions())
+    nodes: set[Node] = set()
+    _back(graph.root, reached, nodes, given)
+    _back(graph.steps, reached, nodes, given)
+    return {n for n in nodes if isinstance(n.op, Loss) or not fixed.issuperset(n.outs)}
 
 
 def short(graph: Graph, w: Workload) -> bool:
@@ -104,7 +110,7 @@ def _given(node: Node, w: Workload | None) -> tuple[Value, ...]:
     return tuple(v for v in node.ins if numel(v.type.shape, w))
 
 
-def _back(scope: Scope, reached: set[Value], nodes: set[Node], w: Workload | None) -> None:
+def _back(scope: Scope, reached: set[Value], nodes: set[Node], given: Given) -> None:
     for item in reversed(scope.items):
         if isinstance(item, Node):
             if isinstance(item.op, Loss):
@@ -112,14 +118,14 @@ def _back(scope: Scope, reached: set[Value], nodes: set[Node], w: Workload | Non
                 reached.update(item.op.learns(item.ins))
             elif any(v in reached and v.type.dtype in FLOATS for v in item.outs) and not item.op.constant:
                 nodes.add(item)
-                reached.update(_given(item, w))
+                reached.update(given(item))
         elif isinstance(item, Scope):
-            _back(item, reached, nodes, w)
+            _back(item, reached, nodes, given)
         else:
-            _stack(item, reached, nodes, w)
+            _stack(item, reached, nodes, given)
 
 
-def _stack(stack: Stack, reached: set[Value], nodes: set[Node], w: Workload | None) -> None:
+def _stack(stack: Stack, reached: set[Value], nodes: set[Node], given: Given) -> None:
     """Every layer hands its state on, so a gradient that reaches the last, or a loss in one, reaches the results of
     all.
     """
@@ -127,5 +133,5 @@ def _stack(stack: Stack, reached: set[Value], nodes: set[Node], w: Workload | No
         return
     for kind in stack.kinds:
         reached.update(kind.returns)
-        _back(kind, reached, nodes, w)
+        _back(kind, reached, nodes, given)
     reached.update(stack.args)

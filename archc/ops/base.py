@@ -261,6 +261,10 @@ class Op(Record):
     borrows: ClassVar[str] = ""
     """The op whose module computes just this with the module's own weight: on such a weight it prints as its call."""
 
+    def learns(self, ins: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Those of its operands (values of a graph) whose gradient is more than zeros."""
+        return ins
+
     def __init_subclass__(cls, *, abstract: bool = False, **kw: Any) -> None:
         super().__init_subclass__(**kw)
         if not abstract:

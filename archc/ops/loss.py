@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from archc.ops.base import NOTHING, Cost, Op, Type, Workload, expr, need
 from archc.ops.tape import Tape, Tensor
@@ -36,10 +36,6 @@ class Loss(Effect, abstract=True):
     name: ClassVar[str]
     """What the loss is called in ``out.losses``."""
     weight: float
-
-    def learns(self, ins: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Those of its operands that it has a gradient for."""
-        return ins
 
 
 class SequenceBalance(Loss):

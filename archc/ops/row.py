@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import Literal
+from typing import Any, Literal
 
 from archc.ops.base import Op, ParamSpec, Type, expr, need
 from archc.ops.tape import Tape, Tensor
@@ -177,6 +177,9 @@ class Softmax(RowOp):
     """exp(x) / sum of exp(x) over the last dim"""
 
     island = True
+
+    def learns(self, ins: tuple[Any, ...]) -> tuple[Any, ...]:
+        return () if ins[0].type.last == 1 else ins
 
     def run(self, t: Tape, x: Tensor) -> Tensor:
         return t.of_result(x)

@@ -133,6 +133,10 @@ class SparseAttention(Op):
         need(entries is None or entries.last == q.last, f"queries have {q.last} channels, entries {entries}")
         return (q, Type(q.shape[:3], "fp32")) if self.lse else q
 
+    def learns(self, ins: tuple[Any, ...]) -> tuple[Any, ...]:
+        # As in `Attend`: one key, and no sink, takes all attention whatever the query is
+        return ins[1:2] if self.window == 1 and len(ins) == 3 else ins
+
     def flops(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[int, int, int]:
         q, recent = ins[:2]
         heads = q.fixed(2)

@@ -5,6 +5,7 @@ Over the twins of the library, the configs of tests/parity, and specs of what no
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cached_property
 from importlib import import_module
@@ -26,6 +27,7 @@ from archc.graph.interpreter import Interpreter
 from archc.graph.torch_package import torch_package
 from archc.graph.verify import verify
 from archc.importers import convert
+from archc.ops import Ring, Table
 from archc.plan import plan, shrink
 from archc.resolve import load_text
 from archc.schema import Cache, Model
@@ -129,6 +131,7 @@ SPECS = {
 
 PARTS = {
     "": "residual",
+    r"\.memory": "memory",
     r"\.self_attn": "attention",
     r"\.self_attn\.compressor": "compressor",
     r"\.self_attn\.compressor\.indexer": "indexer",
@@ -137,7 +140,7 @@ PARTS = {
     r"\.mlp": "dense_ffn",
     r"\.mlp\.(gate|router)": "router",
     r"\.mlp\.experts": "experts",
-    r"\.mlp\.shared_expert(s|_gate)?": "shared_experts",
+    r"\.mlp\.shared_experts?(_gate)?": "shared_experts",
 }
 """What a layer and its modules count as, less what modules inside them count as."""
 
@@ -327,11 +330,14 @@ def test_cache_bytes(both: Both, batch: int, context: int) -> None:
 
 def test_cache_bytes_grow_as_the_plan_says(both: Both) -> None:
     """By as many tokens as complete a group of every compressor, where every window is full."""
+    more = math.lcm(*(store.every for _, _, store in both.graph.states() if isinstance(store, Table)))
+    wide = max((store.keep for _, _, store in both.graph.states() if isinstance(store, Ring)), default=0)
+    long = -(-(wide + 100) // more) * more
     for model in stored(both):
-        planned = count(model, both.graph, mode="decode", context=200).kv_cache
-        small, large = (both.module.new_cache(1, n, layout=planned.layout).bytes() for n in (200, 208))
-        assert large - small == 8 * planned.bytes_per_token
-        assert large == 208 * planned.bytes_per_token + planned.bytes_per_sequence_fixed
+        planned = count(model, both.graph, mode="decode", context=long).kv_cache
+        small, large = (both.module.new_cache(1, n, layout=planned.layout).bytes() for n in (long, long + more))
+        assert large - small == more * planned.bytes_per_token
+        assert large == (long + more) * planned.bytes_per_token + planned.bytes_per_sequence_fixed
 
 
 def test_a_cache_of_another_layout_is_refused(both: Both) -> None:

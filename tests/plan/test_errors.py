@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 
 import archc
+from archc.drawers.attention.gqa import Gqa
+from archc.drawers.rope.rope import Rope
 from archc.plan import plan
+from archc.schema.making import make
 
 
 def test_a_shape_error_names_drawer_op_and_numbers() -> None:
-    model = archc.load("llama_3_1_8b", set={"attention.rope.dim": "256"})
+    model = archc.load("llama_3_1_8b")
+    attention = model.schedule[0].attention
+    assert isinstance(attention, Gqa)
+    # A rule of the drawer would say so first, but for a model that Python changed
+    wider = attention.model_copy(update={"rope": make(Rope, {"dim": 256})})
+    layer = model.schedule[0].model_copy(update={"attention": wider})
+    model = model.model_copy(update={"schedule": (layer,) * model.layers})
     with pytest.raises(archc.ArchError) as error:
         plan(model)
     (diagnostic,) = error.value.diagnostics

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from archc.graph.gradient import learned
 from archc.plan import plan, shrink
-from tests.resolve.support import GQA, one, only, spec
+from tests.resolve.support import GQA, found, one, only, spec
 
 
 def moe(fields: str, router: str) -> str:
@@ -111,3 +112,36 @@ def test_a_twin_still_has_to_choose(fields: str, router: str) -> None:
     assert (small.router.keep_groups < small.router.groups) == (whole.router.keep_groups < whole.router.groups)
     assert bool(small.shared_hidden) == bool(small.shared) == bool(whole.shared)
     plan(shrink(model))
+
+
+@pytest.mark.parametrize(
+    ("router", "cause"),
+    [
+        ("softmax { active = 1, topk_first = true }", "topk_first"),
+        ("softmax { active = 1, renormalise = true }", "renormalise"),
+        ("sigmoid { active = 1 }", "renormalise"),
+        ("hash { active = 1 }", "renormalise"),
+        ("softmax { active = 1 }", None),
+        ("sigmoid { active = 2 }", None),
+        ("sigmoid { active = 1, renormalise = false }", None),
+        ("hash { active = 1, renormalise = false }", None),
+    ],
+)
+def test_a_router_whose_one_weight_is_always_1_learns_nothing(router: str, cause: str | None) -> None:
+    """The plan knows it, and the author is told."""
+    text = moe("experts = 8", router)
+    graph = plan(one(text))
+    taught = {p.name for p in graph.parameters() if p.value in learned(graph)}
+    assert ("model.layers.0.mlp.gate.weight" in taught) == (cause is None)
+    assert "model.layers.0.mlp.experts.gate_up_proj" in taught
+    assert [d.message for d in found(text)] == (
+        [f"the weight of the one expert is always 1 after {cause}: the router learns nothing from it"] if cause else []
+    )
+
+
+@pytest.mark.parametrize("router", ["softmax { topk_first = true,", "sigmoid {"])
+def test_a_loss_that_levels_loads_teaches_such_a_router(router: str) -> None:
+    text = moe("experts = 8", f"{router} active = 1, balance_weight = 0.1 }}")
+    graph = plan(one(text))
+    assert {p.name for p in graph.parameters() if not (p.spec.buffer or p.value in learned(graph))} == set()
+    assert not found(text)

@@ -27,6 +27,12 @@ model tiny {{
 """
 
 
+def _routed(router: str) -> str:
+    """A small spec with a mixture of experts."""
+    fields = "  vocab = 1000, dim = 64, layers = 2, context = 1Ki\n  attention = gqa { heads = 4 }\n"
+    return f"arch 1\nmodel tiny {{\n{fields}  ffn = moe {{ experts = 8, hidden = 32, router = {router} }}\n}}\n"
+
+
 CODES: tuple[Code, ...] = (
     Code(
         id="W0001",
@@ -89,5 +95,15 @@ both are 1, whatever the scores: in the sparse stage, the default, the parameter
 The dense stage compares all entries that a token sees, and teaches it.""",
         failing=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 1 } }"),
         fixed=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 32 } }"),
+    ),
+    Code(
+        id="W0008",
+        title="router that learns nothing",
+        explanation="""\
+Where a token has one expert, and weights add up to 1, its weight is 1 whatever the router says: no gradient of the loss
+moves the router. Without `renormalise` (and `topk_first`) the weight is the expert's score, which learns. A loss that
+levels loads teaches the router, too, but not which expert is good for a token.""",
+        failing=_routed("sigmoid { active = 1 }"),
+        fixed=_routed("sigmoid { active = 1, renormalise = false }"),
     ),
 )

@@ -8,8 +8,8 @@ CODES = (
         title="shapes do not fit",
         explanation="""
 A drawer wrote its forward pass and two shapes did not fit. The message names the drawer, the operation and the
-numbers. Every value of the spec was fine by itself; together they are not: here, more channels are to be rotated than
-a head has.
+numbers. Every value of the spec was fine by itself; together they are not: here, a feed-forward gives more channels
+than the residual stream has, to which they are added.
 """,
         failing="""\
 arch 1
@@ -20,8 +20,8 @@ model small {
   layers  = 2
   context = 1Ki
 
-  attention = gqa { heads = 4, head_dim = 16, rope = rope { dim = 32 } }
-  ffn       = swiglu { hidden = 128 }
+  attention = gqa { heads = 4, head_dim = 16, rope = rope }
+  ffn       = swiglu { hidden = 128, dim = 96 }
 }
 """,
         fixed="""\
@@ -33,7 +33,7 @@ model small {
   layers  = 2
   context = 1Ki
 
-  attention = gqa { heads = 4, head_dim = 16, rope = rope { dim = 16 } }
+  attention = gqa { heads = 4, head_dim = 16, rope = rope }
   ffn       = swiglu { hidden = 128 }
 }
 """,

@@ -38,6 +38,20 @@ class Gqa(Attention):
             yield Problem(
                 fields=("kv_heads", "heads"), message=f"kv_heads = {self.kv_heads} does not divide heads = {self.heads}"
             )
+        if self.rope is None:
+            return
+        turned = getattr(self.rope, "dim", None)
+        if turned is None and self.head_dim % 2:
+            yield Problem(
+                fields=("head_dim", "rope"),
+                message=f"head_dim = {self.head_dim} channels do not form pairs, which the rope rotates",
+                help="take an even `head_dim`, or rotate fewer channels: `rope { dim = ... }`",
+            )
+        elif turned is not None and turned > self.head_dim:
+            yield Problem(
+                fields=("rope.dim", "head_dim"),
+                message=f"the rope rotates {turned} channels, but head_dim is {self.head_dim}",
+            )
 
     def about(self) -> str:
         seen = f" over the last {self.window:,} tokens" if self.window else ""

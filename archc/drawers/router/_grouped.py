@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from archc.schema import Problem, Router, field
+from archc.schema import Doubt, Problem, Router, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
+
+
+def settled(active: int, cause: str) -> Iterator[Doubt]:
+    """What is doubtful where ``cause`` makes the weights of a token's experts add up to 1, and there is one expert."""
+    if active == 1:
+        yield Doubt(
+            code="W0008",
+            fields=("active", cause),
+            message=f"the weight of the one expert is always 1 after {cause}: the router learns nothing from it",
+            help=f"let a token choose more, or write `{cause} = false`",
+        )
 
 
 class Grouped(Router):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from archc.schema import Problem, Router, field
+from archc.drawers.router._grouped import settled
+from archc.schema import Doubt, Problem, Router, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -27,6 +28,10 @@ class Hash(Router):
     def misfits(self, experts: int) -> Iterator[Problem]:
         if self.active > experts:
             yield Problem(fields=("active",), message=f"active = {self.active} is more than the {experts} experts")
+
+    def doubts(self, context: int) -> Iterator[Doubt]:
+        if self.renormalise:
+            yield from settled(self.active, "renormalise")
 
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         weight = g.param("weight", (experts, x.type.last), role="router")

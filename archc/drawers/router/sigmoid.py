@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from archc.drawers.router._grouped import Grouped
-from archc.schema import field
+from archc.drawers.router._grouped import Grouped, settled
+from archc.schema import Doubt, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -19,6 +20,10 @@ class Sigmoid(Grouped):
     renormalise: bool = field("divide the weights of a token by their sum", default=True)
     bias_rate: float = field("how far `after_step` moves the bias of an expert", default=0.001, ge=0)
     balance_weight: float = field("weight of the loss that levels loads in each sequence", default=0.0, ge=0)
+
+    def doubts(self, context: int) -> Iterator[Doubt]:
+        if self.renormalise and not self.balance_weight:
+            yield from settled(self.active, "renormalise")
 
     def build(self, g: Builder, x: Value, experts: int) -> tuple[Value, Value]:
         scores = self.scores(g, self.logits(g, x, experts))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from archc.drawers.router._grouped import Grouped
-from archc.schema import Problem, field
+from archc.drawers.router._grouped import Grouped, settled
+from archc.schema import Doubt, Problem, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -32,6 +32,10 @@ class Softmax(Grouped):
                 fields=("renormalise", "topk_first"),
                 message="renormalise has nothing to do: after topk_first the weights of a token add up to 1",
             )
+
+    def doubts(self, context: int) -> Iterator[Doubt]:
+        if (self.topk_first or self.renormalise) and not self.balance_weight:
+            yield from settled(self.active, "topk_first" if self.topk_first else "renormalise")
 
     def about(self) -> str:
         if not self.topk_first:
