@@ -131,7 +131,6 @@ SPECS = {
 
 PARTS = {
     "": "residual",
-    r"\.memory": "memory",
     r"\.self_attn": "attention",
     r"\.self_attn\.compressor": "compressor",
     r"\.self_attn\.compressor\.indexer": "indexer",
