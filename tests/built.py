@@ -39,7 +39,8 @@ def imported(path: Path) -> ModuleType:
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     """Gives every parameter a value that matters: norms 1 + 0.3 z, biases 0.3 z, matrices z / sqrt(fan in).
 
-    Buffers that a checkpoint holds, the biases of routers, get 0.3 z too; tables of experts get different ones.
+    Buffers that a checkpoint holds, the biases of routers, get 0.3 z too; tables of experts get different ones, other
+    ids stay.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
@@ -50,8 +51,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             p.copy_(noise / p.shape[-1] ** 0.5)
     held = model.state_dict().keys()
     for name, buffer in model.named_buffers():
-        if name in held and not buffer.is_floating_point():
+        if name.endswith("tid2eid"):
             experts = model.get_submodule(name.rpartition(".")[0]).get_parameter("weight").shape[0]
             buffer.copy_(torch.rand(len(buffer), experts, generator=generator).argsort()[:, : buffer.shape[1]])
-        elif name in held:
+        elif name in held and buffer.is_floating_point():
             buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator, dtype=torch.float64))
