@@ -110,7 +110,7 @@ def _agrees(name: str, folder: Path, batch: int, new: int, act: int = 4) -> None
             assert report.memory.step_peak == planned.total
 
 
-@pytest.mark.parametrize("name", [*BLOCKS, *CHOSEN])
+@pytest.mark.parametrize("name", [*BLOCKS, *CHOSEN, *LATENTS])
 def test_blocks_are_gone_when_the_next_is_made(name: str, tmp_path: Path) -> None:
     _agrees(name, tmp_path, 1, 1500)
 
