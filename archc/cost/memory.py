@@ -12,12 +12,21 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from archc.cost.formats import held, size_of
-from archc.cost.parallel import gradient_bytes, groups, local_workload, shard_shape, stage_units, stages
+from archc.cost.parallel import (
+    gradient_bytes,
+    groups,
+    local_workload,
+    rows_bytes,
+    shard_shape,
+    stage_units,
+    stages,
+    table_ways,
+)
 from archc.cost.placement import Split, Unit, cached_rows, handed_on, routed, routing, splits, units
 from archc.cost.report import Memory, Mode
 from archc.cost.setting import Recompute, Setting
 from archc.cost.shards import rank_rows
-from archc.cost.tables import rows_moved, tier
+from archc.cost.tables import rows_moved
 from archc.graph import Graph, Value
 from archc.ops import ParamSpec, Table, Workload, numel
 from archc.ops.base import nbytes
@@ -236,7 +245,7 @@ def _parameter(
     flat = setting.zero < 3
     shard = (rank_rows(part[0], shards, 0), *part[1:]) if part and not flat else part
     of = shards if flat else 1
-    where = tier(spec, setting)
+    where = setting.tier(spec)
     far = where != "device"
 
     def entry(
@@ -293,10 +302,10 @@ def _part(size: int, ways: int) -> float:
 def _different(spec: ParamSpec, split: Split | None, setting: Setting) -> int:
     """How many devices of a stage hold different parts of a parameter, shards of these left out."""
     p, g = setting.parallel, groups(setting)
+    if spec.role == "table":
+        return g.model
     if routed(spec):
         return g.model if len(spec.shape) == 3 else p.ep
-    if spec.role == "table":
-        return p.ep
     return 1 if split is None else split.ways(p.tp)
 
 
@@ -452,7 +461,7 @@ def _buffers(
             for value in unit.params():
                 spec = value.param
                 assert spec is not None
-                if spec.buffer or (g.expert_shards if routed(spec) or spec.role == "table" else g.shards) == 1:
+                if spec.buffer or spec.role == "table" or (g.expert_shards if routed(spec) else g.shards) == 1:
                     continue
                 shape = shard_shape(spec, split.get(value), setting)
                 weights += sum(size_of(held(spec, model.precision, training=train), shape))
@@ -475,6 +484,8 @@ def _buffers(
             if (route := routing(unit)) is not None
         ]  # fmt: skip
         yield "rows of experts", max(rows, default=0.0)
+    if table_ways(setting) > 1:
+        yield "rows of tables", max(rows_bytes(model, unit, train) for unit, _ in held_by) * tokens / p.tp
     if p.tp > 1:
         yield "the stream of all of tp", tokens * model.dim * act
     if p.cp > 1 and mode != "decode":

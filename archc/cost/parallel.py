@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Literal
 
 from archc.cost.formats import held, size_of
-from archc.cost.placement import Split, Unit, Units, cached_rows, handed_on, routed, routing, splits, units
+from archc.cost.placement import Split, Unit, Units, cached_rows, handed_on, routed, routing, rows_read, splits, units
 from archc.cost.report import Mode
 from archc.cost.setting import Parallel, Setting
 from archc.graph import Graph, Value
@@ -23,6 +23,7 @@ from archc.ops import ParamSpec, Workload, numel
 from archc.record import dataclass
 from archc.schema import Model
 
+LOOKED_UP = "rows of tables"
 Kind = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send"]
 
 
@@ -156,6 +157,9 @@ def collectives(model: Model, graph: Graph, w: Workload, mode: Mode, setting: Se
       a reduce-scatter of its gradients, for every micro-batch. ZeRO-1: one reduce-scatter of gradients and one
       all-gather of weights a step; ZeRO-2 reduces every micro-batch.
     - dp: one all-reduce of gradients (under fsdp: of its shard) a step.
+    - Rows of large tables, whose parts are on all devices that tp, ep and ZeRO-3 spread parameters over: those that a
+      device's tokens read come from the devices that have them, their gradients go back (Engram, arXiv:2601.07372).
+      Tables are not gathered. Of those on hosts and disks, gradients are not reduced either.
     - pp: the streams to the next stage, their gradients back, for every micro-batch.
     - cp: all-gathers of keys, values and entries forward and backward, a reduce-scatter of their gradients
       (arXiv:2407.21783, section 3.3.2); the tails of windows go to the neighbour. Decode gathers partial results.
@@ -222,6 +226,20 @@ def _of_stage(
                     yield Collective(
                         kind="all_to_all", what=f"{way} (ep)", ways=between, bytes=sent, count=n, network=True
                     )
+        # --- rows of tables
+        looked_up = rows_bytes(model, unit, train) * local.batch * local.new / p.tp
+        within, between = _levels(table_ways(setting), 1, domain)
+        for ways, network in ((within, False), (between, True)):
+            if looked_up and ways > 1:
+                n = times * micros * (runs + train)
+                yield Collective(
+                    kind="all_to_all",
+                    what=LOOKED_UP,
+                    ways=ways,
+                    bytes=looked_up * (ways - 1) / ways,
+                    count=n,
+                    network=network,
+                )
         if route is not None and g.channels > 1:
             rows = local.batch * local.new / p.tp * route.active * route.width * act * g.channels
             n = times * micros * ((runs if unit.layer else 1) + (1 if train else 0))
@@ -327,10 +345,27 @@ def shard_shape(spec: ParamSpec, split: Split | None, setting: Setting) -> tuple
         if len(shape) == 3 and g.channels > 1:
             shape[1] = math.ceil(shape[1] / g.channels)
     elif spec.role == "table":
-        shape[0] = math.ceil(shape[0] / p.ep)
+        shape[0] = math.ceil(shape[0] / g.model)
     elif split is not None:
         shape[split.axis] = math.ceil(shape[split.axis] / split.ways(p.tp))
     return tuple(shape)
+
+
+def table_ways(setting: Setting) -> int:
+    """Over how many devices the rows of a table are spread where a forward looks them up."""
+    g = groups(setting)
+    return g.model * (g.expert_shards if setting.zero == 3 else 1)
+
+
+def rows_bytes(model: Model, unit: Unit, train: bool) -> float:
+    """Bytes of the rows of a unit's tables that a token reads."""
+    found = 0.0
+    for value in unit.params():
+        spec = value.param
+        if spec is not None and spec.role == "table":
+            row = size_of(held(spec, model.precision, training=train), (1, spec.shape[-1]))
+            found += rows_read(spec) * sum(row)
+    return found
 
 
 def _weights(
@@ -350,13 +385,16 @@ def _weights(
         (False, g.shards, g.copies, p.tp),
         (True, g.expert_shards, g.expert_copies, g.model),
     ):
-        weights = gradients = 0.0
+        weights = gradients = tables = 0.0
         for value in unit.params():
             spec = value.param
             assert spec is not None
-            if spec.buffer or (routed(spec) or spec.role == "table") != experts:
+            if spec.buffer or (routed(spec) or spec.role == "table") != experts or setting.tier(spec) != "device":
                 continue
             shape = shard_shape(spec, split.get(value), setting)
+            if spec.role == "table" and setting.zero == 3:  # their rows are exchanged
+                tables += math.prod(shape) * gradient_bytes(spec, model)
+                continue
             weights += sum(size_of(held(spec, model.precision, training=train), shape))
             gradients += math.prod(shape) * gradient_bytes(spec, model)
         what = "experts" if experts else "weights"
@@ -370,7 +408,13 @@ def _weights(
             )
         if train:
             yield from _spread(
-                "all_reduce", f"gradients of {what} (dp)", gradients / shards, copies, stride * shards, domain, times
+                "all_reduce",
+                f"gradients of {what} (dp)",
+                (gradients + tables) / shards,
+                copies,
+                stride * shards,
+                domain,
+                times,
             )
     if train and p.tp > 1:
         # Devices of tp see tokens of their own between sub-layers, so what all of them repeat has gradients to add up.

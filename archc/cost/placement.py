@@ -254,6 +254,11 @@ def routed(spec: ParamSpec) -> bool:
     return spec.share != (1, 1) and spec.role != "table"
 
 
+def rows_read(spec: ParamSpec) -> int:
+    """Rows of a table that a token reads."""
+    return spec.share[0]
+
+
 def handed_on(graph: Graph, w: Workload) -> int:
     """Elements that a layer hands to the next: the residual stream, or all of them."""
     for scope, _ in graph.scopes(labels=False):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from archc import machine
 from archc.cost.report import Mode
+from archc.ops import ParamSpec
 from archc.record import dataclass
 from archc.schema import Hardware, Model
 
@@ -104,6 +105,10 @@ class Setting:
         """Rows of a replica that run at a time: a micro-batch."""
         rows = self.rows(batch)
         return min(rows, self.micro or (1 if self.parallel.pp > 1 else rows))
+
+    def tier(self, spec: ParamSpec) -> Tier:
+        """Where a parameter lies: tables where this says, or else the spec."""
+        return (self.tables or spec.placement) if spec.role == "table" else "device"
 
     def micros(self, batch: int) -> int:
         """Micro-batches of a step."""

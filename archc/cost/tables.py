@@ -12,22 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from archc.cost.formats import held, size_of
 from archc.cost.parallel import local_workload
-from archc.cost.placement import Unit, units
+from archc.cost.placement import Unit, rows_read, units
 from archc.cost.report import Mode, Tables
 from archc.cost.setting import Setting, Tier
 from archc.graph import Graph
 from archc.ops import ParamSpec, Workload
 from archc.schema import Hardware, Model
-
-
-def tier(spec: ParamSpec, setting: Setting) -> Tier:
-    """Where a parameter lies: tables where the setting says, or else the spec."""
-    return (setting.tables or spec.placement) if spec.role == "table" else "device"
-
-
-def rows_read(spec: ParamSpec) -> int:
-    """Rows of a table that a token reads."""
-    return spec.share[0]
 
 
 def rows_moved(spec: ParamSpec, w: Workload, setting: Setting) -> int:
@@ -47,7 +37,7 @@ def tables(model: Model, there: Iterable[ParamSpec], setting: Setting, mode: Mod
     for spec in there:
         form = held(spec, model.precision, training=mode == "train")
         parameters += math.prod(spec.shape)
-        lie[tier(spec, setting)] += sum(size_of(form, spec.shape))
+        lie[setting.tier(spec)] += sum(size_of(form, spec.shape))
         rows += rows_read(spec)
         bytes_ += rows_read(spec) * sum(size_of(form, (1, spec.shape[-1])))
     if not parameters:
@@ -60,7 +50,7 @@ def far(graph: Graph, setting: Setting) -> Iterator[tuple[int, ParamSpec]]:
     parts = units(graph)
     for layer, kind in enumerate(parts.schedule):
         for value in parts.kinds[kind].params():
-            if value.param is not None and tier(value.param, setting) != "device":
+            if value.param is not None and setting.tier(value.param) != "device":
                 yield layer, value.param
 
 
@@ -74,12 +64,13 @@ def arrival(
 ) -> tuple[float, float] | None:
     """Seconds in which the rows of a micro-batch arrive at a device, and those of them that the device waits for.
 
-    Tables are read one after the other, from the start of the forward; ``takes`` are the seconds of a unit's forward.
-    None where all tables lie on the device, or nothing is known of how fast the others are read.
+    Devices of tp read their parts of the rows. Tables are read one after the other, from the start of the forward;
+    ``takes`` are the seconds of a unit's forward. None where all tables lie on the device, or nothing
+    is known of how fast the others are read.
     """
     hw, parts = setting.hardware, units(graph)
     found = list(far(graph, setting))
-    if hw is None or not found or not all(rate(hw, tier(spec, setting)) for _, spec in found):
+    if hw is None or not found or not all(rate(hw, setting.tier(spec)) for _, spec in found):
         return None
     local = local_workload(w, setting)
     starts = [takes(parts.first)]
@@ -89,14 +80,14 @@ def arrival(
     for layer, spec in found:
         form = held(spec, model.precision, training=mode == "train")
         row = sum(size_of(form, (1, spec.shape[-1])))
-        read += local.batch * local.new * rows_read(spec) * row / rate(hw, tier(spec, setting))
+        read += local.batch * local.new / setting.parallel.tp * rows_read(spec) * row / rate(hw, setting.tier(spec))
         waited += max(0.0, read - starts[layer] - waited)
     return read, waited
 
 
 def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
     """What times leave out of tables that are not on the device."""
-    tiers: set[Tier] = {tier(spec, setting) for _, spec in far(graph, setting)}
+    tiers: set[Tier] = {setting.tier(spec) for _, spec in far(graph, setting)}
     if not tiers or setting.hardware is None:
         return
     unknown = sorted(where for where in tiers if not rate(setting.hardware, where))

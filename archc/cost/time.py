@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from archc.cost import tables
 from archc.cost.parallel import (
+    LOOKED_UP,
     Collective,
     bubble,
     collectives,
@@ -281,7 +282,7 @@ class Step:
             for value in unit.params():
                 spec = value.param
                 assert spec is not None
-                if spec.buffer or tables.tier(spec, self.setting) != "device":
+                if spec.buffer or self.setting.tier(spec) != "device":
                     continue
                 n = 1.0
                 for size in shard_shape(spec, split.get(value), self.setting):
@@ -316,8 +317,10 @@ class Step:
         return self.hw.latency(network=what.network) * (2 if what.kind == "all_reduce" else 1)
 
     def waits(self, what: Collective) -> bool:
-        """Whether the step stands still for a collective: in training what the next op needs, else everything."""
-        return self.mode != "train" or what.what.endswith(WAITED_FOR)
+        """Whether the step stands still for a collective: in training what the next op needs, else everything but rows
+        of tables, whose ids are known ahead.
+        """
+        return what.what != LOOKED_UP and (self.mode != "train" or what.what.endswith(WAITED_FOR))
 
     def alone(self) -> float:
         """The share of micro-batches that a stage runs while it has no other to compute: as its pipeline fills and
@@ -346,7 +349,7 @@ class Step:
         for what in self.sent():
             seconds = self.seconds(what)
             sent += seconds
-            if what.kind == "all_to_all":
+            if what.kind == "all_to_all" and what.what != LOOKED_UP:
                 alone = self.alone() if self.mode == "train" else repeats
                 bare[what.network] += alone * seconds
                 hidden[what.network] += max(0.0, 1 - alone) * seconds

@@ -201,7 +201,7 @@ def tables() -> Iterator[str]:
     yield from ("", "A step of DeepSeek-V3's run, in parts:", "")
     step = timed(V3)
     yield from ("| part | seconds | share |", "|---|---:|---:|")
-    for name, seconds in step.parts.items():
+    for name, seconds in ((name, seconds) for name, seconds in step.parts.items() if seconds):
         yield f"| {name} | {seconds:.3f} | {100 * seconds / step.total_s:.1f} % |"
     yield f"| total | {step.total_s:.3f} | 100.0 % |"
     yield f"| all arithmetic | {step.compute_s:.3f} | |"

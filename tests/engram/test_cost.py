@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import archc
 from archc.cost.count import count
 from archc.cost.explain import explain
-from archc.cost.setting import Setting
+from archc.cost.parallel import Collective, collectives, groups, shard_shape
+from archc.cost.setting import Parallel, Setting, setting_of
 from archc.cost.tables import arrival
 from archc.drawers import drawer_class
 from archc.ops import Workload
@@ -147,3 +148,58 @@ def test_a_memory_on_several_layers_is_explained_once() -> None:
         ("memory engram", "placement", "device"),
     ]
     assert sum(t.total for t in found.terms) == found.value
+
+
+PLANS = ["fsdp=16", "fsdp=4,ep=4", "tp=2,fsdp=2", "tp=2,ep=8,dp=2,fsdp=4", "dp=4,ep=2", "fsdp=2,cp=2"]
+W = Workload(batch=64, new=20)
+
+
+def under(text: str, plan_: str, mode: Any = "train", **fields: Any) -> tuple[Any, Setting, tuple[Collective, ...]]:
+    (model,) = load_text(text)
+    setting = setting_of(model, hardware="h100", parallel=Parallel.parse(plan_))
+    setting = replace(setting, **fields)
+    graph = plan(model)
+    return graph, setting, collectives(model, graph, W, mode, setting)
+
+
+@pytest.mark.parametrize("ways", PLANS)
+def test_what_is_sent_does_not_depend_on_the_rows_of_tables(ways: str) -> None:
+    """Rows that tokens read are sent, tables are not; but for gradients of what replicas have copies of."""
+    few = SPEC.format(place="device", optimizer="adamw")
+    many = few.replace("rows = 1000", "rows = 50000")
+    (graph, setting, one), (_, _, other) = under(few, ways), under(many, ways)
+    ours = [c for c in one if c.what != "gradients of experts (dp)"]
+    assert ours == [c for c in other if c.what != "gradients of experts (dp)"]
+    if groups(setting).expert_copies > 1:
+        assert len(ours) < len(one)
+    assert not any(c.what == "experts (fsdp)" for c in one)
+    parts = [
+        (p.spec.shape[0], shard_shape(p.spec, None, setting)[0]) for p in graph.parameters() if p.spec.role == "table"
+    ]
+    assert len(parts) == 2 and all(part == -(-rows // groups(setting).model) for rows, part in parts)
+
+
+@pytest.mark.parametrize("ways", PLANS)
+@pytest.mark.parametrize("mode", ["train", "prefill"])
+@pytest.mark.parametrize("zero", [1, 3])
+def test_rows_of_tables_are_exchanged(ways: str, mode: Any, zero: Any) -> None:
+    """Counted device by device: rows are as likely with each; those of another node come over the network to the
+    device of the same place there, and over its links.
+    """
+    _, setting, found = under(SPEC.format(place="device", optimizer="adamw"), ways, mode, zero=zero)
+    p, g = setting.parallel, groups(setting)
+    devices = range(g.model * (g.expert_shards if zero == 3 else 1))
+    tokens = W.batch * W.new / (p.dp * p.fsdp * p.tp * p.cp)
+    each = tokens * TABLES * DIM * 2 / len(devices)
+    beyond = sum(each for device in devices if device // 8)
+    passed = sum(each for device in devices if device % 8)
+    runs = 2 * (2 if mode == "train" else 1)  # two layers; forward, and gradients
+    rows = [c for c in found if c.what == "rows of tables"]
+    assert sum(c.bytes * c.count for c in rows if c.network) == pytest.approx(runs * beyond)
+    assert sum(c.bytes * c.count for c in rows if not c.network) == pytest.approx(runs * passed)
+
+
+def test_tables_of_hosts_send_no_gradients() -> None:
+    near, far = (SPEC.format(place=place, optimizer="adamw") for place in ("device", "host"))
+    assert [c.what for c in under(near, "dp=4")[2]].count("gradients of experts (dp)") == 2
+    assert not any("experts" in c.what for c in under(far, "dp=4")[2])
