@@ -121,7 +121,7 @@ def interprets(both: Both) -> None:
 
 
 def obeys(both: Both) -> None:
-    """The laws of language models with state, each with a few random examples."""
+    """The laws of language models with state, each with the smallest example and a random one."""
     for law in laws.LAWS:
         _law(law, both)
 
@@ -130,7 +130,7 @@ def _law(law: Callable[[Any, int, st.DataObject], None], both: Both) -> None:
     # The first example of hypothesis is always the smallest
     @seed(both.model.vocab)
     @settings(
-        max_examples=3,
+        max_examples=2,
         deadline=None,
         database=None,
         derandomize=False,
@@ -147,8 +147,7 @@ def _law(law: Callable[[Any, int, st.DataObject], None], both: Both) -> None:
 def narrow_caches(both: Both) -> None:
     """What a narrow cache holds was rounded before it was first read: chunks do not matter."""
     ids = both.tokens(2, SPAN)
-    for model in agreement.stored(both):
-        layout = model.cache.kind
+    for layout in {model.cache.kind for model in agreement.stored(both)} - {"fp32"}:
         whole, parts = (_cached(both, ids, chunks, layout) for chunks in ([SPAN], [9, 1, 1, 13, 16]))
         torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-9)
 
