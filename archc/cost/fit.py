@@ -135,7 +135,7 @@ def _layouts(model: Model, graph: Graph, w: Workload, train: bool, gpus: int, do
     experts = math.gcd(*(r.experts for unit in units(graph) if (r := routing(unit)) is not None)) or 1
     for tp in _powers(min(domain, gpus)):
         for pp in _powers(model.layers):
-            for cp in _powers(max(1, w.new // ROOM) if train else 1):
+            for cp in _powers(max(1, w.new // ROOM)):
                 copies, rest = divmod(gpus, tp * pp * cp)
                 if rest or copies < 1 or copies > w.batch:
                     continue

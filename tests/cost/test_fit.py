@@ -23,6 +23,8 @@ from archc.importers import load
 from archc.plan import plan
 from archc.schema import Model
 
+SEQ = {"train": 4096, "prefill": 65_536, "decode": None}
+
 
 @cache
 def planned(name: str) -> tuple[Model, Graph]:
@@ -36,11 +38,12 @@ def planned(name: str) -> tuple[Model, Graph]:
         ("deepseek_v3", "train", 15_360, 2048, "h800"),
         ("llama_3_1_8b", "train", 64, 8, "h100"),
         ("deepseek_v4_flash", "decode", 256, 16, "h200"),
+        ("deepseek_v3_2", "prefill", 1, 32, "h800"),
     ],
 )
 def test_every_plan_found_is_what_it_says(name: str, mode: Mode, batch: int, gpus: int, hardware: str) -> None:
     model, graph = planned(name)
-    w, shown = workload(model, mode, batch, 4096 if mode == "train" else None, 8192 if mode == "decode" else None)
+    w, shown = workload(model, mode, batch, SEQ[mode], 8192 if mode == "decode" else None)
     start = time.process_time()
     found = fit(model, graph, w, mode, setting_of(model, hardware=hardware), gpus)
     assert time.process_time() - start < 8  # about two seconds and a half on a machine with nothing else to do
@@ -62,6 +65,7 @@ def test_every_plan_found_is_what_it_says(name: str, mode: Mode, batch: int, gpu
         ("llama_3_1_8b", "train", 64, 8, "h100"),
         ("mixtral_8x7b", "train", 64, 16, "h100"),
         ("deepseek_v4_flash", "decode", 256, 16, "h200"),
+        ("deepseek_v3_2", "prefill", 1, 32, "h800"),
     ],
 )
 def test_the_search_finds_what_timing_everything_finds(
@@ -69,7 +73,7 @@ def test_the_search_finds_what_timing_everything_finds(
 ) -> None:
     """Brute force: every setting there is to choose from, timed if it fits."""
     model, graph = planned(name)
-    w, _ = workload(model, mode, batch, 4096 if mode == "train" else None, 8192 if mode == "decode" else None)
+    w, _ = workload(model, mode, batch, SEQ[mode], 8192 if mode == "decode" else None)
     setting = setting_of(model, hardware=hardware)
     assert setting.hardware is not None
     floors = Floors(model, graph, w, mode, setting.hardware)
@@ -168,3 +172,19 @@ def test_terms_add_up_to_the_figure(mode: Mode, text: str, key: str) -> None:
     assert sum(t.total for t in found.terms) == pytest.approx(found.value, abs=2, rel=1e-9)
     assert bool(found.terms) == (found.value > 0)
     assert all(t.formula for t in found.terms)
+
+
+def test_a_long_row_is_prefilled_by_many_devices_side_by_side() -> None:
+    """Stages wait for each other where there is one row, and tp repeats indexers: only cp divides what a row takes."""
+    model, graph = planned("deepseek_v3_2")
+    w, _ = workload(model, "prefill", 1, SEQ["prefill"], None)
+    found = fit(model, graph, w, "prefill", setting_of(model, hardware="h800"), 32)
+    assert found.plans[0].setting.parallel.cp > 1
+    best, without = (
+        next(p.time.total_s for p in found.plans if p.time is not None),
+        count(
+            model, graph, mode="prefill", batch=1, seq=SEQ["prefill"],
+            setting=setting_of(model, hardware="h800", parallel=Parallel.parse("tp=8,pp=4,ep=8")),
+        ).time,
+    )  # fmt: skip
+    assert without is not None and without.total_s > 4 * best
