@@ -53,7 +53,7 @@ def _beside_the_graph(a: Side, b: Side, differing: tuple[Place, ...]) -> Iterato
     for place in differing:
         level: Level | None = None
         training = False
-        if place.group in PRICES or (place.group, place.field) == ("model", "context"):
+        if place.group in PRICES or (place.group, place.field) in (("model", "context"), ("memory", "placement")):
             level = "COST"
         elif place.group == "cache":
             level = "COST" if _rounding(a) == _rounding(b) else "NUMERICS"

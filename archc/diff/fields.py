@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from archc.diagnostics import Span
 from archc.diff.findings import Place
 from archc.schema import LAYER_SLOTS, Drawer, Model
 from archc.schema.model import ModelFields
+
+LONG, SHOWN = 8, 3
+"""Entries of a list that is written as a whole, and those of a longer one that are."""
 
 NAME = "name"
 """What a place calls the name that a drawer has in its spec."""
@@ -77,7 +80,8 @@ def _of_drawers(
 
 
 def _place(group: str, field: str, a: Any, b: Any, a_spans: tuple[Span, ...], b_spans: tuple[Span, ...]) -> Place:
-    return Place(group=group, field=field, a=text(a), b=text(b), a_spans=a_spans, b_spans=b_spans)
+    one, other = texts(a, b)
+    return Place(group=group, field=field, a=one, b=other, a_spans=a_spans, b_spans=b_spans)
 
 
 def _kind(drawer: Any) -> str:
@@ -93,6 +97,23 @@ def _whole(drawer: Any) -> tuple[Span, ...]:
 
 def _spans(drawer: Drawer, name: str) -> tuple[Span, ...]:
     return drawer.origin.fields.get(name, ())
+
+
+def texts(a: Any, b: Any) -> tuple[str, str]:
+    """Two values as the language writes them, of long lists only where they begin to differ."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and max(len(a), len(b)) > LONG:
+        at = next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
+        return _excerpt(a, at), _excerpt(b, at)
+    return text(a), text(b)
+
+
+def _excerpt(values: Sequence[Any], at: int) -> str:
+    shown = [
+        *(["..."] if at else []),
+        *map(text, values[at : at + SHOWN]),
+        *(["..."] if len(values) > at + SHOWN else []),
+    ]
+    return f"[{', '.join(shown)}] of {len(values)}"
 
 
 def text(value: Any) -> str:

@@ -9,14 +9,18 @@ from collections.abc import Hashable, Iterable, Iterator
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
-from archc.diff.fields import text
+from archc.diff.fields import texts
 from archc.diff.findings import Finding
 from archc.graph import Graph, Node, Scope, Stack, Value
+from archc.ops import Op
 from archc.ops.loss import Effect
 from archc.ops.view import Detach
 
 SIZES = ("dim", "experts", "inputs_first", "out", "rows", "sizes")
 """Fields of ops that follow from the shapes of parameters, which are compared apart."""
+
+PLACES = ("placement",)
+"""Fields of ops that say where numbers lie, not which."""
 
 GROUP_OF = {"self_attn": "attention", "mlp": "ffn", "memory": "memory"}
 """Modules of a layer by the slot that fills them."""
@@ -178,7 +182,7 @@ class Numbers:
 
         def node(n: Node) -> int:
             if n not in done:
-                done[n] = self._number(("node", n.op, tuple(value(v) for v in n.ins)))
+                done[n] = self._number(("node", _anywhere(n.op), tuple(value(v) for v in n.ins)))
             return done[n]
 
         for n in part.nodes:  # in order, so that nothing recurses deeply
@@ -248,12 +252,19 @@ def _told(group: str, a: list[Node], b: list[Node], *, training: bool) -> Iterat
 def _fields(a: Word, b: Word) -> Iterator[tuple[str, str, str, bool]]:
     for name in a.op.fields:
         one, other = getattr(a.op, name), getattr(b.op, name)
-        if one != other and name not in SIZES:
-            yield f"{a.kind}: {name}", _value(one), _value(other), a.training
+        if one != other and name not in (*SIZES, *PLACES):
+            yield f"{a.kind}: {name}", *_values(one, other), a.training
 
 
-def _value(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else text(value)
+def _anywhere(op: Op) -> Op:
+    """An op wherever its numbers lie."""
+    there = {name: getattr(type(op), name) for name in PLACES if name in op.fields}
+    return op.replaced(**there) if there else op
+
+
+def _values(a: Any, b: Any) -> tuple[str, str]:
+    one, other = texts(a, b)
+    return tuple(f"{v:.6g}" if isinstance(v, float) else said for v, said in ((a, one), (b, other)))  # type: ignore[return-value]
 
 
 def _listed(words: list[Word]) -> str:

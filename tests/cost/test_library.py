@@ -30,6 +30,12 @@ def test_parameters_add_up(name: str) -> None:
     assert sum(params.by_component.values()) - params.by_component["mtp"] == params.total
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in resources.specs().glob("*.arch")))
+def test_a_model_says_what_it_is(name: str) -> None:
+    """In a comment that reports show: one above an `import` belongs to nothing."""
+    assert archc.load(name).doc
+
+
 @pytest.mark.parametrize("name", ACTIVE)
 def test_active_parameters(name: str) -> None:
     params = archc.cost(archc.load(name)).params

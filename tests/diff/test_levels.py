@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from archc.diff import Difference, diff
+from archc.diff.fields import texts
 from archc.importers import load
 from archc.resolve.project import library
 from tests.diff.specs import MOE, PLAIN, TEXT, changed, side, small
@@ -138,3 +139,22 @@ def test_a_difference_between_large_models_stays_readable() -> None:
     assert len(found.findings) < 150
     kinds = {(f.a, f.b) for f in found.findings if f.level == "NUMERICS" and f.group == "attention"}
     assert kinds == {("mla", f"windowed ({name})") for name in ("swa", "csa", "hca")}
+
+
+def test_where_a_table_lies_only_costs() -> None:
+    """Host and disk give the logits and gradients of the device (tests/tables)."""
+    near, far = (side(load("engram_27b", set={"engram.placement": place})) for place in ("device", "disk"))
+    found = diff(near, far)
+    assert levels(found) == {("COST", "memory", False)}
+    assert [(f.what, f.a, f.b, f.layers) for f in found.findings] == [("placement", "device", "disk", (1, 14))]
+    both = diff(near, side(load("engram_27b", set={"engram.placement": "disk", "engram.seed": "5"})))
+    assert levels(both) == {("COST", "memory", False), ("NUMERICS", "memory", False)}
+
+
+def test_of_long_lists_is_told_where_they_differ() -> None:
+    few, many = list(range(8)), list(range(100))
+    assert texts(few, [1, *few[1:]]) == ("[0, 1, 2, 3, 4, 5, 6, 7]", "[1, 1, 2, 3, 4, 5, 6, 7]")
+    other = [*many[:50], 7, *many[51:]]
+    assert texts(many, other) == ("[..., 50, 51, 52, ...] of 100", "[..., 7, 51, 52, ...] of 100")
+    assert texts(many, many[:-1]) == ("[..., 99] of 100", "[...] of 99")
+    assert texts([*many, 1], [*many, 2]) == ("[..., 1] of 101", "[..., 2] of 101")
