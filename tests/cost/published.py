@@ -325,7 +325,7 @@ FIGURES = (
         "27B",
         NSA,
         rule="cut",
-        note="the widths of its experts and its vocabulary are not published: those of the spec are taken to fit",
+        note="The widths of its experts and its vocabulary are not published: those of the spec are taken to fit.",
     ),
     _active(
         "nsa_27b",
@@ -333,7 +333,7 @@ FIGURES = (
         "params.active_core - params.by_component.attention - params.by_component.compressor",
         "without embedding, head and attention",
         NSA,
-        note="the paper does not say what it counts; with attention it is 4.8B, which no width of experts mends",
+        note="The paper does not say what it counts; with attention it is 4.8B, which no width of experts mends.",
     ),
     _total("qwen3_235b_a22b", "235B", QWEN3),
     _total("qwen3_235b_a22b", "235,093,634,560", META, rule="equal"),

@@ -25,6 +25,7 @@ class TwoStage(Lightning):
             yield Problem(
                 fields=("topk", "blocks", "block"),
                 message=f"topk = {self.topk}, but {self.blocks} blocks of {self.block} entries are all that is scored",
+                help="let it pick fewer, or keep more or longer blocks",
             )
 
     def scored(self) -> int:

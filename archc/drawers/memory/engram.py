@@ -65,7 +65,11 @@ class Engram(Memory):
 
     def problems(self) -> Iterator[Problem]:
         if not self.orders or min(self.orders) < 1 or len(set(self.orders)) < len(self.orders):
-            yield Problem(fields=("orders",), message=f"orders = {self.orders} are not lengths that differ, from 1 on")
+            yield Problem(
+                fields=("orders",),
+                message=f"orders = {self.orders} are not lengths that differ, from 1 on",
+                help="orders = [2, 3] looks up the last two and the last three tokens",
+            )
         elif self.sizes is not None and len(self.sizes) != len(self.orders) * self.heads:
             yield Problem(
                 fields=("sizes", "orders", "heads"),
