@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from archc.diagnostics import Diagnostic, Related, Span
 from archc.diagnostics.suggest import closest
+from archc.drawers import drawer_class, kinds
 from archc.resolve.names import declared
 from archc.resolve.project import Unit, library
 from archc.resolve.recipes import Seen
 from archc.resolve.resolution import Resolution
 from archc.resolve.scope import Amendment, Bound, Definition, Scope
 from archc.resolve.suggest import did_you_mean, listed
+from archc.schema.describe import describe
 from archc.schema.slots import LAYER_SLOTS, slot_names
 from archc.syntax import tree
 
@@ -300,7 +302,13 @@ class Merger:
 
     def _unfilled(self, slot: str, span: Span) -> None:
         fields = [n for n, i in self.r.frame.infos.items() if i.slot]
-        self._error("E0115", f"a model has no `{slot}` in this version of archc", span, f"its slots: {listed(fields)}")
+        if slot in UNFILLED:
+            message, help = f"a model has no `{slot}` in this version of archc", f"its slots: {listed(fields)}"
+        else:
+            parts = ((kind, describe(drawer_class(s, kind))) for s in slot_names() for kind in kinds(s))
+            owners = [kind for kind, fields in parts if any(info.slot == slot for info in fields.values())]
+            message, help = f"a model has no `{slot}` of its own", f"it is a field of {listed(sorted(owners))}"
+        self._error("E0115", message, span, help)
 
     def _error(self, code: str, message: str, span: Span, help: str | None = None) -> None:
         self.r.sink.add(Diagnostic(code=code, message=message, span=span, help=help))

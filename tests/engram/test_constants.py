@@ -136,6 +136,10 @@ def test_primes() -> None:
         ("heads = 8, rows = 9, ids = 10, pad = 10", "pad = 10 is no id: there are 10"),
         ("heads = 8, rows = 9, ids = 100_000", "99092 tokens cannot be merged to more ids, ids = 100000"),
         ("heads = 8, rows = 9, sizes = [3]", "sizes has 1 tables, but 2 lengths with 8 hashes each read 16"),
+        (
+            "heads = 2, rows = 9, sizes = [11, 13, 13, 13]",
+            "two tables of 13 rows for 3 tokens: both hashes would be the same",
+        ),
         ("heads = 8, rows = 9, pad = 100_000", "pad = 100000 is no id: there are 99092"),
     ],
 )
@@ -144,6 +148,14 @@ def test_what_cannot_be_is_said(fields: str, said: str) -> None:
     assert [said in d.message for d in found if d.code != "E0215"] == [True], found
     with pytest.raises(ArchError):
         loaded(fields)
+
+
+def test_a_dilation_of_nothing_is_doubted_once() -> None:
+    fields = "heads = 2, rows = 9, taps = 0, dilation = 2"
+    (doubt,) = check_text(SPEC.format(fields=fields, where="engram at [1, 14]", vocab=512, more=""))
+    assert (doubt.code, doubt.severity) == ("W0009", "warning")
+    assert doubt.message == "dilation = 2 has nothing to do: taps = 0 leaves the convolution out"
+    assert not check_text(SPEC.format(fields=fields[: fields.rindex(",")], where="engram at 1", vocab=512, more=""))
 
 
 def test_a_vocabulary_beyond_the_hash_is_refused() -> None:

@@ -101,6 +101,12 @@ def test_parts_of_the_language_without_kinds_say_so() -> None:
         assert problem.code == "E0115", line
 
 
+def test_slots_of_drawers_are_no_slots_of_a_model() -> None:
+    for line, owners in (("bypass = confidence", "`engram`"), ("compress = hca { ratio = 4 }", "`windowed`")):
+        problem = only(spec(GQA + FFN + line))
+        assert (problem.code, problem.help) == ("E0115", f"it is a field of {owners}"), line
+
+
 def test_empty_files() -> None:
     for text in ("", "\n", "arch 1", "arch 1\n", "# nothing"):
         assert found(text) == ()

@@ -86,6 +86,12 @@ def test_rules(given: dict[str, str], code: str, place: str, message: str) -> No
             "32",
             "the indexer may score 256 entries, but at context = 1024 there are 256",
         ),
+        (
+            CSA.replace("topk = 6", "topk = 6, key_norm = rms"),
+            "W0009",
+            "rms",
+            "key_norm has nothing to do: the compressor norms index keys as it norms entries",
+        ),
         (CSA.replace("ratio = 4", "ratio = 3"), "W0006", "3", "ratio = 3 does not divide context = 1024"),
         ("hca { ratio = 100 }", "W0006", "100", "ratio = 100 does not divide context = 1024"),
     ],

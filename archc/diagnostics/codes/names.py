@@ -94,7 +94,8 @@ means itself: in `attention csa = csa { ... }` the right side names a kind. `arc
         id="E0115",
         title="slot without kinds",
         explanation="""\
-The word belongs to the language, but no drawer of this slot is installed, so a model cannot set it.""",
+The word belongs to the language, but a model cannot set it: no drawer of this slot is installed, or the slot is one of
+other drawers, such as `rope` of an attention.""",
         failing=_model(_PARTS + "  quantization = int8\n"),
         fixed=_model(_PARTS),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from archc.drawers.indexer.lightning import Lightning
 from archc.schema import Doubt, Indexer
 
 
@@ -12,6 +13,13 @@ def doubts(indexer: Indexer, context: int, *, every: int = 1, instead: str) -> I
     where there is nothing to pick.
     """
     entries, what = context // every, "entries" if every > 1 else "tokens"
+    if every > 1 and isinstance(indexer, Lightning) and indexer.key_norm is not None:
+        yield Doubt(
+            code="W0009",
+            fields=("indexer.key_norm",),
+            message="key_norm has nothing to do: the compressor norms index keys as it norms entries",
+            help="leave it out: it is for indexers that make a key of each token",
+        )
     if indexer.most() >= entries:
         yield Doubt(
             code="W0005",

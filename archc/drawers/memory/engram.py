@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from archc.ops import Ring
 from archc.ops.ngram import hash_multipliers, hash_primes
-from archc.schema import Memory, Problem, field
+from archc.schema import Doubt, Memory, Problem, field
 
 if TYPE_CHECKING:
     from archc.graph import Builder, Value
@@ -78,6 +78,12 @@ class Engram(Memory):
             )
         if self.sizes is not None and min(self.sizes, default=1) < 1:
             yield Problem(fields=("sizes",), message="sizes has a table without rows")
+        for length, size in self._twice():
+            yield Problem(
+                fields=("sizes",),
+                message=f"sizes has two tables of {size} rows for {length} tokens: both hashes would be the same",
+                help="hashes of one length differ by the rows of their tables alone",
+            )
         if self.ids is not None and self.ids > self.vocab:
             yield Problem(
                 fields=("ids", "vocab"), message=f"{self.vocab} tokens cannot be merged to more ids, ids = {self.ids}"
@@ -88,13 +94,30 @@ class Engram(Memory):
         if self.hashed() >= MOST_IDS:
             yield Problem(fields=("vocab",), message=f"hashes tell at most {MOST_IDS - 1} ids, not {self.hashed()}")
 
+    def _twice(self) -> Iterator[tuple[int, int]]:
+        """The first rows that two tables of a length share, with that length."""
+        sizes = self.sizes or []
+        for i, length in enumerate(self.orders):
+            own = sizes[i * self.heads : (i + 1) * self.heads]
+            if same := next((n for n in own if n and own.count(n) > 1), None):
+                yield length, same
+                return
+
+    def doubts(self, context: int) -> Iterator[Doubt]:
+        if not self.taps and self.dilation != max(self.orders):
+            yield Doubt(
+                code="W0009",
+                fields=("dilation", "taps"),
+                message=f"dilation = {self.dilation} has nothing to do: taps = 0 leaves the convolution out",
+                help="leave it out, or give taps",
+            )
+
     def about(self) -> str:
         """With how much there is to look up."""
         lengths = " and ".join(map(str, self.orders))
         return (
             f"{super().about()}\n\nA token reads {len(self.orders) * self.heads} rows: one for each of {self.heads} "
-            f"hashes of the last {lengths} tokens, itself included. Multipliers and primes are those of a layer: no two"
-            " tables have as many rows."
+            f"hashes of the last {lengths} tokens, itself included. Multipliers and primes are those of a layer."
         )
 
     def hashed(self) -> int:
