@@ -116,14 +116,14 @@ def test_whole(d: Dsa, seed: int, data: st.DataObject) -> None:
     play_whole(layer.case, layer.expected, data, VOCAB, most=15)
 
 
-@settings(SLOW, max_examples=15)
+@settings(SLOW, max_examples=10)
 @given(d=layers(), seed=st.integers(0, 1 << 30), data=st.data())
 def test_chunks_ragged_and_rewound(d: Dsa, seed: int, data: st.DataObject) -> None:
     layer = Layer(d, seed)
     play_cached(layer.case, layer.expected, data, VOCAB, most=17)
 
 
-@SLOW
+@settings(SLOW, max_examples=12)
 @given(d=layers(), seed=st.integers(0, 1 << 30), data=st.data())
 def test_packed(d: Dsa, seed: int, data: st.DataObject) -> None:
     layer = Layer(d, seed)

@@ -98,7 +98,7 @@ def cases(draw: st.DrawFn, *, picked: bool | None = None) -> Case:
     return Case(of=of, picks=picks)
 
 
-@settings(max_examples=120)
+@settings(max_examples=40)
 @given(case=cases(), limit=LIMITS)
 def test_attention_equals_its_definition(case: Case, limit: int) -> None:
     got = case.run(limit)
@@ -106,7 +106,7 @@ def test_attention_equals_its_definition(case: Case, limit: int) -> None:
     assert got.isfinite().all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(case=cases(), limit=LIMITS)
 def test_gradients_equal_those_of_the_definition(case: Case, limit: int) -> None:
     found = []
@@ -189,7 +189,7 @@ def test_what_nobody_picked_is_not_read(case: Case) -> None:
     assert not entries.grad[~named].any()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(case=cases(), limit=LIMITS)
 def test_blocks_count_what_runs(case: Case, limit: int) -> None:
     """Two products for every pair forward, six backward; and those that map queries and values."""
@@ -218,7 +218,7 @@ def test_blocks_count_what_runs(case: Case, limit: int) -> None:
     assert total - forward == mapped * (3 * c.nope + 2 * values) + 3 * met
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     past=st.integers(0, 90),
     new=st.integers(1, 150),

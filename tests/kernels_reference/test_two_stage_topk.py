@@ -68,7 +68,7 @@ sizes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(time=rows(), given=sizes, heads=st.integers(1, 3), limit=LIMITS, seed=st.integers(0, 1 << 30))
 def test_it_is_the_best_of_the_best_blocks(
     time: Rows, given: dict[str, int], heads: int, limit: int, seed: int
@@ -134,7 +134,7 @@ def test_packed_keys_are_read_as_what_they_decode_to(time: Rows, given: dict[str
         assert torch.equal(*found)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(past=st.integers(0, 50), new=st.integers(1, 40), given=sizes, limit=st.sampled_from([1, 300, 1 << 24]))
 def test_blocks_count_what_runs(past: int, new: int, given: dict[str, int], limit: int) -> None:
     time = Rows(pasts=(past, past), counts=(new, new), new=new, cached=True)
