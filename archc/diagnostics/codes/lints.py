@@ -112,7 +112,9 @@ levels loads teaches the router, too, but not which expert is good for a token."
         explanation="""\
 The field belongs to a part that this model does not have, or that it has elsewhere: what was written changes nothing.
 Index keys of a compressor are normed by the compressor: `key_norm` is for indexers that make a key of each token.""",
-        failing=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 6, key_norm = rms }}"),
-        fixed=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 6 }}"),
+        failing=_windowed(
+            "csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 6, key_norm = rms } }",
+        ),
+        fixed=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 6 } }"),
     ),
 )
