@@ -92,7 +92,7 @@ class Clock:
         if hw.drain and work.multiplies:
             compute += (work.results / ways + self._gradients(work)) / hw.drain
         compute /= 1 - self.busy
-        memory = self.bytes(work, ways) / hw.streams
+        memory = self.bytes(work, ways) / hw.streams + self._from_afar(work, ways)
         bound = compute > memory
         return Spent(
             compute=compute,
@@ -101,6 +101,13 @@ class Clock:
             moving=0.0 if bound else memory,
             launching=hw.launch * work.launches,
         )
+
+    def _from_afar(self, work: Work, ways: float) -> float:
+        """Seconds that what a cache holds takes longer to read where that is not on the device."""
+        rate = self.hardware.brings(self.setting.cache)
+        if not work.cached or not rate:
+            return 0.0
+        return work.cached / (self._cp(work) if work.repeated else ways) * (1 / rate - 1 / self.hardware.streams)
 
     def floor(self, work: Work) -> float:
         """The least seconds of one work: at what the maker states, without a launch."""

@@ -17,7 +17,7 @@ from archc.cost.report import Mode, Tables
 from archc.cost.setting import Setting, Tier
 from archc.graph import Graph
 from archc.ops import ParamSpec, Workload
-from archc.schema import Hardware, Model
+from archc.schema import Model
 
 
 def rows_moved(spec: ParamSpec, w: Workload, setting: Setting) -> int:
@@ -54,11 +54,6 @@ def far(graph: Graph, setting: Setting) -> Iterator[tuple[int, ParamSpec]]:
                 yield layer, value.param
 
 
-def rate(hw: Hardware, where: Tier) -> float:
-    """Bytes a second from a tier to the device; 0 where nothing is known."""
-    return hw.host if where == "host" else min(hw.host, hw.disk)
-
-
 def arrival(
     model: Model, graph: Graph, w: Workload, mode: Mode, setting: Setting, takes: Callable[[Unit], float]
 ) -> tuple[float, float] | None:
@@ -70,7 +65,7 @@ def arrival(
     """
     hw, parts = setting.hardware, units(graph)
     found = list(far(graph, setting))
-    if hw is None or not found or not all(rate(hw, setting.tier(spec)) for _, spec in found):
+    if hw is None or not found or not all(hw.brings(setting.tier(spec)) for _, spec in found):
         return None
     local = local_workload(w, setting)
     starts = [takes(parts.first)]
@@ -80,7 +75,7 @@ def arrival(
     for layer, spec in found:
         form = held(spec, model.precision, training=mode == "train")
         row = sum(size_of(form, (1, spec.shape[-1])))
-        read += local.batch * local.new / setting.parallel.tp * rows_read(spec) * row / rate(hw, setting.tier(spec))
+        read += local.batch * local.new / setting.parallel.tp * rows_read(spec) * row / hw.brings(setting.tier(spec))
         waited += max(0.0, read - starts[layer] - waited)
     return read, waited
 
@@ -90,7 +85,7 @@ def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
     tiers: set[Tier] = {setting.tier(spec) for _, spec in far(graph, setting)}
     if not tiers or setting.hardware is None:
         return
-    unknown = sorted(where for where in tiers if not rate(setting.hardware, where))
+    unknown = sorted(where for where in tiers if not setting.hardware.brings(where))
     if unknown:
         yield (
             f"time: no rate of {' and '.join(unknown)} is known of {setting.hardware.label}, so rows of tables arrive"

@@ -115,10 +115,16 @@ def assumptions(graph: Graph, mode: Mode, setting: Setting) -> Iterator[str]:
             " waited for."
         )
     elif setting.parallel.devices > 1:
-        yield "time: one batch at a time: everything that devices send each other is waited for."
+        aside = ", but for rows of tables, which come while layers run" if any(tables.specs(graph)) else ""
+        yield f"time: one batch at a time: everything that devices send each other is waited for{aside}."
     if setting.parallel.devices > 1:
         yield from _latencies(mode, setting.parallel, hw)
     yield from tables.assumptions(graph, mode, setting)
+    if mode != "train" and setting.cache != "device":
+        how = "comes at the rate of long copies, and is waited for" if hw.brings(setting.cache) else (
+            f"comes as if it were on the device: no rate of {setting.cache} is known of {hw.label}"
+        )  # fmt: skip
+        yield f"time: what attention and indexers need of a cache on {setting.cache} {how}."
     yield (
         "mfu: ideal FLOPs of the step over what the devices could compute in it in bfloat16; where products are"
         " narrower, it may pass 100 %."

@@ -56,6 +56,8 @@ class Work:
     gradients: tuple[tuple[Value, float], ...]
     launches: int
     repeated: float = 0.0
+    cached: float = 0.0
+    """Bytes of ``read`` that a cache holds."""
     over_keys: bool = False
     """Whether cp spreads it with the keys."""
     stage: str = ""
@@ -185,7 +187,11 @@ class Amounts:
             gradients=(),
             launches=max(1, sum(s.engine != "rows" for s in sums) if not kernel.rows else 1),
             repeated=self._repeated(kernel, sums, shares),
+            cached=sum(shares.get(v, 1.0) * self.bytes_of(v) for v in kernel.reads if self._in_cache(v)),
         )
+
+    def _in_cache(self, value: Value) -> bool:
+        return self.w.cached and value in self.src.stores
 
     def _repeated(self, kernel: Kernel, sums: tuple[Sum, ...], shares: dict[Value, float]) -> float:
         """Bytes of entries [B, T, C] that all heads of an attention share: whatever its heads, a device reads them."""
@@ -258,6 +264,7 @@ class Amounts:
                         gradients=(),
                         launches=1,
                         repeated=stage.latents * entries,
+                        cached=stage.latents * entries if self.w.cached else 0.0,
                         over_keys=stage.over_keys,
                         stage=f"{stage.name} ({form})",
                     )

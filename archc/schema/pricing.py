@@ -175,6 +175,10 @@ class Hardware(Drawer):
         stated, measured = (self.network, self.network_measured) if network else (self.link, self.link_measured)
         return min(stated, measured or stated)
 
+    def brings(self, where: Literal["device", "host", "disk"]) -> float:
+        """Bytes a second from the device's host, or through it from a disk, to the device; 0 where nothing is known."""
+        return {"device": 0.0, "host": self.host, "disk": min(self.host, self.disk)}[where]
+
     def latency(self, *, network: bool) -> float:
         """Seconds of an exchange of next to nothing, of which an all-reduce is two; 0 where nothing is known."""
         return self.network_latency if network else self.link_latency

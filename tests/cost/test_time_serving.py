@@ -34,6 +34,25 @@ def test_a_cache_is_loaded_at_the_rate_of_its_path() -> None:
         assert found.prefill_s > found.load_s
 
 
+@pytest.mark.parametrize(
+    ("name", "tokens", "width", "layers"),
+    [("llama_3_1_8b", 32_768, 4096, 32), ("nsa_27b", 2048 + 1024 + 512, 2560, 30)],
+)
+def test_a_cache_that_lies_elsewhere_is_read_from_there(name: str, tokens: int, width: int, layers: int) -> None:
+    """To decode token 32,768 of 4 rows: all keys and values (8 heads of 128), or of the entries, blocks and window of
+    native sparse attention (arXiv:2502.11089, table 4) those of 4 heads of 192 and 128.
+    """
+    need = 4 * tokens * width * layers
+    near = timed(name, "decode", Setting(hardware=machine("h800")), batch=4, context=32_768)
+    for where, rate in (("host", 64e9), ("disk", 7e9)):
+        hardware = machine("h800", disk=7e9)
+        far = timed(name, "decode", Setting(hardware=hardware, cache=where), batch=4, context=32_768)
+        assert far.total_s - near.total_s == pytest.approx(need * (1 / rate - 1 / hardware.streams), rel=0.02)
+        assert far.memory_s == pytest.approx(far.parts["memory"], rel=0.02)
+    unknown = timed(name, "decode", Setting(hardware=machine("h800"), cache="disk"), batch=4, context=32_768)
+    assert unknown.total_s == near.total_s
+
+
 @given(drafts=st.integers(1, 6), accept=st.floats(0, 1))
 @settings(max_examples=20, deadline=None)
 def test_a_step_gives_the_expected_tokens(drafts: int, accept: float) -> None:
