@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from archc.importers.experts import active
 from archc.importers.reader import Reader
 from archc.importers.rope import rope
 from archc.importers.spec import Drawer, Value
@@ -82,6 +83,17 @@ def groups(c: Reader, experts: int, *, smallest: int = 1) -> dict[str, Value]:
     if kept > count:
         c.bad("topk_group", f"`topk_group` = {kept} is more than `n_group` = {count}")
     return {"groups": count, "keep_groups": kept} if count > 1 else {}
+
+
+def sigmoid_router(c: Reader, experts: int) -> Drawer:
+    """The router: sigmoid scores, chosen with a bias within the best groups."""
+    fields: dict[str, Value] = {"active": active(c, experts)} | groups(c, experts, smallest=2)
+    if c.value("norm_topk_prob") is None or not c.flag("norm_topk_prob"):
+        fields["renormalise"] = False
+    scale = c.number("routed_scaling_factor")
+    if scale != 1:
+        fields["scale"] = scale
+    return Drawer("sigmoid", fields)
 
 
 def sparse_from(c: Reader, layers: int) -> tuple[bool, ...]:

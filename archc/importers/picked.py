@@ -6,8 +6,8 @@ from typing import Any
 
 from archc.importers import latent
 from archc.importers.dense import model_fields
-from archc.importers.experts import active, mixed, moe
-from archc.importers.latent import groups, head_dim, latent_attention, shared_experts
+from archc.importers.experts import mixed, moe
+from archc.importers.latent import head_dim, latent_attention, shared_experts, sigmoid_router
 from archc.importers.reader import Reader, shown
 from archc.importers.spec import Drawer, Layers, Spec, Value
 
@@ -32,7 +32,7 @@ def spec(c: Reader, *, title: str, pairs: str) -> Spec:
     experts = c.whole(key)
     shared = shared_experts(c)
     width = c.whole("moe_intermediate_size")
-    mixture = moe(c, experts=experts, hidden=width, router=_router(c, experts), names="deepseek", **shared)
+    mixture = moe(c, experts=experts, hidden=width, router=sigmoid_router(c, experts), names="deepseek", **shared)
     modules = c.count("num_nextn_predict_layers") if "num_nextn_predict_layers" in c.values else 0
     layers = c.whole("num_hidden_layers")
     _all_indexed(c, layers)
@@ -83,17 +83,6 @@ def _sparse(c: Reader, layers: int) -> tuple[bool, ...]:
         c.bad("mlp_layer_types", message)
         return (True,) * layers
     return tuple(kind == "sparse" for kind in kinds)
-
-
-def _router(c: Reader, experts: int) -> Drawer:
-    """The router: sigmoid scores, chosen with a bias within the best groups."""
-    fields: dict[str, Value] = {"active": active(c, experts)} | groups(c, experts, smallest=2)
-    if c.value("norm_topk_prob") is None or not c.flag("norm_topk_prob"):
-        fields["renormalise"] = False
-    scale = c.number("routed_scaling_factor")
-    if scale != 1:
-        fields["scale"] = scale
-    return Drawer("sigmoid", fields)
 
 
 DEFAULTS: dict[str, Any] = {

@@ -6,10 +6,10 @@ from typing import Any
 
 from archc.importers import latent
 from archc.importers.dense import model_fields
-from archc.importers.experts import active, mixed, moe
-from archc.importers.latent import groups, head_dim, latent_attention, shared_experts, sparse_from
+from archc.importers.experts import mixed, moe
+from archc.importers.latent import head_dim, latent_attention, shared_experts, sigmoid_router, sparse_from
 from archc.importers.reader import Reader
-from archc.importers.spec import Drawer, Layers, Spec, Value
+from archc.importers.spec import Drawer, Layers, Spec
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 129280,
@@ -61,7 +61,7 @@ def spec(c: Reader, title: str = TITLE) -> Spec:
     experts = c.whole(c.either("n_routed_experts", "num_local_experts"))
     shared = shared_experts(c)
     width = c.whole("moe_intermediate_size")
-    mixture = moe(c, experts=experts, hidden=width, router=_router(c, experts), names="deepseek", **shared)
+    mixture = moe(c, experts=experts, hidden=width, router=sigmoid_router(c, experts), names="deepseek", **shared)
     interleaved = c.value("rope_interleave") is not None and c.flag("rope_interleave")
     modules = c.count(c.either("num_mtp_layers", "num_nextn_predict_layers"))
     return Spec(
@@ -71,14 +71,3 @@ def spec(c: Reader, title: str = TITLE) -> Spec:
         ffn=mixed(c, sparse_from(c, c.whole("num_hidden_layers")), mixture),
         mtp=Drawer("concat", {"depth": modules}) if modules else None,
     )
-
-
-def _router(c: Reader, experts: int) -> Drawer:
-    """The router: sigmoid scores, chosen with a bias within the best groups."""
-    fields: dict[str, Value] = {"active": active(c, experts)} | groups(c, experts, smallest=2)
-    if c.value("norm_topk_prob") is None or not c.flag("norm_topk_prob"):
-        fields["renormalise"] = False
-    scale = c.number("routed_scaling_factor")
-    if scale != 1:
-        fields["scale"] = scale
-    return Drawer("sigmoid", fields)
