@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from archc.cost.count import DEFAULT_REWIND, LENGTH_BYTES, Learning, node_cost, tidy
-from archc.cost.formats import WEIGHT, product_of
+from archc.cost.formats import WEIGHT, held, product_of, size_of
+from archc.cost.placement import rows_read
 from archc.cost.report import Report
 from archc.cost.setting import Setting
 from archc.diagnostics import Span
@@ -76,6 +77,8 @@ def explain(model: Model, graph: Graph, report: Report, key: str, setting: Setti
         parts = _flops(model.precision, graph, report, rest, component)
     elif section == "kv_cache":
         parts = _cache(model.cache, graph, report, rest, component)
+    elif section == "tables":
+        parts = _tables(model.precision, graph, report, rest)
     else:
         parts = []
     if section == "time" and setting is not None and report.time is not None:
@@ -154,6 +157,23 @@ def _parameters(graph: Graph) -> Iterator[tuple[Scope, str, ParamSpec, str, int]
                 scope.owners[value.param.name],
                 times,
             )
+
+
+def _tables(precision: Precision, graph: Graph, report: Report, rest: str) -> list[tuple[Term, Scope]]:
+    out: list[tuple[Term, Scope]] = []
+    for scope, name, spec, _, times in _parameters(graph):
+        if spec.role != "table":
+            continue
+        row = sum(size_of(held(spec, precision, training=report.workload.mode == "train"), (1, spec.shape[-1])))
+        formulas = {
+            "parameters": (" x ".join(f"{n:,}" for n in spec.shape), math.prod(spec.shape)),
+            "rows_per_token": (f"{rows_read(spec):,} rows", rows_read(spec)),
+            "bytes_per_token": (f"{rows_read(spec):,} rows x {row:,} bytes", rows_read(spec) * row),
+        }
+        if rest in formulas:
+            formula, total = formulas[rest]
+            out.append((Term(what=name, count=times, formula=formula, total=total * times), scope))
+    return out
 
 
 def _flops(
@@ -259,7 +279,7 @@ def _matters(section: str, component: str | None) -> set[str]:
     fields = {"dim", "layers"}
     if section != "kv_cache" and component in (None, "embedding", "head", "mtp"):
         fields.add("vocab")
-    return fields if section == "params" else fields | {"context"}
+    return fields if section in ("params", "tables") else fields | {"context"}
 
 
 def _counting(drawer: Drawer) -> Iterator[Drawer]:

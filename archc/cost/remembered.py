@@ -53,4 +53,6 @@ def _counts(e: Entry, head: str, name: str) -> bool:
 
 def _term(e: Entry, formula: str, total: float, *, section: bool) -> Term:
     what = f"{e.section}: {e.what}" if section and e.what else e.what or e.section
-    return Term(what=what, count=e.count, formula=formula or f"{tidy(total / e.count):,} bytes", total=tidy(total))
+    return Term(
+        what=what, count=e.count, formula=formula or f"{tidy(round(total / e.count, 1)):,} bytes", total=tidy(total)
+    )

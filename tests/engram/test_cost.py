@@ -203,3 +203,12 @@ def test_tables_of_hosts_send_no_gradients() -> None:
     near, far = (SPEC.format(place=place, optimizer="adamw") for place in ("device", "host"))
     assert [c.what for c in under(near, "dp=4")[2]].count("gradients of experts (dp)") == 2
     assert not any("experts" in c.what for c in under(far, "dp=4")[2])
+
+
+@pytest.mark.parametrize("key", ["tables.parameters", "tables.rows_per_token", "tables.bytes_per_token"])
+@pytest.mark.parametrize("mode", ["train", "decode"])
+def test_figures_of_tables_are_sums_of_their_terms(key: str, mode: Any) -> None:
+    model = loaded()
+    found = explain(model, plan(model), count(model, plan(model), mode=mode), key)
+    assert sum(t.total for t in found.terms) == found.value
+    assert {s.field for s in found.sources if s.drawer == "memory engram"} >= {"heads", "head_dim", "rows"}

@@ -10,12 +10,17 @@ from archc.cli._cost.units import seconds_text
 from archc.cost.explain import Explanation
 
 
+def _number(n: float) -> str:
+    """Of parts of bytes a tenth at most: they are means."""
+    return f"{round(n, 1) if abs(n) >= 100 else n:,}"
+
+
 def show(e: Explanation) -> None:
     """Prints an explanation."""
     from rich.table import Table
 
     of_time = e.key.endswith("_s") or e.key.startswith("time.parts.")
-    text: Callable[[float], str] = seconds_text if of_time else "{:,}".format
+    text: Callable[[float], str] = seconds_text if of_time else _number
     value = text(e.value) if isinstance(e.value, int | float) else e.value
     parts: list[Any] = [f"[bold]{e.key}[/bold] = {value}", ""]
     if e.terms:
