@@ -11,7 +11,7 @@ from archc.emit.flow import Flow
 from archc.emit.layout import aligned, docstring, fill, plain, statement
 from archc.graph import Graph, Node, Scope, Stack
 from archc.ops import OPS
-from archc.ops.ngram import TableLookup
+from archc.ops.ngram import NgramHash, TableLookup
 from archc.ops.sparse import IndexTopk
 from archc.schema import Model
 
@@ -125,6 +125,8 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
         lines.append('    tied_weights = {"lm_head.weight": "model.embed_tokens.weight"}')
     if any(isinstance(node.op, IndexTopk) for node, _ in graph.walk()):
         lines.append("    has_indexers = True")
+    if found := merges(graph):
+        lines += ["    merges = {", *(f'        "{name}": {numbers},' for name, numbers in found.items()), "    }"]
     if model.mtp is not None:
         lines.append(f"    mtp_weight = {model.mtp.weight}")
     arguments = ["self", "*", "device: torch.device | str | None = None", "dtype: torch.dtype = torch.float32"]
@@ -159,6 +161,13 @@ def _model(model: Model, graph: Graph, flow: Flow, classes: Classes, reserved: f
 def has_tables(graph: Graph) -> bool:
     """Whether a model has large tables, of which tokens read rows."""
     return any(isinstance(node.op, TableLookup) for node, _ in graph.walk())
+
+
+def merges(graph: Graph) -> dict[str, tuple[int, int]]:
+    """Buffers with the ids of tokens after merging, by name: how many different ones, and that before a sequence."""
+    pads = {node.scope: node.op.pad for node, _ in graph.walk() if isinstance(node.op, NgramHash)}
+    found = [p for p in graph.parameters() if p.spec.init == "wrapped"]
+    return {p.name: (p.spec.below, pads[p.value.scope]) for p in found}
 
 
 def _streams(backbone: Scope) -> int:

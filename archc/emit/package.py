@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from archc import resources
-from archc.emit.module import has_tables, print_model
+from archc.emit.module import has_tables, merges, print_model
 from archc.emit.readme import figures
 from archc.emit.training import losses, router_biases
 from archc.graph import Graph, Parameter, Value
@@ -42,6 +42,12 @@ RUNTIME_ENTRY = ("runtime.model", "runtime.weights")
 TABLE_ENTRY = ("runtime.optimizers",)
 """The same of packages with large tables."""
 
+MERGE_TESTS = "tests/test_merging.py"
+"""The laws of models whose memories merge tokens, likewise."""
+
+MERGE_ENTRY = ("runtime.merging",)
+"""The same of packages whose memories merge tokens."""
+
 
 def files(
     model: Model, graph: Graph, tiny: Model, tiny_graph: Graph, cost: dict[str, Any], tiny_cost: dict[str, Any]
@@ -53,7 +59,9 @@ def files(
     text, modules = print_model(model, graph)
     tiny_text, tiny_modules = print_model(tiny, tiny_graph, above="..")
     tables = has_tables(graph)
-    carried = _closure({*modules, *tiny_modules, *RUNTIME_ENTRY, *(TABLE_ENTRY if tables else ())})
+    merging = " and ".join(f"{ids:,}" for ids in sorted({ids for ids, _ in merges(graph).values()}))
+    entry = (*RUNTIME_ENTRY, *(TABLE_ENTRY if tables else ()), *(MERGE_ENTRY if merging else ()))
+    carried = _closure({*modules, *tiny_modules, *entry})
     out = {f"{module.replace('.', '/')}.py": _source(module).read_text() for module in carried}
     for folder in ("kernels", "runtime"):
         out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
@@ -65,6 +73,7 @@ def files(
     out["tests/tiny_plan.json"] = json.dumps(tiny_facts, indent=1) + "\n"
     shown = {
         "tables": tables,
+        "merging": merging,
         "model": model,
         "plan": facts,
         "tiny": model is tiny,
@@ -74,6 +83,7 @@ def files(
         MTP_TESTS: model.mtp is None,
         INDEX_TESTS: not any(isinstance(node.op, IndexTopk) for node, _ in graph.walk()),
         TABLE_TESTS: not tables,
+        MERGE_TESTS: not merging,
     }
     for path in sorted((resources.templates() / "package").rglob("*")):
         if path.is_file() and "__pycache__" not in path.parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class TableModel(LanguageModel):
     reads_ahead: bool = True
     """Whether a thread reads rows of tables in host memory or on disk while the layers before them run. Results are
     the same without."""
+    merges: ClassVar[dict[str, tuple[int, int]]] = {}
+    """Buffers with the ids of tokens after merging, by name: how many different ones, and that before a sequence. See
+    `merging.set_merged_ids`.
+    """
     _lookups: list[tuple[str, str]] | None = None
 
     @property
