@@ -45,6 +45,22 @@ def doubtful(sink: Sink, model: Model) -> None:
             spans = (given_in(drawer, name) for name in doubt.fields)
             span = next((s for s in spans if s is not None), drawer.origin.span)
             sink.add(Diagnostic(code=doubt.code, severity="warning", message=doubt.message, span=span, help=doubt.help))
+    _bypassing_nothing(sink, model)
+
+
+def _bypassing_nothing(sink: Sink, model: Model) -> None:
+    """Reports a bypass that no layer stands behind."""
+    memory = model.schedule[-1].memory
+    if memory is not None and memory.bypass is not None:
+        sink.add(
+            Diagnostic(
+                code="W0010",
+                severity="warning",
+                message=f"the bypass of layer {model.layers - 1}, the last, skips nothing",
+                span=given_in(memory, "bypass") or memory.origin.span,
+                help="it lets tokens skip the layers behind its own; put it on an earlier layer, or leave it out",
+            )
+        )
 
 
 def decimal_in(sink: Sink, fields: dict[str, Definition]) -> None:

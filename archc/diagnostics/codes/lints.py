@@ -33,6 +33,8 @@ def _routed(router: str) -> str:
     return f"arch 1\nmodel tiny {{\n{fields}  ffn = moe {{ experts = 8, hidden = 32, router = {router} }}\n}}\n"
 
 
+_BYPASSING = "  memory early = engram { heads = 2, head_dim = 8, rows = 100, bypass = confidence }\n"
+
 CODES: tuple[Code, ...] = (
     Code(
         id="W0001",
@@ -116,5 +118,14 @@ Index keys of a compressor are normed by the compressor: `key_norm` is for index
             "csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 6, key_norm = rms } }",
         ),
         fixed=_windowed("csa { ratio = 4, indexer = lightning { heads = 2, head_dim = 8, topk = 6 } }"),
+    ),
+    Code(
+        id="W0010",
+        title="bypass on the last layer",
+        explanation="""\
+A bypass lets the tokens that its gate is sure of skip the layers behind its own. Behind the last layer there is none:
+the gate and its loss change nothing that a token goes through.""",
+        failing=_model(f"{_BYPASSING}  schedule {{ memory = early at 1 }}\n"),
+        fixed=_model(f"{_BYPASSING}  schedule {{ memory = early at 0 }}\n"),
     ),
 )
