@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from archc.cli import main
+from archc.cli._diff.text import _given
+from archc.diagnostics import Source, Span
+from archc.diff import Place
 from tests.importers.configs import LLAMA_3_1
+from tests.oracles.engram import table_sizes
 
 TWO = """arch 1
 model one {
@@ -124,3 +129,25 @@ def test_places_are_lines_of_the_specs() -> None:
     assert found is not None
     for name, line in zip(("deepseek_v3", "kimi_k2"), found.groups(), strict=True):
         assert "heads" in (resources.specs() / f"{name}.arch").read_text().splitlines()[int(line) - 1]
+
+
+def test_tables_of_a_memory_are_told_once_and_briefly() -> None:
+    """What follows from `rows` is not said to be set."""
+    printed = run("engram_27b", "engram_40b", columns=200)
+    told = printed[printed.index("\nmemory\n") :]
+    first = [", ".join(f"{n:_}" for n in table_sizes(rows, 1, 2, 8)[0][:3]) for rows in (2_262_400, 7_239_680)]
+    assert f"primes: [{first[0]}, ...] of 16 -> [{first[1]}, ...] of 16\n" in told
+    assert "sizes" not in told
+    assert told.count("rows 2_262_400 -> 7_239_680") == 1
+    assert len(told.strip().splitlines()) == 6
+
+
+def test_fields_that_follow_from_others_are_not_said_to_be_set() -> None:
+    """A derived field is told where nothing else of the group is."""
+    a, b = Place(group="memory", field="sizes", a="1", b="2"), Place(group="memory", field="rows", a="1", b="2")
+    at = Span(Source("", "x.arch"), 1, 1, 1, 2)
+    given = replace(b, a_spans=(at,))
+    assert list(_given([a, given])) == [given]
+    assert list(_given([a, b])) == [a, b]
+    apart = replace(a, layers=(1,)), replace(given, layers=(2,))
+    assert list(_given([*apart])) == [*apart]

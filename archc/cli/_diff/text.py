@@ -198,6 +198,7 @@ def _group(found: list[Finding], places: list[Place]) -> Any:
         same = before == (level, where)
         table.add_row(f"  {level if level != before[0] else '':8}", "" if same else where, escape(text))
         before = level, where
+    places = list(_given(places))
     for place in places:
         spans = [str(s[0]) if s else "default" for s in (place.a_spans, place.b_spans)]
         at = f", at {' -> '.join(spans)}" if place.a_spans or place.b_spans else ""
@@ -206,6 +207,15 @@ def _group(found: list[Finding], places: list[Place]) -> Any:
         text = f"{field}{_first(place.a)} -> {_first(place.b)}{at}"
         table.add_row(title, f"[dim]{ranges(place.layers)}[/dim]", f"[dim]{escape(text)}[/dim]")
     return table
+
+
+def _given(places: list[Place]) -> Iterator[Place]:
+    """Fields that a spec sets; those that follow from others of the same layers are told with these."""
+    said = [p for p in places if p.a_spans or p.b_spans]
+    for place in places:
+        follows = any(not p.layers or not place.layers or {*p.layers} & {*place.layers} for p in said)
+        if place in said or not follows:
+            yield place
 
 
 def _lines(found: Iterable[Finding]) -> Iterator[tuple[str, str, str]]:
