@@ -99,6 +99,12 @@ class Vocabulary:
     def table_lookup(self, name: str | None, ids: Value, *, rows: int, dim: int, placement: Literal['device', 'host', 'disk'] = ...) -> Value:
         """Rows of a large learned table [rows, dim] named by ids: [*ids, dim]."""
 
+    def hadamard(self, x: Value) -> Value:
+        """x times the Hadamard matrix over the last dim, times its width^-1/2: the width is a power of two."""
+
+    def quantise(self, x: Value, *, to: Literal['fp8', 'fp4']) -> Value:
+        """x rounded to FP8 in groups of 128 channels or to FP4 in groups of 32, with a power of two as the scale of each; gradients pass straight through."""
+
     def binary(self, a: Value, b: Value | None = ..., *, sign: Literal['+', '-', '*', '/'], number: float | None = ...) -> Value:
         """Elementwise ``a sign b`` over values, or a value and a number; shapes broadcast from the right."""
 

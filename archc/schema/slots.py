@@ -282,6 +282,10 @@ class Indexer(Drawer):
         """Entries that it scores for a token at most; None: all that the token sees."""
         return None
 
+    def rounded(self, g: Builder, x: Value) -> Value:
+        """Queries or keys [..., D], with positions, as they are scored and kept."""
+        return x
+
     def build(
         self,
         g: Builder,

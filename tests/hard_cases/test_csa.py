@@ -25,6 +25,7 @@ from tests.oracles.rows import Array
 
 VOCAB = 50
 FORMS = ("window", "csa", "csa in two stages", "csa of all entries", "csa without overlap", "hca")
+ROUNDED = ("csa in fp4", "csa in fp8", "csa in two stages in fp4")
 EPS = 1e-6
 
 
@@ -34,9 +35,11 @@ def compressor(form: str, ratio: int, topk: int) -> Compress | None:
         return None
     if form == "hca":
         return Hca(ratio=ratio, eps=EPS)
-    indexer = None if form == "csa of all entries" else Lightning(heads=3, head_dim=6, topk=topk)
-    if form == "csa in two stages":
-        ratio, indexer = 2, TwoStage(heads=3, head_dim=6, topk=min(topk, 4), block=2, blocks=2)
+    rounding: Any = form[-3:] if form in ROUNDED else None
+    sizes = {"heads": 3, "head_dim": 8 if rounding else 6, "rounding": rounding}
+    indexer = None if form == "csa of all entries" else Lightning(**sizes, topk=topk)
+    if form.startswith("csa in two stages"):
+        ratio, indexer = 2, TwoStage(**sizes, topk=min(topk, 4), block=2, blocks=2)
     return Csa(ratio=ratio, eps=EPS, overlap=form != "csa without overlap", indexer=indexer)
 
 
@@ -79,6 +82,7 @@ def transcription(d: Windowed) -> transcribed.Csa:
         index_dim=index.head_dim if index else 0,
         block=index.block if isinstance(index, TwoStage) else 0,
         blocks=index.blocks if isinstance(index, TwoStage) else 0,
+        rounding=(index and index.rounding) or "",
     )
 
 
@@ -87,7 +91,7 @@ def layers(draw: st.DrawFn) -> Windowed:
     """Odd sizes of any form."""
     given: dict[str, Any] = {"scale": draw(st.sampled_from([0.3, 1.7]))} if draw(st.booleans()) else {}
     return drawer(
-        draw(st.sampled_from(FORMS)),
+        draw(st.sampled_from((*FORMS, *ROUNDED))),
         dim=draw(st.sampled_from([5, 7, 8])),
         heads=draw(st.integers(1, 2)),
         head_dim=draw(st.sampled_from([4, 6, 7])),
@@ -139,7 +143,7 @@ def test_packed(d: Windowed, seed: int, data: st.DataObject) -> None:
     play_packed(layer.case, layer.expected, data, VOCAB, most=9)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "csa in fp4"])
 @pytest.mark.parametrize(
     ("past", "new", "cached"), [(0, 23, False), (0, 23, True), (11, 9, True), (15, 1, True), (16, 1, True)]
 )
@@ -148,7 +152,7 @@ def test_plan_counts_what_runs(form: str, past: int, new: int, cached: bool) -> 
     check_flops(layer.case, VOCAB, batch=2, past=past, new=new, cached=cached)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "csa in fp4"])
 def test_gradient(form: str) -> None:
     """The choice of entries has no gradient, so the indexer gets none from this loss."""
     layer = Layer(drawer(form, dim=7, heads=2, head_dim=6, window=3, ratio=3, topk=2), 1)

@@ -36,10 +36,13 @@ def drawer(
     end: Any = "first",
     pairs: Any = "half",
     bias: bool = False,
+    rounding: Any = None,
 ) -> Dsa:
     """A layer of small odd sizes, whose index heads turn as DeepSeek-V3.2's do unless told otherwise."""
     norm = LayerNorm(eps=1e-6)
-    sizes: dict[str, Any] = {"heads": 3, "head_dim": 7, "topk": topk, "end": end, "pairs": pairs, "key_norm": norm}
+    wide = 7 if rounding is None else 8
+    sizes: dict[str, Any] = {"heads": 3, "head_dim": wide, "topk": topk, "end": end, "pairs": pairs, "key_norm": norm}
+    sizes |= {"rounding": rounding}
     return Dsa(
         dim=dim,
         heads=heads,
@@ -75,6 +78,7 @@ def transcription(d: Dsa) -> dsa.Dsa:
         half=index.pairs == "half",
         block=index.block if staged else 0,
         blocks=index.blocks if staged else 0,
+        rounding=index.rounding or "",
     )
 
 
@@ -92,6 +96,7 @@ def layers(draw: st.DrawFn) -> Dsa:
         end=draw(st.sampled_from(["first", "last"])),
         pairs=draw(st.sampled_from(["half", "interleaved"])),
         bias=draw(st.booleans()),
+        rounding=draw(st.sampled_from([None, "fp8", "fp4"])),
     )
 
 
@@ -135,14 +140,15 @@ def test_packed(d: Dsa, seed: int, data: st.DataObject) -> None:
     ("past", "new", "cached"), [(0, 23, False), (0, 23, True), (11, 9, True), (15, 1, True), (16, 1, True)]
 )
 def test_plan_counts_what_runs(staged: bool, past: int, new: int, cached: bool) -> None:
-    layer = Layer(drawer(staged=staged), 0)
+    layer = Layer(drawer(staged=staged, rounding="fp8" if past else None), 0)
     check_flops(layer.case, VOCAB, batch=2, past=past, new=new, cached=cached)
 
 
+@pytest.mark.parametrize("rounding", [None, "fp8"])
 @pytest.mark.parametrize("staged", [False, True])
-def test_gradient(staged: bool) -> None:
+def test_gradient(staged: bool, rounding: str | None) -> None:
     """The choice of tokens has no gradient, so the indexer gets none from this loss."""
-    check_gradient(Layer(drawer(staged=staged, bias=True), 1).case, VOCAB, without=("indexer",))
+    check_gradient(Layer(drawer(staged=staged, bias=True, rounding=rounding), 1).case, VOCAB, without=("indexer",))
 
 
 @pytest.mark.parametrize("staged", [False, True])

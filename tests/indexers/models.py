@@ -26,7 +26,8 @@ model indexed {{
   }}
   attention far = local {{
     compress = csa {{
-      ratio = {ratio}, indexer = {indexer} {{ heads = 3, head_dim = 6, topk = {topk}, loss_weight = {weight}{more} }}
+      ratio = {ratio}
+      indexer = {indexer} {{ heads = 3, head_dim = {wide}, topk = {topk}, loss_weight = {weight}{more} }}
     }}
   }}
   ffn = swiglu {{ hidden = 24 }}
@@ -57,9 +58,10 @@ def package(
     ratio: int = RATIO,
     indexer: str = "lightning",
     more: str = "",
+    wide: int = 6,
 ) -> ModuleType:
     """The package of a model with a layer of window attention and two of CSA."""
-    sizes = {"vocab": VOCAB, "window": WINDOW, "ratio": ratio, "topk": topk, "weight": weight}
+    sizes = {"vocab": VOCAB, "window": WINDOW, "ratio": ratio, "topk": topk, "weight": weight, "wide": wide}
     text = SPEC.format(**sizes, indexer=indexer, more=more)
     return built(load_text(text)[0], folder)
 

@@ -26,7 +26,7 @@ KINDS = {
     "map": "add sub mul div neg square abs sign clamp clamp_min clamp_max addcmul where masked_fill relu sqrt rsqrt"
     " reciprocal eq ne lt le gt ge bitwise_and bitwise_or bitwise_xor bitwise_not logical_not logical_and maximum"
     " minimum _conj_physical floor_divide remainder conj_physical rsub bitwise_left_shift bitwise_right_shift lerp"
-    " signbit __and__ __or__ __xor__ __lshift__ __rshift__ native_layer_norm",
+    " round signbit __and__ __or__ __xor__ __lshift__ __rshift__ native_layer_norm",
     "exp": "exp silu sigmoid gelu softplus log_sigmoid_forward log cos sin pow tanh",
     "softmax": "_softmax _log_softmax",
     "reduce": "sum mean amax max linalg_vector_norm norm logsumexp cumsum any all",

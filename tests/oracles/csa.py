@@ -1,7 +1,7 @@
 """The attention of DeepSeek-V4 on one row: a window, compressed entries picked by a lightning indexer, a sink.
 
-Transcribed from the V4 paper, section 2.3, in the form of its inference code, without quantisation and without the
-Hadamard rotation (orthogonal, so it changes no score).
+Transcribed from the V4 paper, section 2.3, in the form of its inference code, without quantisation of keys; that of
+index queries and keys is left out or not.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from tests.oracles import two_stage
 from tests.oracles.rope import Rope
+from tests.oracles.rounding import rounded
 from tests.oracles.rows import Array, Weights, best, rms_norm
 
 
@@ -39,6 +40,7 @@ class Csa:
     index_dim: int = 0
     block: int = 0
     blocks: int = 0
+    rounding: str = ""
 
     def forward(self, weights: Weights, x: Array, start: int = 0) -> Array:
         """y [S - start, D] of x [S, D], from token ``start`` on."""
@@ -118,10 +120,11 @@ class Csa:
         queries = (weights[prefix + "q_b_proj.weight"] @ self.q_latent(weights, x[t])).reshape(
             self.index_heads, self.index_dim
         )
-        queries = np.stack([self.rope.turn(q, t) for q in queries])
+        queries = np.stack([rounded(self.rope.turn(q, t), self.rounding) for q in queries])
         scale = self.index_dim**-0.5 * self.index_heads**-0.5
         mix = weights[prefix + "scorer.weights_proj.weight"] @ x[t] * scale
-        keys = self.entries(weights, prefix, x[: t + 1], self.index_dim)
+        entries = self.entries(weights, prefix, x[: t + 1], self.index_dim)
+        keys = [rounded(entry, self.rounding) for entry in entries]
         return keys, lambda key: sum(float(mix[h]) * max(float(queries[h] @ key), 0.0) for h in range(self.index_heads))
 
     def index_scores(self, weights: Weights, x: Array, t: int) -> list[float]:

@@ -1,8 +1,8 @@
 """Latent attention to the tokens that an indexer picks, on one row, one head and one key at a time, keys and values
 expanded.
 
-Transcribed from the DeepSeek-V3.2 paper (arXiv:2512.02556, section 2.1) in the form of its inference code, without
-quantisation and without the Hadamard rotation (orthogonal, so it changes no score). GLM-5 turns other pairs.
+Transcribed from the DeepSeek-V3.2 paper (arXiv:2512.02556, section 2.1) in the form of its inference code, the
+rounding of index queries and keys being left out or not. GLM-5 turns other pairs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from tests.oracles import two_stage
 from tests.oracles.mla import Mla
+from tests.oracles.rounding import rounded
 from tests.oracles.rows import Array, Weights, best, rms_norm
 
 
@@ -31,6 +32,7 @@ class Dsa(Mla):
     half: bool
     block: int = 0
     blocks: int = 0
+    rounding: str = ""
 
     def forward(self, weights: Weights, x: Array, start: int = 0) -> Array:
         keys, values = zip(*(self._key(weights, x[s], s) for s in range(len(x))), strict=True)
@@ -58,7 +60,9 @@ class Dsa(Mla):
         """What token t gives a key."""
         latent = rms_norm(self._linear(weights, "q_a_proj", x[t]), weights["q_a_layernorm.weight"], self.eps)
         wide = weights["indexer.wq_b.weight"] @ latent
-        queries = [self._turn_index(q, t) for q in wide.reshape(self.index_heads, self.index_dim)]
+        queries = [
+            rounded(self._turn_index(q, t), self.rounding) for q in wide.reshape(self.index_heads, self.index_dim)
+        ]
         mix = weights["indexer.weights_proj.weight"] @ x[t] * self.index_heads**-0.5
         return lambda key: sum(
             float(w) * self.index_dim**-0.5 * max(float(q @ key), 0.0) for w, q in zip(mix, queries, strict=True)
@@ -68,7 +72,8 @@ class Dsa(Mla):
         key = weights["indexer.wk.weight"] @ x
         centred = key - np.mean(key)
         normed = centred / math.sqrt(float(np.mean(centred * centred)) + 1e-6)
-        return self._turn_index(normed * weights["indexer.k_norm.weight"] + weights["indexer.k_norm.bias"], s)
+        key = self._turn_index(normed * weights["indexer.k_norm.weight"] + weights["indexer.k_norm.bias"], s)
+        return rounded(key, self.rounding)
 
     def _turn_index(self, x: Array, position: int) -> Array:
         """x with its pairs of channels turned, one by one."""

@@ -63,6 +63,17 @@ SPECS = {
     "attention wide = dsa { heads = 3, q_rank = 7, kv_rank = 2, nope_dim = 5, rope_dim = 3, v_dim = 10,\n"
     "  indexer = lightning { heads = 1, head_dim = 5, topk = 23, loss_weight = 0 } }\n"
     "ffn = swiglu { hidden = 9 }\nschedule { attention = [low * 2, wide] }",
+    "rounded_index": "dim = 18, layers = 3\n"
+    "attention low = dsa { heads = 2, q_rank = 9, kv_rank = 8, nope_dim = 4, rope_dim = 4, v_dim = 3,\n"
+    "  rope = rope { pairs = interleaved }, indexer = lightning { heads = 3, head_dim = 8, topk = 5, rounding = fp8,\n"
+    "  key_norm = layer { eps = 1e-6 } } }\n"
+    "attention swa = windowed { heads = 4, head_dim = 10, rope_dim = 4, q_rank = 9, out_groups = 2, out_rank = 6,\n"
+    "  window = 5, rope = rope { pairs = interleaved } }\n"
+    "attention csa = swa { compress = csa { ratio = 2,\n"
+    "  indexer = lightning { heads = 3, head_dim = 16, topk = 5, rounding = fp4 } } }\n"
+    "attention staged = swa { compress = csa { ratio = 2, indexer = two_stage { heads = 1, head_dim = 4, topk = 5,\n"
+    "  block = 4, blocks = 3, rounding = fp4 } } }\n"
+    "ffn = swiglu { hidden = 9 }\nschedule { attention = [low, csa, staged] }",
     "routed": "dim = 18, layers = 4\n"
     "attention = gqa { heads = 3, kv_heads = 1, rope = rope }\n"
     "ffn dense = swiglu { hidden = 21, activation = glu { alpha = 1.3, shift = 0.5, clamp = 1 } }\n"

@@ -73,7 +73,7 @@ class Pool(Compress):
         indexer = self.picker()
 
         def index_keys(g: Builder, x: Value, width: int) -> Value:
-            return self.entries(g, x, width, rotate, Fp4Keys())
+            return self.entries(g, x, width, rotate, Fp4Keys(), None if indexer is None else indexer.rounded)
 
         def compress(g: Builder, x: Value, q_latent: Value) -> tuple[Value, ...]:
             entries = self.entries(g, x, width, rotate, packing)
@@ -91,7 +91,13 @@ class Pool(Compress):
         return Far(entries, picks, Scores(*scores), indexer.loss_weight)
 
     def entries(
-        self, g: Builder, x: Value, width: int, rotate: Callable[..., Value], packing: Packing | None = None
+        self,
+        g: Builder,
+        x: Value,
+        width: int,
+        rotate: Callable[..., Value],
+        packing: Packing | None = None,
+        rounded: Callable[[Builder, Value], Value] | None = None,
     ) -> Value:
         overlap = self.overlaps()
         wide = width * (1 + overlap)
@@ -104,5 +110,7 @@ class Pool(Compress):
         entry = g.group_pool(kv, score, exists, bias, overlap=overlap)
         entry = g.rms_norm("kv_norm", entry, eps=self.eps)
         entry = rotate(g, entry, every=self.ratio)
+        if rounded is not None:
+            entry = rounded(g, entry)
         store = g.state("entries", Table(every=self.ratio, shape=(width,), packing=packing))
         return g.append(entry, store, g.time, every=self.ratio)

@@ -27,6 +27,20 @@ class Lightning(Indexer):
     )
     key_norm: Norm | None = field("norm of the keys of tokens; entries of a compressor have their own", default=None)
 
+    rounding: Literal["fp8", "fp4"] | None = field(
+        "format that queries and keys are rounded to, after a Hadamard transform that spreads channels that stand out",
+        default=None,
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.rounding is not None and self.head_dim & (self.head_dim - 1):
+            yield Problem(
+                fields=("head_dim", "rounding"),
+                message=f"head_dim = {self.head_dim} is no power of two, and there is no Hadamard transform of it",
+                help="leave `rounding` out, or take an index head of 64 or 128 channels",
+            )
+
     def misfits(self, rope_dim: int) -> Iterator[Problem]:
         if self.head_dim < rope_dim:
             yield Problem(
@@ -47,7 +61,13 @@ class Lightning(Indexer):
         if of_tokens:
             scored, source = "tokens by one key of each", "DeepSeek-V3.2, arXiv:2512.02556, section 2.1"
         best = "best one is" if self.topk == 1 else f"{self.topk} best are"
-        return f"{heads} {scored}; the {best} attended to ({source})."
+        says = f"{heads} {scored}; the {best} attended to ({source})."
+        if self.rounding is None:
+            return says
+        return (
+            f"{says}\n\nQueries and keys go through a Hadamard transform and are rounded to {self.rounding.upper()},"
+            " as in DeepSeek's inference code; gradients pass straight through."
+        )
 
     def build(
         self,
@@ -67,6 +87,7 @@ class Lightning(Indexer):
             name = "wq_b" if given is None else "q_b_proj"
             q = g.linear(name, q_latent, out=self.heads * self.head_dim)
             q = rotate(g, g.unflatten(q, sizes=(self.heads, self.head_dim)), end=self.end, pairs=self.pairs)
+            q = self.rounded(g, q)
             scorer = "weights_proj" if given is None else "scorer.weights_proj"
             weights = g.linear(scorer, x, out=self.heads, role="scorer") * (self.heads * self.head_dim) ** -0.5
             picks = self.pick(g, q, keys, weights, every)
@@ -81,11 +102,15 @@ class Lightning(Indexer):
     def own_keys(self, g: Builder, x: Value, rotate: Callable[..., Value]) -> Value:
         """A key of each token so far [B, T, head_dim]."""
         key = rotate(g, self.normed(g, g.linear("wk", x, out=self.head_dim)), end=self.end, pairs=self.pairs)
+        key = self.rounded(g, key)
         return g.append(key, g.state("keys", Table(every=1, shape=(self.head_dim,), packing=Fp8Tiles())), g.time)
 
     def normed(self, g: Builder, key: Value) -> Value:
         """The key as the index meets it, but for its position."""
         return key if self.key_norm is None else self.key_norm.build(g, key, "k_norm")
+
+    def rounded(self, g: Builder, x: Value) -> Value:
+        return x if self.rounding is None else g.quantise(g.hadamard(x), to=self.rounding)
 
     def pick(self, g: Builder, q: Value, keys: Value, weights: Value, every: int) -> Value:
         """Ids of the entries that each token attends to [B, S, K], -1 for none, by queries [B, S, heads, head_dim], a
@@ -94,4 +119,5 @@ class Lightning(Indexer):
         return g.index_topk(q, keys, weights, g.time, k=self.topk, every=every)
 
     def tiny(self) -> dict[str, Any]:
-        return {"heads": min(self.heads, 4), "head_dim": min(self.head_dim, 24), "topk": min(self.topk, 6)}
+        wide = 24 if self.rounding is None else 32
+        return {"heads": min(self.heads, 4), "head_dim": min(self.head_dim, wide), "topk": min(self.topk, 6)}
