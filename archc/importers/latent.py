@@ -96,6 +96,21 @@ def sigmoid_router(c: Reader, experts: int) -> Drawer:
     return Drawer("sigmoid", fields)
 
 
+def predictor(c: Reader, modules: int, experts: Drawer) -> Drawer | None:
+    """The modules of prediction that a checkpoint keeps behind its layers, and counts as further ones: where exactly
+    those before them are dense, they have ``experts``. Where a list says which layers are sparse, it does not say what
+    modules are, and they are as the last layer.
+    """
+    if not modules:
+        return None
+    listed = c.values.get("mlp_layer_types") is not None
+    behind = not listed and c.count("first_k_dense_replace") == c.whole("num_hidden_layers")
+    fields: dict[str, Value] = {"depth": modules}
+    if behind:
+        fields["ffn"] = experts
+    return Drawer("concat", fields)
+
+
 def sparse_from(c: Reader, layers: int) -> tuple[bool, ...]:
     """Which layers are sparse: all but the first."""
     dense = c.count("first_k_dense_replace")

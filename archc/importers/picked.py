@@ -7,7 +7,7 @@ from typing import Any
 from archc.importers import latent
 from archc.importers.dense import model_fields
 from archc.importers.experts import mixed, moe
-from archc.importers.latent import head_dim, latent_attention, shared_experts, sigmoid_router
+from archc.importers.latent import head_dim, latent_attention, predictor, shared_experts, sigmoid_router
 from archc.importers.reader import Reader, shown
 from archc.importers.spec import Drawer, Layers, Spec, Value
 
@@ -41,7 +41,7 @@ def spec(c: Reader, *, title: str, pairs: str) -> Spec:
         fields=fields,
         attention=Layers.all(_attention(c, pairs)),
         ffn=mixed(c, _sparse(c, layers), mixture),
-        mtp=Drawer("concat", {"depth": modules}) if modules else None,
+        mtp=predictor(c, modules, mixture),
     )
 
 

@@ -317,6 +317,20 @@ def test_mtp_is_imported_where_it_is_asked_for(key: str) -> None:
     assert load_text(text)[0].mtp.depth == 2  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "deepseek_v32", "glm_moe_dsa"])
+@pytest.mark.parametrize(("dense", "kind"), [("one less", "Moe"), ("all", "Moe"), ("one more", "Swiglu")])
+def test_modules_of_prediction_count_as_further_layers(model_type: str, dense: str, kind: str) -> None:
+    config = small(model_type, num_nextn_predict_layers=1, mlp_layer_types=None)
+    if model_type == "deepseek_v3":
+        del config["mlp_layer_types"]
+    config["first_k_dense_replace"] = config["num_hidden_layers"] + {"one less": -1, "all": 0, "one more": 1}[dense]
+    text, diagnostics = convert(config, "model_x", mtp=True)
+    assert diagnostics == ()
+    model = load_text(text)[0]
+    ffn = model.mtp.ffn or model.schedule[-1].ffn  # type: ignore[union-attr]
+    assert type(ffn).__name__ == kind
+
+
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss"])
 def test_a_balance_loss_is_imported_where_transformers_adds_one(model_type: str) -> None:
     for weight, asked in ((0.3, True), (0.3, False), (0.0, True)):

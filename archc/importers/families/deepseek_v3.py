@@ -7,9 +7,9 @@ from typing import Any
 from archc.importers import latent
 from archc.importers.dense import model_fields
 from archc.importers.experts import mixed, moe
-from archc.importers.latent import head_dim, latent_attention, shared_experts, sigmoid_router, sparse_from
+from archc.importers.latent import head_dim, latent_attention, predictor, shared_experts, sigmoid_router, sparse_from
 from archc.importers.reader import Reader
-from archc.importers.spec import Drawer, Layers, Spec
+from archc.importers.spec import Layers, Spec
 
 DEFAULTS: dict[str, Any] = {
     "vocab_size": 129280,
@@ -69,5 +69,5 @@ def spec(c: Reader, title: str = TITLE) -> Spec:
         fields=fields,
         attention=Layers.all(latent_attention(c, context=c.whole("max_position_embeddings"), interleaved=interleaved)),
         ffn=mixed(c, sparse_from(c, c.whole("num_hidden_layers")), mixture),
-        mtp=Drawer("concat", {"depth": modules}) if modules else None,
+        mtp=predictor(c, modules, mixture),
     )
