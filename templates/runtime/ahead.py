@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,11 +30,15 @@ class Reading:
         self.ids, self.state, self._read = ids, state, read
         self._rows: Tensor | None = None
         self._error: BaseException | None = None
-        self._done = Event()
+        self._done, self._taken = Event(), Lock()
 
     def of(self, ids: Tensor, state: object) -> bool:
         """Whether these are the rows that a lookup wants."""
         return self.state == state and self.ids.shape == ids.shape and torch.equal(self.ids, ids)
+
+    def take(self) -> bool:
+        """Whether the caller is the first who wants the rows: others, of other threads, read their own."""
+        return self._taken.acquire(blocking=False)
 
     def run(self) -> None:
         """Reads; an error waits for whoever wants the rows."""

@@ -112,6 +112,28 @@ def _rows(grad: Tensor) -> tuple[Tensor, Tensor]:
     return rows, grad[rows]
 
 
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+    """Scales all gradients together so that their norm is at most `max_norm`; returns what it was.
+
+    `torch.nn.utils.clip_grad_norm_` does not take sparse gradients; where there are none, this is that.
+    """
+    held = [p for p in parameters if p.grad is not None]
+    if not any(p.grad.is_sparse for p in held if p.grad is not None):
+        return torch.nn.utils.clip_grad_norm_(held, max_norm)
+    values = []
+    for p in held:
+        assert p.grad is not None
+        if p.grad.is_sparse and not p.grad.is_coalesced():
+            p.grad = p.grad.coalesce()
+        values.append(p.grad.values() if p.grad.is_sparse else p.grad)
+    norm = torch.nn.utils.get_total_norm(values)
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for value in values:
+        value.mul_(scale.to(value.device))
+    return norm
+
+
 def parameter_groups(model: TableModel, lr: float, table_rate: float = TABLE_RATE) -> list[dict[str, Any]]:
     """The parameters for one optimizer of dense gradients: tables with a learning rate of their own and without weight
     decay, and the rest.

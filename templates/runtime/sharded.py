@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -37,6 +39,20 @@ def gathered(tensors: dict[str, Tensor], first: bool) -> dict[str, Tensor]:
         if first:
             whole[name] = full.detach().cpu()
     return whole
+
+
+def by_first(model: nn.Module, tensors: dict[str, Tensor], write: Callable[[dict[str, Tensor]], None]) -> None:
+    """Has tensors of a model written, whole: by the first process where it is sharded, and the others wait for it."""
+    mesh: DeviceMesh | None = getattr(model, "mesh", None)
+    if mesh is None:
+        write(tensors)
+        return
+    released(model)
+    first = not any(mesh.get_coordinate() or ())
+    tensors = gathered(tensors, first)
+    if first:
+        write(tensors)
+    dist.barrier(group_of(mesh))
 
 
 def rows_held(tensor: Any) -> tuple[int, int]:

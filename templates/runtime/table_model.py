@@ -14,6 +14,7 @@ from .cache import Cache
 from .checkpoint import DTYPES, Checkpoint, write
 from .formats import stored
 from .model import LanguageModel, rows_of, time_of
+from .sharded import by_first
 from .step import StepBase
 from .tables import LargeTable
 
@@ -26,7 +27,7 @@ class TableModel(LanguageModel):
 
     reads_ahead: bool = True
     """Whether a thread reads rows of tables in host memory or on disk while the layers before them run. Results are
-    the same without."""
+    the same without. It does not for tables that were made in inference mode."""
     merges: ClassVar[dict[str, tuple[int, int]]] = {}
     """Buffers with the ids of tokens after merging, by name: how many different ones, and that before a sequence. See
     `merging.set_merged_ids`.
@@ -74,7 +75,8 @@ class TableModel(LanguageModel):
 
         `after` [B, C] are tokens that the cache does not hold yet and that come before: with those of the next call
         known, `prefetch(following, after=chunk, cache=cache)` before `model(chunk, cache=cache)` reads the rows of the
-        next chunk while this one runs. A forward reads what it finds missing, so nothing depends on it.
+        next chunk while this one runs. A forward reads what it finds missing, so nothing depends on it; but like
+        autograd it does not notice what is written to the `data` of a table in between.
         """
         new, ids = input_ids.shape[1], input_ids
         if after is not None:
@@ -92,7 +94,8 @@ class TableModel(LanguageModel):
         for lookup, name in self._asked():
             table = self.get_submodule(name)
             assert isinstance(table, LargeTable)
-            if table.placement == "device" or table.weight.is_meta:
+            # Changes of what was made in inference mode are not counted: what was read before one would not be told.
+            if table.placement == "device" or table.weight.is_meta or table.weight.is_inference():
                 continue
             ids = table.ask(lambda lookup=lookup: self.get_submodule(lookup)(still(step)))
             reading = None if ids is None else table.expect(ids[:, -columns:])
@@ -112,11 +115,17 @@ class TableModel(LanguageModel):
 
     # --- exchanging tables -----------------------------------------------------------------------
     def save_memory(self, path: str | Path) -> None:
-        """Writes the tables alone to a safetensors file, for `swap_memory`."""
+        """Writes the tables alone to a safetensors file, for `swap_memory`.
+
+        Of a sharded model all processes call this, and the first writes.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, Tensor] = {f"{name}.weight": table.weight for name, table in self.tables.items()}
-        write(path.parent, {path.name: list(tensors)}, tensors)
+
+        def put(tensors: dict[str, Tensor]) -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path.parent, {path.name: list(tensors)}, tensors)
+
+        by_first(self, {f"{name}.weight": table.weight for name, table in self.tables.items()}, put)
 
     @torch.no_grad()
     def swap_memory(self, path: str | Path) -> None:

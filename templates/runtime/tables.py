@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import torch
@@ -62,7 +63,7 @@ class LargeTable(nn.Module):
         self.sparse = self.placement != "device"
         self._viewed = False  # the weight is a view of the file of a checkpoint
         self._folder: Path | None = None  # where it was loaded from
-        self._asked = False
+        self._asking: set[int] = set()  # threads that want ids alone
         self._readings: list[Reading] = []
         shape = (num_embeddings, embedding_dim)
         meta = torch.get_default_device().type == "meta"
@@ -76,7 +77,7 @@ class LargeTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Rows ids [*] of the table: [*, dim], on the device of the ids."""
-        if self._asked:
+        if self._asking and get_ident() in self._asking:
             raise Asked(ids)
         if not self.sparse:
             return F.embedding(ids, self.weight)
@@ -96,21 +97,21 @@ class LargeTable(nn.Module):
     def rows(self, ids: Tensor) -> Tensor:
         """Rows ids [*] on the device of the ids: those that were read ahead, or read now."""
         here = ids.to(self.weight.device)
-        for reading in self._readings:
-            if reading.of(here, self._state()):
-                self._readings.remove(reading)
+        for reading in tuple(self._readings):
+            if reading.of(here, self._state()) and reading.take():
+                self._readings = [other for other in self._readings if other is not reading]
                 return reading.result().to(ids.device, non_blocking=True)
         return self.read(here).to(ids.device, non_blocking=True)
 
     def ask(self, lookup: Callable[[], Any]) -> Tensor | None:
         """The ids that `lookup` would look up here, on the device of the table; None if it does not."""
-        self._asked = True
+        self._asking.add(get_ident())
         try:
             lookup()
         except Asked as asked:
             return asked.ids.to(self.weight.device)
         finally:
-            self._asked = False
+            self._asking.discard(get_ident())
         return None
 
     def expect(self, ids: Tensor) -> Reading | None:
@@ -222,7 +223,7 @@ class LargeTable(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what is on its way, and what lies on this disk."""
-        return {**self.__dict__, "_readings": [], "_viewed": False, "_folder": None}
+        return {**self.__dict__, "_asking": set(), "_readings": [], "_viewed": False, "_folder": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy on disk has a file of its own."""
@@ -233,7 +234,7 @@ class LargeTable(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A table of its own, without a second copy in memory of what lies on disk."""
         copy = memo[id(self)] = type(self).__new__(type(self))
-        own = {"_readings": [], "_parameters": {}, "_viewed": False}
+        own = {"_asking": set(), "_readings": [], "_parameters": {}, "_viewed": False}
         copy.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k not in own}, memo) | own)
         memory = self.weight.detach() if self.weight.is_meta else self._copy(self.weight.dtype)
         copy.weight = memo[id(self.weight)] = nn.Parameter(memory, self.weight.requires_grad)

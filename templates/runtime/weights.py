@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .checkpoint import Checkpoint, write, write_sharded
 from .formats import Stored, stored
 from .names import PUBLISHED, Names, Place
-from .sharded import gathered, group_of, is_sharded, released, rows_held, shape_of
+from .sharded import by_first, is_sharded, released, rows_held, shape_of
 
 if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
-
     from .model import LanguageModel
 
 SHARD_BYTES = 5_000_000_000
@@ -93,24 +90,18 @@ def save_weights(
     if names not in PUBLISHED and names != "transformers":
         known = ", ".join(map(repr, ("transformers", *PUBLISHED)))
         raise ValueError(f"names is {names!r}; this package writes {known}")
-    mesh: DeviceMesh | None = getattr(model, "mesh", None)
-    if mesh is not None:
-        released(model)
-        first = not any(mesh.get_coordinate() or ())
-        tensors = gathered(tensors, first)
-        if not first:
-            dist.barrier(group_of(mesh))
-            return
-    if names in PUBLISHED:
-        places = Names(tensors, model.tied_weights).published(PUBLISHED[names])
-        tensors = {name: place.of(tensors[place.name]) for name, place in places.items()}
-    if path.suffix == ".safetensors":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path.parent, {path.name: list(tensors)}, tensors)
-    else:
-        write_sharded(path, tensors, shard_bytes)
-    if mesh is not None:
-        dist.barrier(group_of(mesh))
+
+    def put(tensors: dict[str, Tensor]) -> None:
+        if names in PUBLISHED:
+            places = Names(tensors, model.tied_weights).published(PUBLISHED[names])
+            tensors = {name: place.of(tensors[place.name]) for name, place in places.items()}
+        if path.suffix == ".safetensors":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path.parent, {path.name: list(tensors)}, tensors)
+        else:
+            write_sharded(path, tensors, shard_bytes)
+
+    by_first(model, tensors, put)
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

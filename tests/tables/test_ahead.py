@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
@@ -180,3 +182,60 @@ def test_a_forward_that_fails_leaves_nothing_behind(models: dict[str, Any]) -> N
     assert all(len(table._readings) <= 2 for table in model.tables.values())
     fault.remove()
     assert torch.equal(model(IDS).logits, want)
+
+
+@pytest.mark.parametrize("placement", AWAY)
+def test_threads_may_share_a_model(models: dict[str, Any], placement: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one asks what would be looked up another looks up; of equal ids only one takes what was read."""
+    model = models[placement]
+    batches = [IDS, IDS.flip(1), IDS[:, :7]]
+    with torch.no_grad():
+        want = [models["device"](ids).logits for ids in batches]
+    wrong: list[object] = []
+
+    def run(first: int) -> None:
+        try:
+            for i in range(first, first + 30):
+                with torch.no_grad():
+                    if not torch.equal(model(batches[i % 3]).logits, want[i % 3]):
+                        wrong.append(i)
+        except BaseException as error:  # noqa: BLE001 - threads lose what they raise
+            wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=run, args=(first,)) for first in (0, 0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+
+
+@pytest.mark.parametrize("placement", AWAY)
+def test_rows_that_were_read_are_given_to_one(models: dict[str, Any], placement: str) -> None:
+    """Two lookups of the same ids get tensors of their own: each is a node of another graph."""
+    table = models[placement].tables[TABLES[0]]
+    ids = torch.tensor([1, 2])
+    reading = table.expect(ids)
+    reading.run()
+    table._readings = [reading, reading]  # as both of two threads find it
+    assert table.rows(ids).data_ptr() != table.rows(ids).data_ptr()
+
+
+@pytest.mark.parametrize("placement", AWAY)
+def test_a_model_made_in_inference_mode(package: Any, models: dict[str, Any], placement: str, tmp_path: Path) -> None:
+    """Its changes are not counted, so nothing is read ahead; it runs all the same."""
+    models["device"].save_weights(tmp_path)
+    with torch.inference_mode():
+        model = package.Model(device="meta", dtype=torch.float64, memory=placement)
+        package.load_weights(model, tmp_path, device="cpu")
+        assert torch.equal(model(IDS).logits, models["device"](IDS).logits)
+        for table in model.tables.values():
+            table.weight.mul_(-1)
+        loaded = {name: value for name, value in model.state_dict().items() if name.endswith("table.weight")}
+        models["device"].load_state_dict(loaded, strict=False)
+        assert torch.equal(model(IDS).logits, models["device"](IDS).logits)

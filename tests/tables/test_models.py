@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,7 @@ class TestSwap:
 
 def test_shards_are_refused(package: Any, runtime: Any, models: dict[str, Any]) -> None:
     """Before anything is done: what is not on the device, and sparse gradients."""
-    parallelize = __import__("importlib").import_module(f"{package.__name__}.parallelize")
+    parallelize = import_module(f"{package.__name__}.parallelize")
     for model in (models["host"], models["disk"]):
         with pytest.raises(ValueError, match=r"table is not on the device, and only what is can be sharded"):
             parallelize.apply_fsdp(model, None)
@@ -284,6 +285,29 @@ def test_shards_are_refused(package: Any, runtime: Any, models: dict[str, Any]) 
         device.swap_memory("anywhere")
     with pytest.raises(ValueError, match="the model is sharded"):
         device.sparse_gradients = True
+
+
+def test_tables_of_a_sharded_model_are_written_whole(package: Any, models: dict[str, Any], tmp_path: Path) -> None:
+    """By the first of its processes, for a model whose tables lie elsewhere; weights too."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    parallelize = import_module(f"{package.__name__}.parallelize")
+    model, want = models["device"], {name: table.weight.clone() for name, table in models["device"].tables.items()}
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        parallelize.apply_fsdp(model, init_device_mesh("cpu", (1,)))
+        model(IDS)  # leaves parameters gathered
+        model.save_memory(tmp_path / "memory.safetensors")
+        model.save_weights(tmp_path / "weights")
+    finally:
+        dist.destroy_process_group()
+    for path in (tmp_path / "memory.safetensors", tmp_path / "weights"):
+        for table in models["disk"].tables.values():
+            table.writable().data.zero_()
+        models["disk"].swap_memory(path)
+        for name, table in models["disk"].tables.items():
+            assert torch.equal(table.weight, want[name])
 
 
 def test_the_readme_of_a_package(
@@ -300,8 +324,10 @@ def test_the_readme_of_a_package(
     other = package.Model()
     other.save_memory(tmp_path / "law.safetensors")
     monkeypatch.chdir(tmp_path)
-    given = {"Model": package.Model, "load_weights": package.load_weights, "optimizers": package.optimizers, "ids": IDS}
-    exec(code[1].replace("from tabled import optimizers\n", ""), given)  # the package has another name here
+    given = {name: getattr(package, name) for name in package.__all__} | {"ids": IDS}
+    exec(
+        code[1].replace("from tabled import clip_gradients, optimizers\n", ""), given
+    )  # the package has another name here
     model = given["model"]
     assert {table.placement for table in model.tables.values()} == {"disk"}
     for name, table in model.tables.items():

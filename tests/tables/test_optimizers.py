@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tables.conftest import PLACEMENTS
+from tests.tables.test_models import IDS
 from tests.tables.test_table import DIM, ROWS, make, pulled
 
 SETTINGS = {"lr": 0.05, "betas": (0.8, 0.95)}
@@ -127,3 +128,30 @@ def test_groups_of_a_model(package: Any, models: dict[str, Any]) -> None:
     assert {id(p) for p in groups[1]["params"]} == {id(table.weight) for table in device.tables.values()}
     package.optimizers(device, lr=1e-3)
     assert device.sparse_gradients
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("max_norm", [1e-3, 1e3])
+def test_clipped_as_dense_gradients_are(package: Any, models: dict[str, Any], placement: str, max_norm: float) -> None:
+    """Of several backward passes, whose sparse gradients are added up."""
+    norms, grads = [], []
+    for model, clip in (
+        (models["device"], torch.nn.utils.clip_grad_norm_),
+        (deepcopy(models[placement]), package.clip_gradients),
+    ):
+        model.sparse_gradients = clip is package.clip_gradients
+        for ids in (IDS, IDS.flip(1)):
+            model(ids, labels=ids).loss.backward()
+        norms.append(clip(model.parameters(), max_norm))
+        grads.append({name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*norms)
+    torch.testing.assert_close(*grads)
+    assert 1e-3 < float(norms[0]) < 1e3
+
+
+def test_clipping_takes_dense_gradients_too(package: Any) -> None:
+    given = torch.tensor([3.0, 4.0], requires_grad=True), torch.zeros(2, requires_grad=True)
+    given[0].grad = torch.tensor([3.0, 4.0])
+    assert package.clip_gradients(given, 1.0) == 5.0
+    torch.testing.assert_close(given[0].grad, torch.tensor([0.6, 0.8]))
+    assert package.clip_gradients([given[1]], 1.0) == 0.0
