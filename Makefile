@@ -20,7 +20,7 @@ help: ## what there is
 demo: $(STAMP) ## check, cost, build and train a small DeepSeek-V3 (about two minutes)
 	@$(BIN)/archc demo $(ARGS)
 
-test: $(STAMP) ## the tests, without the slow ones (eight to eleven minutes on two cores)
+test: $(STAMP) ## the tests, without the slow ones (eleven to fourteen minutes on two cores)
 	@$(PYTEST) $(PARALLEL) -q -m "not slow" $(ARGS)
 
 test-all: $(STAMP) ## every test, 100,000 mutated specs, properties with many more examples (hours)

@@ -4,7 +4,8 @@ Kinds are drawn first (`Choice`), then their fields, each by its type, limits an
 is not asked. What a person would not get wrong is steered, and nothing else:
 
 - Sizes are small. Channels are even, heads and groups are numbers that divide each other (`NUMBERS`), `UP_TO` another
-  field of the drawer where that one was drawn. Numbers of tokens keep their defaults' proportions.
+  field of the drawer where that one was drawn. Numbers of tokens keep their defaults' proportions. `POWERS_OF_TWO` are
+  that where what needs them is on.
 - Fields that follow others (`inherit`, defaults that are computed) are mostly left out, widths and vocabularies that
   all drawers share always; so are lists that may be left out, and names of files.
 - A field that begins with the name of another (`shared_gate`) is left out where that one (`shared`) is off. One that
@@ -60,6 +61,8 @@ MADE_FOR: dict[Kind, Kind] = {
 """Kinds that do nothing without another."""
 UP_TO = {"keep_groups": "groups", "kv_heads": "heads"}
 """Fields that are at most another field of the same drawer."""
+POWERS_OF_TWO = {"head_dim": "rounding"}
+"""Fields that a person makes a power of two where another field of the same drawer is on."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,9 @@ def _text(rng: Random, choice: Choice, without: Collection[str] = ()) -> str:
         elif not off and name not in without and _given(rng, info):
             most = min([_count(values, infos[n]) for n in [UP_TO.get(name)] if n in infos], default=1 << 30)
             values[name] = _value(rng, info, shrink, most)
+    for name, switch in POWERS_OF_TWO.items():
+        if name in values and switch in infos and not _off(values, infos[switch]):
+            values[name] = "8"
     return f"{choice.kind} {{ {', '.join(f'{n} = {v}' for n, v in values.items())} }}" if values else choice.kind
 
 
