@@ -87,6 +87,8 @@ class Program:
     def __init__(self) -> None:
         self._known: dict[tuple[Any, ...], Row] = {}
         self._ids = count()
+        self.names: dict[int, str] = {}
+        """What values are called in what is printed, where they have a name."""
 
     def make(self, rule: Rule, *args: Row) -> Row:
         """The value of ``rule`` on ``args``."""
@@ -94,6 +96,11 @@ class Program:
         if key not in self._known:
             self._known[key] = Row(rule, args, rule.axes(*args), self, next(self._ids))
         return self._known[key]
+
+    def named(self, name: str, value: Row) -> Row:
+        """The value, which is called so from now on unless it had a name."""
+        self.names.setdefault(value.id, name)
+        return value
 
 
 def order(values: Iterable[Row]) -> list[Row]:
