@@ -17,12 +17,13 @@ Format = Literal["fp32", "bf16"]
 
 # --- leaves --------------------------------------------------------------------------------------
 class Input(Rule):
-    """What comes from memory for every token."""
+    """What comes from memory for every token, or for every ``shared`` tokens after one another."""
 
     name: str
     streams: Streams = ()
     row: bool = False
     format: Format = "fp32"
+    shared: int = 1
 
     def axes(self) -> Axes:
         return Axes(streams=self.streams, row=self.row)
@@ -123,6 +124,36 @@ class Clip(Pointwise):
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         (x,) = out.args
         return (mul(grad, x.program.make(Inside(low=self.low, high=self.high), x)),)
+
+
+class Sqrt(Pointwise):
+    """The square root."""
+
+    cpp, triton, numpy = "std::sqrt({x})", "tl.sqrt({x})", "np.sqrt(x)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        return (mul(mul(grad, 0.5), recip(out)),)
+
+
+class Sign(Pointwise):
+    """-1, 0 or 1."""
+
+    cpp, triton = "(({x} > 0.0f) - ({x} < 0.0f))", "tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, 0.0))"
+    numpy = "np.sign(x)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[None]:
+        return (None,)
+
+
+class Softplus(Pointwise):
+    """log(1 + e^x)"""
+
+    cpp = "std::max({x}, 0.0f) + std::log1p(std::exp(-std::abs({x})))"
+    triton = "tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))"
+    numpy = "np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        return (mul(grad, out.program.make(Sigmoid(), *out.args)),)
 
 
 class Inside(Pointwise):
@@ -464,3 +495,42 @@ def repeat(times: int, body: Callable[[Row], Row], start: Row) -> Row:
 def _streamed(x: NDArray[Any], ndim: int) -> NDArray[Any]:
     """An array with as many stream axes as another has."""
     return x.reshape(x.shape[0], *(1,) * (ndim - x.ndim), *x.shape[1:]) if x.ndim < ndim else x
+
+
+class Rotate(Rule):
+    """Pairs of channels at one end of a row turned by angles: operands are the row, and for each pair its cos and sin.
+
+    ``turned`` channels are turned, the others stay. Pairs are neighbours (interleaved), or one of the first half of the
+    turned channels and one of the second (half). The angles are of another row: `turned` numbers, cos and sin in turns.
+    """
+
+    turned: int
+    pairs: Literal["half", "interleaved"]
+    end: Literal["first", "last"]
+    inverse: bool = False
+
+    def axes(self, x: Row, angles: Row) -> Axes:
+        assert x.row, f"no row in {x}"
+        return x.axes
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row | None]:
+        return out.program.make(self.replaced(inverse=not self.inverse), grad, out.args[1]), None
+
+    def channels(self, width: int, pair: int) -> tuple[int, int]:
+        """The two channels of a pair."""
+        first = 0 if self.end == "first" else width - self.turned
+        if self.pairs == "half":
+            return first + pair, first + pair + self.turned // 2
+        return first + 2 * pair, first + 2 * pair + 1
+
+    def value(self, x: NDArray[Any], angles: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
+        pairs = np.array([self.channels(x.shape[-1], i) for i in range(self.turned // 2)])
+        cos, sin = angles[..., 0::2], angles[..., 1::2] * (-1 if self.inverse else 1)
+        spare = (1,) * (x.ndim - cos.ndim)
+        cos, sin = (a.reshape(a.shape[0], *spare, *a.shape[1:]) for a in (cos, sin))
+        out = x.copy()
+        a, b = x[..., pairs[:, 0]], x[..., pairs[:, 1]]
+        out[..., pairs[:, 0]], out[..., pairs[:, 1]] = a * cos - b * sin, a * sin + b * cos
+        return out
