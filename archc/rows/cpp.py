@@ -1,13 +1,13 @@
-"""Row programs as C++: tiles of tokens, passes over the row that compilers vectorise, the small algebra between them."""
+"""Row programs as C++: tiles of tokens, passes over the row that compilers vectorise, small algebra between them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from archc.record import dataclass
-from archc.rows.elements import Element, Elements, literal
+from archc.rows.elements import Element, Elements
+from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Levels
 from archc.rows.rules import (
     Const,
@@ -44,7 +44,7 @@ static inline float square_root_inverse(float x) { return 1.0f / std::sqrt(x); }
 PROJECT = """\
 typedef float Lanes __attribute__((vector_size(64), aligned(4)));
 
-// sums[b][i] += the products of row b of x, `stride` after the row before, and row i of weight, `width` channels of each
+// sums[b][i] += the products of row b of x, `stride` after the row before, and row i of weight, `width` channels each
 template <int TB, int M>
 static inline void project(const float* __restrict x, int64_t stride, const float* __restrict weight, int64_t apart,
                            int64_t width, float (*__restrict sums)[M]) {
@@ -90,16 +90,6 @@ static inline void outer(const float (*__restrict numbers)[M], const float* __re
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """A row program with names for what it takes and gives; rows are ``width`` channels wide."""
-
-    name: str
-    width: int
-    takes: Mapping[str, Row]
-    gives: Mapping[str, Row]
-
-
 def elements_of(value: Row) -> int:
     """How many numbers, or rows, a value has for each token."""
     return math.prod(value.streams)
@@ -111,7 +101,22 @@ class _Printer(Elements):
         self.lines: list[str] = []
         self.depth = 1
         self.known: list[dict[int, list[Element]]] = [{}]
-        self.taken: set[str] = {*kernel.takes, *kernel.gives, "t", "b", "d", "lo", "hi", "i", "t0", "T", "TB", "project", "outer", "tile"}
+        self.taken: set[str] = {
+            *kernel.takes,
+            *kernel.gives,
+            "t",
+            "b",
+            "d",
+            "lo",
+            "hi",
+            "i",
+            "t0",
+            "T",
+            "TB",
+            "project",
+            "outer",
+            "tile",
+        }
 
     # --- lines -----------------------------------------------------------------------------------
     def line(self, text: str) -> None:
@@ -131,8 +136,10 @@ class _Printer(Elements):
 
     def name(self, hint: str) -> str:
         """A name that is not taken."""
-        found = hint if hint not in self.taken else next(
-            f"{hint}_{n}" for n in range(2, 1_000_000) if f"{hint}_{n}" not in self.taken
+        found = (
+            hint
+            if hint not in self.taken
+            else next(f"{hint}_{n}" for n in range(2, 1_000_000) if f"{hint}_{n}" not in self.taken)
         )
         self.taken.add(found)
         return found
@@ -280,7 +287,9 @@ class _Forward(_Printer):
             if not new or isinstance(v.rule, RowSum | RowMax | Project):
                 return
             mine = 2 * self.levels.of(v)
-            inner = v.args[:1] if isinstance(v.rule, Repeat) else v.args[:2] if isinstance(v.rule, RepeatBack) else v.args
+            inner = (
+                v.args[:1] if isinstance(v.rule, Repeat) else v.args[:2] if isinstance(v.rule, RepeatBack) else v.args
+            )
             for arg in inner:
                 want(arg, mine)
 
@@ -365,7 +374,9 @@ class _Forward(_Printer):
         rows = self.rows_at(level)
         projected = [v for v in self.projected if self.levels.of(v.args[0]) == level]
         outers = [
-            (name, v) for name, v in self.accumulated.items() if isinstance(v.rule, Outer) and self.levels.of(v) == level
+            (name, v)
+            for name, v in self.accumulated.items()
+            if isinstance(v.rule, Outer) and self.levels.of(v) == level
         ]
         if not rows and not projected and not outers:
             return
@@ -378,7 +389,9 @@ class _Forward(_Printer):
         else:
             self._chunk(level, rows, "0", f"{width}", f"{width}", projected, outers)
 
-    def _chunk(self, level: int, rows: list[Row], lo: str, hi: str, wide: str, projected: list[Row], outers: list) -> None:
+    def _chunk(
+        self, level: int, rows: list[Row], lo: str, hi: str, wide: str, projected: list[Row], outers: list
+    ) -> None:
         width = self.kernel.width
         if rows:
             with self.block("for (int b = 0; b < TB; ++b)"):
@@ -448,7 +461,11 @@ class _Forward(_Printer):
             count = elements_of(v)
             made = []
             for i in range(count):
-                at = f"{name} + {self._row_of(name)} * {count * width} + {i * width}" if v.token else f"{name} + {i * width}"
+                at = (
+                    f"{name} + {self._row_of(name)} * {count * width} + {i * width}"
+                    if v.token
+                    else f"{name} + {i * width}"
+                )
                 local = self.name(f"{name}_{i}" if count > 1 else f"{name}_row")
                 self.line(f"const float* __restrict {local} = {at};")
                 made.append(Element(f"{local}[d]"))

@@ -30,6 +30,6 @@ def gradients(seeds: Mapping[Row, Row], wanted: Sequence[Row]) -> list[Row | Non
         for operand, part in zip(value.args, value.rule.vjp(value, found[value.id]), strict=True):
             if part is None or isinstance(operand.rule, Const):
                 continue
-            part = fit(part, operand)
-            found[operand.id] = add(found[operand.id], part) if operand.id in found else part
+            mine = fit(part, operand)
+            found[operand.id] = add(found[operand.id], mine) if operand.id in found else mine
     return [found.get(value.id) for value in wanted]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from archc.graph import Node, Value
-from archc.ops import Op, Type
-from archc.ops import matrix, row, streams, view
+from archc.ops import Op, Type, matrix, row, streams, view
 from archc.rows import rules as r
 from archc.rows.value import Program, Row
 
@@ -73,8 +72,10 @@ class Lowering:
         if not wide and math.prod(dims) > MOST_STREAMS:
             raise Unfit(f"{value.type} is neither a row of {self.width} nor few numbers")
         some = dims[:-1] if wide else tuple(n for n in dims if n != 1) if math.prod(dims) == 1 else dims
-        rule = r.Param(name=name, streams=some, row=wide) if param else r.Input(
-            name=name, streams=some, row=wide, shared=shared
+        rule = (
+            r.Param(name=name, streams=some, row=wide)
+            if param
+            else r.Input(name=name, streams=some, row=wide, shared=shared)
         )
         return Term(self.make(rule), dims)
 
@@ -111,6 +112,7 @@ class Lowering:
 
 Rule = Callable[[Lowering, Any, Sequence[Term], Type], Term]
 RULES: dict[type[Op], Rule] = {}
+"""How each op is written as row values. A new op of rows adds itself here by `rule`."""
 
 
 def rule(*ops: type[Op]) -> Callable[[Rule], Rule]:
@@ -285,7 +287,6 @@ def _sinkhorn(low: Lowering, op: Any, ins: Sequence[Term], out: Type) -> Term:
     def by_columns(m: Row) -> Row:
         return r.product("jk,k->jk", m, r.recip(r.add(r.product("jk->k", m), op.eps)))
 
-    n = x.row.streams[0]
     if op.eps == 0:
         raise Unfit("logarithms")
     m = r.add(_softmax(low, op, [x], out).row, op.eps)
@@ -334,7 +335,9 @@ def _split(low: Lowering, op: Any, ins: Sequence[Term], out: Type) -> Any:
     if x.row.row or len(x.row.streams) != 1:
         raise Unfit("a row in parts")
     starts = [sum(op.sizes[:i]) for i in range(len(op.sizes))]
-    return tuple(Term(low.make(r.Take(start=s, shape=(n,)), x.row), (n,)) for s, n in zip(starts, op.sizes, strict=True))
+    return tuple(
+        Term(low.make(r.Take(start=s, shape=(n,)), x.row), (n,)) for s, n in zip(starts, op.sizes, strict=True)
+    )
 
 
 @rule(view.Unbind)
@@ -393,7 +396,9 @@ def _detach(low: Lowering, op: Any, ins: Sequence[Term], out: Type) -> Term:
     raise Unfit("constants")
 
 
-def lowered(nodes: Sequence[Node], leaves: Mapping[Value, str], wanted: Mapping[str, Value], lead: int, width: int) -> Lowered:
+def lowered(
+    nodes: Sequence[Node], leaves: Mapping[Value, str], wanted: Mapping[str, Value], lead: int, width: int
+) -> Lowered:
     """The program of ``nodes`` (views among them included): ``leaves`` come from memory, ``wanted`` go there."""
     low = Lowering(lead, width)
     terms: dict[Value, Term] = {}
@@ -417,7 +422,8 @@ def lowered(nodes: Sequence[Node], leaves: Mapping[Value, str], wanted: Mapping[
         else:
             ins = [term(v) for v in node.ins]
         made = lower(low, node.op, ins, node.outs[0].type)
-        terms.update(zip(node.outs, made if len(node.outs) > 1 else (made,), strict=True))
+        several: Sequence[Term] = made if len(node.outs) > 1 else (made,)  # pyright: ignore[reportAssignmentType]
+        terms.update(zip(node.outs, several, strict=True))
     for name, value in wanted.items():
         low.program.named(name, terms[value].row)
     return Lowered(width, takes, {name: (value, terms[value].row) for name, value in wanted.items()})

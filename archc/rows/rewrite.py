@@ -136,7 +136,7 @@ class Matrix(Rule):
 def collected(values: Sequence[Row]) -> list[Row]:
     """With sums of mixes of one row by different numbers written as one mix."""
 
-    def change(old: Row, new: Row) -> Row:
+    def change(_: Row, new: Row) -> Row:
         if not isinstance(new.rule, Add) or not new.row:
             return new
         terms: list[Row] = []
@@ -189,7 +189,7 @@ def _mix(term: Row, streams: Streams) -> tuple[Row, Row, str, str, str] | None:
 def summed_last(values: Sequence[Row]) -> list[Row]:
     """With sums over tokens outside of what puts them in place and adds them up."""
 
-    def change(old: Row, new: Row) -> Row:
+    def change(_: Row, new: Row) -> Row:
         make = new.program.make
         if isinstance(new.rule, Pad) and isinstance(new.args[0].rule, TokenSum):
             return make(TokenSum(), make(new.rule, new.args[0].args[0]))

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Format = Literal["fp32", "bf16"]
+Format = Literal["act", "fp32", "bf16", "fp8"]
+"""How numbers lie in memory; ``act`` is the format of activations, which is known when a package runs."""
 
 
 # --- leaves --------------------------------------------------------------------------------------
@@ -488,6 +489,8 @@ def recip(x: Row) -> Row:
 
 def repeat(times: int, body: Callable[[Row], Row], start: Row) -> Row:
     """``body`` applied ``times`` times."""
+    if times == 0:
+        return start
     state = start.program.make(Placeholder(which="state", of=start.id, streams=start.streams))
     return start.program.make(Repeat(times=times), start, state, body(state))
 

@@ -1,0 +1,87 @@
+"""Row programs as kernels: named values that come from memory and go there, and the kernels of their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from archc.rows.gradient import gradients
+from archc.rows.rewrite import collected, hoisted, rebuilt, summed_last
+from archc.rows.rules import Format, Input, Param, Project, RowMax, RowSum
+from archc.rows.value import Row, order
+
+
+class Kernel(NamedTuple):
+    """A row program with names for what it takes and gives; rows are ``width`` channels wide.
+
+    In memory an array is [tokens, *streams, width or nothing] without gaps, or without tokens where it has none: a
+    parameter, or a sum over tokens. Takes say in which format they come (`Input.format`); ``stored`` says in which
+    gives are written, float32 where it says nothing. What is computed in between is float32.
+    """
+
+    name: str
+    width: int
+    takes: Mapping[str, Row]
+    gives: Mapping[str, Row]
+    stored: Mapping[str, Format]
+
+    def format(self, name: str) -> Format:
+        """The format in memory of what is taken or given by a name."""
+        if name in self.takes:
+            rule = self.takes[name].rule
+            assert isinstance(rule, Input | Param)
+            return rule.format
+        return self.stored.get(name, "fp32")
+
+
+class Trained(NamedTuple):
+    """A kernel that also gives what its gradient needs (``saved_...``), and the kernel of the gradient.
+
+    The latter takes what the former took (as far as it reads it), what it saved, of its gives those that were to be
+    kept, and the gradients ``grad_...`` of all its gives; it gives ``d_...`` of the takes that were wanted.
+    """
+
+    forward: Kernel
+    backward: Kernel
+
+
+def optimised(kernel: Kernel) -> Kernel:
+    """The kernel with as few passes over the row and products as the rewrites know to reach."""
+    made = summed_last(collected(hoisted(list(kernel.gives.values()))))
+    return kernel._replace(gives=dict(zip(kernel.gives, made, strict=True)))
+
+
+def trained(kernel: Kernel, wanted: Collection[str], kept: Collection[str] = ()) -> Trained:
+    """The kernels of a step of training: what every pass over the row summed is saved, all else is computed again.
+
+    ``wanted`` are the takes with a gradient; gives that are ``kept`` are read from memory in the backward pass instead
+    of made again.
+    """
+    kernel = optimised(kernel)
+    program = next(iter(kernel.gives.values())).program
+    sums = [v for v in order(kernel.gives.values()) if isinstance(v.rule, RowSum | RowMax | Project) and v.token]
+    names = [f"saved_{program.names.get(v.id, type(v.rule).__name__.lower())}" for v in sums]
+    saved = {f"{n}_{i}" if names.count(n) > 1 else n: v for i, (n, v) in enumerate(zip(names, sums, strict=True))}
+    forward = kernel._replace(gives={**kernel.gives, **saved})
+
+    def leaf(name: str, like: Row, format: Format) -> Row:
+        return program.make(Input(name=name, streams=like.streams, row=like.row, format=format))
+
+    seeds = {f"grad_{name}": leaf(f"grad_{name}", v, kernel.format(name)) for name, v in kernel.gives.items()}
+    made = gradients(dict(zip(kernel.gives.values(), seeds.values(), strict=True)), [kernel.takes[n] for n in wanted])
+    inputs = {v.id: leaf(name, v, "fp32") for name, v in saved.items()}
+    inputs |= {kernel.gives[name].id: leaf(name, kernel.gives[name], kernel.format(name)) for name in kept}
+    found = {f"d_{name}": g for name, g in zip(wanted, made, strict=True) if g is not None}
+    cut = rebuilt(list(found.values()), lambda old, new: inputs.get(old.id, new))
+    backward = optimised(
+        Kernel(
+            name=f"{kernel.name}_backward",
+            width=kernel.width,
+            takes={},
+            gives=dict(zip(found, cut, strict=True)),
+            stored={name: kernel.format(name.removeprefix("d_")) for name in found},
+        )
+    )
+    leaves = {v.rule.name: v for v in order(backward.gives.values()) if isinstance(v.rule, Input | Param)}
+    ordered = [n for n in (*kernel.takes, *kernel.gives, *saved, *seeds) if n in leaves]
+    return Trained(forward, backward._replace(takes={n: leaves[n] for n in ordered}))
