@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from archc.graph import Node, Value
 from archc.ops import Op, Type, matrix, row, streams, view
 from archc.rows import rules as r
+from archc.rows.rotate import Rotate
 from archc.rows.value import Program, Row
 
 MOST_STREAMS = 64
@@ -325,7 +326,7 @@ def _rotate(low: Lowering, op: Any, ins: Sequence[Term], out: Type) -> Term:
     x, angles = ins
     turned = 2 * angles.dims[0]
     return Term(
-        low.make(r.Rotate(turned=turned, pairs=op.pairs, end=op.end, inverse=op.inverse), x.row, angles.row), x.dims
+        low.make(Rotate(turned=turned, pairs=op.pairs, end=op.end, inverse=op.inverse), x.row, angles.row), x.dims
     )
 
 
