@@ -339,15 +339,19 @@ def test_cache_bytes(both: Both, batch: int, context: int) -> None:
 
 
 def test_cache_bytes_grow_as_the_plan_says(both: Both) -> None:
-    """By as many tokens as complete a group of every compressor, where every window is full."""
+    """By as many tokens as complete a group of every compressor, where every window is full.
+
+    A token has a third of the bytes that a group of three keeps, so products are rounded in the last place.
+    """
     more = math.lcm(*(store.every for _, _, store in both.graph.states() if isinstance(store, Table)))
     wide = max((store.keep for _, _, store in both.graph.states() if isinstance(store, Ring)), default=0)
     long = -(-(wide + 100) // more) * more
     for model in stored(both):
         planned = count(model, both.graph, mode="decode", context=long).kv_cache
         small, large = (both.module.new_cache(1, n, layout=planned.layout).bytes() for n in (long, long + more))
-        assert large - small == more * planned.bytes_per_token
-        assert large == (long + more) * planned.bytes_per_token + planned.bytes_per_sequence_fixed
+        grown, whole = more * planned.bytes_per_token, (long + more) * planned.bytes_per_token
+        assert large - small == pytest.approx(grown, rel=1e-14)
+        assert large == pytest.approx(whole + planned.bytes_per_sequence_fixed, rel=1e-14)
 
 
 def test_a_cache_of_another_layout_is_refused(both: Both) -> None:
