@@ -179,3 +179,9 @@ def test_atomic_additions_to_one_address_all_count(interpreted: Worker, dtype: t
     sums, before = interpreted(probes.atomic_add, x, bins, 3)
     assert sums.tolist() == [sum(range(b + 1, 16, 3)) for b in range(3)]
     assert before[:6].tolist() == [0, 0, 0, 1, 2, 3]
+
+
+def test_the_last_of_several_programs_sees_what_the_others_stored(interpreted: Worker) -> None:
+    out, arrived = interpreted(probes.last_arriver, torch.arange(128.0).reshape(8, 16))
+    assert out.item() == 128 * 127 / 2
+    assert arrived.item() == 0
