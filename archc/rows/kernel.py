@@ -38,7 +38,8 @@ class Trained(NamedTuple):
     """A kernel that also gives what its gradient needs (``saved_...``), and the kernel of the gradient.
 
     The latter takes what the former took (as far as it reads it), what it saved, of its gives those that were to be
-    kept, and the gradients ``grad_...`` of all its gives; it gives ``d_...`` of the takes that were wanted.
+    kept, and the gradients ``grad_...`` of all its gives; it gives ``d_...`` of the takes that were wanted. Sums over
+    tokens are float32 whatever the parameter is: tiles of tokens are added one after another.
     """
 
     forward: Kernel
@@ -79,7 +80,7 @@ def trained(kernel: Kernel, wanted: Collection[str], kept: Collection[str] = ())
             width=kernel.width,
             takes={},
             gives=dict(zip(found, cut, strict=True)),
-            stored={name: kernel.format(name.removeprefix("d_")) for name in found},
+            stored={n: kernel.format(n.removeprefix("d_")) for n, v in zip(found, cut, strict=True) if v.token},
         )
     )
     leaves = {v.rule.name: v for v in order(backward.gives.values()) if isinstance(v.rule, Input | Param)}

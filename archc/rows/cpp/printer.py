@@ -33,6 +33,22 @@ TILE = 4
 CHUNK = 1024
 """Channels of such a chunk."""
 
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-ffast-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-Wno-psabi",
+)
+"""What a compiler is asked for, after `-DACT=float` or `-DACT=bfloat16`."""
+
+KINDS = {"act": "act", "fp32": "float", "bf16": "bfloat16"}
+"""Formats in memory as C++ calls them."""
+
 
 def elements_of(value: Row) -> int:
     """How many numbers, or rows, a value has for each token."""
@@ -365,6 +381,10 @@ class _Forward(_Printer):
         """Which row of memory is that of token t."""
         return "b" if name in self.held else "t"
 
+    def _type(self, name: str) -> str:
+        """What an array of memory consists of."""
+        return "float" if name in self.held else KINDS[self.kernel.format(name)]
+
     def _first(self, name: str, count: int) -> str:
         """Where the rows of a tile begin."""
         return name if name in self.held else f"{name} + t0 * {count * self.kernel.width}"
@@ -411,7 +431,7 @@ class _Forward(_Printer):
                     else f"{name} + {i * width}"
                 )
                 local = self.name(f"{name}_{i}" if count > 1 else f"{name}_row")
-                self.line(f"const float* __restrict {local} = {at};")
+                self.line(f"const {self._type(name)}* __restrict {local} = {at};")
                 made.append(Element(f"{local}[d]"))
             self.known[-1][v.id] = made
         stores = [v for v in rows if v.id in self.stored]
@@ -421,7 +441,9 @@ class _Forward(_Printer):
             targets[v.id] = []
             for i in range(count):
                 local = self.name(f"to_{name}_{i}" if count > 1 else f"to_{name}")
-                self.line(f"float* __restrict {local} = {name} + {self._row_of(name)} * {count * width} + {i * width};")
+                self.line(
+                    f"{self._type(name)}* __restrict {local} = {name} + {self._row_of(name)} * {count * width} + {i * width};"
+                )
                 targets[v.id].append(local)
         reduced = [v for v in self.reduced if self.levels.of(v.args[0]) == level]
         clauses, ends = [], []
@@ -457,23 +479,34 @@ class _Forward(_Printer):
             self.line(text)
 
 
-def print_cpp(kernel: Kernel) -> str:
-    """A translation unit whose function ``kernel.name`` runs the program on T tokens: pointers in the order of takes
-    and gives, then T. Sums over tokens are added to what their memory holds.
+def translation_unit(kernels: Iterable[Kernel]) -> str:
+    """One file of C++ with a function for each kernel, of its name: pointers in the order of takes and gives, then how
+    many tokens T. Sums over tokens are added to what their memory holds.
     """
+    return "\n".join((HEAD, PROJECT, OUTER, *map(_function, kernels)))
+
+
+def print_cpp(kernel: Kernel) -> str:
+    """The `translation_unit` of one kernel."""
+    return translation_unit([kernel])
+
+
+def _function(kernel: Kernel) -> str:
+    """A kernel: what runs a tile of tokens, and the function that runs all of them."""
     body = _Forward(kernel).print()
-    args = [f"const float* __restrict {n}" for n in kernel.takes] + [f"float* __restrict {n}" for n in kernel.gives]
-    passed = ", ".join((*kernel.takes, *kernel.gives))
+    kinds = {n: f"const {KINDS[kernel.format(n)]}*" for n in kernel.takes}
+    kinds |= {n: f"{KINDS[kernel.format(n)]}*" for n in kernel.gives}
+    args = [f"{kind} __restrict {n}" for n, kind in kinds.items()]
+    plain = [f"{'const ' * (n in kernel.takes)}void* {n}" for n in kinds]
+    passed = ", ".join(f"({kind}){n}" for n, kind in kinds.items())
     sums = any(not v.token for v in kernel.gives.values())
     parallel = "" if sums else "    #pragma omp parallel for schedule(static)\n"
+    tile = f"{kernel.name}_tile"
     return "\n".join(
         (
-            HEAD,
-            PROJECT,
-            OUTER,
-            f"template <int TB>\nstatic void tile({', '.join(args)}, int64_t t0) {{\n{body}\n}}\n",
-            f'extern "C" void {kernel.name}({", ".join(args)}, int64_t T) {{',
-            f"{parallel}    for (int64_t q = 0; q < T / {TILE}; ++q) tile<{TILE}>({passed}, q * {TILE});",
-            f"    for (int64_t t = T / {TILE} * {TILE}; t < T; ++t) tile<1>({passed}, t);\n}}\n",
+            f"template <int TB>\nstatic void {tile}({', '.join(args)}, int64_t t0) {{\n{body}\n}}\n",
+            f'extern "C" void {kernel.name}({", ".join(plain)}, int64_t T) {{',
+            f"{parallel}    for (int64_t q = 0; q < T / {TILE}; ++q) {tile}<{TILE}>({passed}, q * {TILE});",
+            f"    for (int64_t t = T / {TILE} * {TILE}; t < T; ++t) {tile}<1>({passed}, t);\n}}\n",
         )
     )

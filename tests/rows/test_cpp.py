@@ -1,0 +1,69 @@
+"""Generated C++ gives what the program gives in float64, forward and backward, in float32 and bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archc.rows.interpret import run
+from archc.rows.kernel import Kernel, optimised, trained
+from tests.rows.boundary import boundary
+from tests.rows.compiled import NUMPY, call, shape
+
+TOLERANCE = {"float": 2e-5, "bfloat16": 2e-2}
+"""Of the largest number of an array: rounding of the sums, or of activations (8 bits) that more sums are made of."""
+
+
+def drawn(kernel: Kernel, tokens: int, act: str, seed: int) -> dict[str, Any]:
+    """Takes that float32 and the format of activations hold exactly."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for name, v in kernel.takes.items():
+        x = rng.normal(size=shape(v, tokens, kernel.width))
+        if v.row and not v.token and v.streams:
+            x /= np.sqrt(x[0, 0].size)  # A matrix whose products are about 1: sigmoids do not saturate
+        made[name] = x.astype(NUMPY[act] if kernel.format(name) == "act" else np.float32).astype(np.float64)
+    return made
+
+
+def expected(kernel: Kernel, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """What the interpreter gives."""
+    return dict(zip(kernel.gives, run(list(kernel.gives.values()), arrays), strict=True))
+
+
+def check(kernels: list[Kernel], which: int, arrays: Mapping[str, Any], tokens: int, act: str) -> dict[str, Any]:
+    """Compares a function with the interpreter, and returns what the latter gives."""
+    kernel = kernels[which]
+    want = expected(kernel, {name: arrays[name] for name in kernel.takes})
+    got = call(kernels, which, arrays, tokens, act)
+    for name, x in want.items():
+        tolerance = TOLERANCE[act] * max(float(np.abs(x).max()), 1e-3)
+        np.testing.assert_allclose(
+            got[name].astype(float), np.broadcast_to(x, got[name].shape), 0, tolerance, err_msg=name
+        )
+    return want
+
+
+def check_all(kernel: Kernel, tokens: int, act: str, seed: int, kept: tuple[str, ...] = ()) -> None:
+    """Inference, and the pair of a training step, of one translation unit."""
+    forward, backward = trained(kernel, list(kernel.takes), kept)
+    kernels = [optimised(kernel)._replace(name="inference"), forward, backward]
+    arrays = drawn(kernel, tokens, act, seed)
+    check(kernels, 0, arrays, tokens, act)
+    made = check(kernels, 1, arrays, tokens, act)
+    check(kernels, 2, {**drawn(backward, tokens, act, seed + 1), **made, **arrays}, tokens, act)
+
+
+SHAPES = [(4, 40, "float"), (4, 33, "bfloat16"), (3, 2051, "float"), (1, 16, "bfloat16")]
+
+
+@pytest.mark.parametrize(("n", "width", "act"), SHAPES)
+@settings(max_examples=5, deadline=None)
+@given(tokens=st.integers(1, 23), seed=st.integers(0, 1000))
+def test_boundary(n: int, width: int, act: str, tokens: int, seed: int) -> None:
+    check_all(boundary(n, width, 3), tokens, act, seed, kept=("mixed",) if n > 3 else ())
