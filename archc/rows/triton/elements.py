@@ -1,0 +1,336 @@
+"""Values of row programs in Triton: what a program knows of a tile of tokens.
+
+For each of its streams a row value is a tensor [TILE, CHUNK], a number of each token [TILE], a row of a parameter
+[1, CHUNK], and a number of a parameter a scalar.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+from archc.rows.elements import Element, Elements, literal, places
+from archc.rows.kernel import Kernel
+from archc.rows.rotate import Rotate
+from archc.rows.rules import Const, Format, Input, Param, Pointwise, Repeat, Round
+from archc.rows.triton.lines import Lines
+from archc.rows.value import Row, order
+
+FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
+RESERVED = frozenset(("t", "d", "m", "T", "TILE", "CHUNK", "SPLIT", "tl", "torch", "Tensor", "jit", "inside", "first"))
+
+
+def count(value: Row) -> int:
+    """How many numbers, or rows, a value has for each token."""
+    return math.prod(value.streams)
+
+
+def to(give: str) -> str:
+    """What the array is called that a give is written to."""
+    return f"to_{give}"
+
+
+class Tile(Elements):
+    """Writes values of a tile of tokens into the body of a Triton kernel.
+
+    It counts on the names ``t`` (the tokens of the tile from its first on, [TILE]), ``inside`` ([TILE]: whether there
+    is such a token) and, where rows are made, on ``d`` (channels, [CHUNK]), and on pointers of arrays that stand at
+    the tile's first token, whose number among all is ``first``. ``masked``: CHUNK does not divide the width.
+    """
+
+    def __init__(self, kernel: Kernel, *, masked: bool = False, taken: Collection[str] = ()) -> None:
+        self.kernel, self.masked = kernel, masked
+        self.body = Lines({*kernel.takes, *map(to, kernel.gives), *RESERVED, *taken})
+        self.known: list[dict[tuple[int, str], list[Element]]] = [{}]
+        self.functions: list[str] = []
+        """Device functions that what is written calls."""
+        self.channels = "d"
+        """The channels at which rows are made: ``d``, or those that ``d`` are turned with."""
+        self._places: list[dict[str, str]] = [{}]
+
+    # --- lines -----------------------------------------------------------------------------------
+    def line(self, text: str) -> None:
+        """Writes a line."""
+        self.body.line(text)
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        """Indents what is written inside, and forgets afterwards what was made there."""
+        with self.body.block(head):
+            self.known.append({})
+            self._places.append({})
+            yield
+            self.known.pop()
+            self._places.pop()
+
+    def hint(self, value: Row) -> str:
+        """What a value is called."""
+        return value.program.names.get(value.id) or type(value.rule).__name__.lower()
+
+    # --- of Elements -----------------------------------------------------------------------------
+    def bind(self, text: str, hint: str) -> Element:
+        return Element(self.body.assign(text, hint, passing="tl.load" not in text))
+
+    def show(self, element: Element) -> str:
+        if element.number is None:
+            return element.text
+        if math.isinf(element.number):
+            return 'float("inf")' if element.number > 0 else '-float("inf")'
+        return repr(element.number) if element.number >= 0 else f"({element.number!r})"
+
+    def pointwise(self, rule: Pointwise, x: str) -> str:
+        if isinstance(rule, Round):
+            return f"{x}.to({self.dtype(rule.format)}).to(tl.float32)"
+        shown = {k: self.show(literal(v)) if isinstance(v, float) else v for k, v in rule.__dict__.items()}
+        return rule.triton.format(x=x, **shown)
+
+    def larger(self, a: str, b: str) -> str:
+        return f"tl.maximum({a}, {b})"
+
+    def combine(self, value: Row, args: Sequence[Sequence[Element]], hint: str) -> list[Element]:
+        rule = value.rule
+        if isinstance(rule, Pointwise) and all(x.number is not None for x in args[0]):
+            import numpy as np
+
+            return [literal(float(rule.value(np.array([x.number], np.float64))[0])) for x in args[0]]
+        return super().combine(value, args, hint)
+
+    def dtype(self, format: Format) -> str:
+        """A format as a type of Triton; ``act`` is that of the elements of an array that is of it."""
+        if format != "act":
+            return FORMATS[format]
+        taken = (n for n in self.kernel.takes if self.kernel.format(n) == "act")
+        given = (to(n) for n in self.kernel.gives if self.kernel.format(n) == "act")
+        return f"{next(iter((*taken, *given)))}.dtype.element_ty"
+
+    # --- values ----------------------------------------------------------------------------------
+    def get(self, value: Row) -> list[Element] | None:
+        """The elements of a value that was made before."""
+        key = self._key(value)
+        return next((m[key] for m in reversed(self.known) if key in m), None)
+
+    def know(self, value: Row, elements: Sequence[Element]) -> None:
+        """Says what the elements of a value are, until the end of the block."""
+        self.known[-1][self._key(value)] = list(elements)
+
+    def _key(self, value: Row) -> tuple[int, str]:
+        return value.id, self.channels if value.row else ""
+
+    def made(self, value: Row) -> list[Element]:
+        """The elements of a value, written where they are not known yet."""
+        found = self.get(value)
+        if found is None:
+            found = self.written(value)
+            self.know(value, found)
+        return found
+
+    def written(self, value: Row) -> list[Element]:
+        """The elements of a value, written now."""
+        rule = value.rule
+        if isinstance(rule, Input | Param):
+            return self.loaded(rule, value)
+        if isinstance(rule, Repeat):
+            return self._repeat(value)
+        if isinstance(rule, Rotate):
+            return self._rotate(value, rule)
+        return self.combine(value, [self.operand(value, a) for a in value.args], self.hint(value))
+
+    def operand(self, value: Row, arg: Row) -> list[Element]:
+        """The elements of an operand as they stand beside those of the result: numbers of tokens as columns."""
+        made = self.made(arg)
+        if not value.row or arg.row or not arg.token:
+            return made
+        return [e if e.number is not None else Element(f"{e.text}[:, None]") for e in made]
+
+    # --- memory ----------------------------------------------------------------------------------
+    def place(self, wide: int, shared: int = 1) -> str:
+        """Where rows of an array lie that has ``wide`` numbers for each token, or for ``shared`` of them."""
+        key = f"{self.channels} {wide} {shared}"
+        found = next((p[key] for p in reversed(self._places) if key in p), None)
+        if found is None:
+            token = "t" if shared == 1 else self.token(shared)
+            hint = "row" if wide == self.kernel.width else f"row_of_{wide // self.kernel.width}"
+            found = self.body.assign(f"{token}[:, None] * {wide} + {self.channels}[None, :]", hint)
+            self._places[-1][key] = found
+        return found
+
+    def token(self, shared: int) -> str:
+        """The places of tokens among what ``shared`` of them share."""
+        key = f"token {shared}"
+        found = next((p[key] for p in reversed(self._places) if key in p), None)
+        if found is None:
+            found = self.body.assign(f"(first + t) // {shared}", f"t_of_{shared}")
+            self._places[-1][key] = found
+        return found
+
+    def inside(self, value_row: bool, *, token: bool = True, fill: str = "0.0") -> str:
+        """The mask argument of an access, with what stands where nothing is read; empty where all is there."""
+        parts = []
+        if token:
+            parts.append("inside[:, None]" if value_row else "inside")
+        if value_row and self.masked:
+            parts.append(f"({self.channels} < {self.kernel.width})[None, :]")
+        if not parts:
+            return ""
+        return f", mask={' & '.join(parts)}" + (f", other={fill}" if fill else "")
+
+    def loaded(self, rule: Input | Param, value: Row) -> list[Element]:
+        """A leaf from memory, as float32."""
+        name, n, width = rule.name, count(value), self.kernel.width
+        mask = self.inside(value.row, token=value.token)
+        wide = "" if rule.format == "fp32" else ".to(tl.float32)"
+        kind = "row" if value.row else "value"
+        hints = ["_".join((name, *map(str, p))) if p else f"{name}_{kind}" for p in places(value.streams)]
+        if isinstance(rule, Param):
+            base, step = (f"{self.channels}[None, :]", width) if value.row else ("", 1)
+        elif value.row:
+            base, step = self.place(n * width, rule.shared), width
+        else:
+            token = "t" if rule.shared == 1 else self.token(rule.shared)
+            base, step = token if n == 1 else f"{token} * {n}", 1
+        made = []
+        for i, hint in enumerate(hints):
+            at = " + ".join(part for part in (name, base, str(i * step) if i else "") if part)
+            made.append(self.bind(f"tl.load({at}{mask}){wide}", hint))
+        return made
+
+    def store(self, name: str, value: Row) -> None:
+        """Writes a value to memory, in the format that the array has."""
+        n, width = count(value), self.kernel.width
+        base = self.place(n * width) if value.row else "t" if n == 1 else f"t * {n}"
+        mask = self.inside(value.row, fill="")
+        for i, e in enumerate(self.made(value)):
+            step = str(i * (width if value.row else 1)) if i else ""
+            at = " + ".join(part for part in (to(name), base, step) if part)
+            self.line(f"tl.store({at}, {self.show(e)}{mask})")
+
+    # --- repeats ---------------------------------------------------------------------------------
+    def _repeat(self, value: Row) -> list[Element]:
+        """A repeat as a call of a function of its own: all of its state goes in and comes out."""
+        start, state, end = value.args
+        assert isinstance(value.rule, Repeat)
+        given = [self.tensor(e, start) for e in self.made(start)]
+        function, others = self._rounds(value.rule.times, state, end, self.hint(value))
+        passed = [e for v in others for e in self.made(v) if e.number is None]
+        names = [self.body.name("_".join((self.hint(value), *map(str, p)))) for p in places(value.streams)]
+        targets = ", ".join(names) + ("," if len(names) == 1 else "")
+        for text in wrapped(f"{targets} = {function}(", [e.text for e in (*given, *passed)], ")"):
+            self.line(text)
+        return [Element(n) for n in names]
+
+    def tensor(self, element: Element, value: Row) -> Element:
+        """An element of numbers of tokens as a tensor [TILE], even if it is known or the same for all tokens."""
+        if element.number is not None:
+            return self.bind(f"tl.full((TILE,), {self.show(element)}, tl.float32)", f"{self.hint(value)}_everywhere")
+        return element if value.token else self.bind(f"{element.text} + tl.zeros((TILE,), tl.float32)", element.text)
+
+    def _rounds(self, times: int, state: Row, end: Row, hint: str) -> tuple[str, list[Row]]:
+        """Writes the function of a repeat: its name, and the values that it takes besides the state."""
+        inner = Body(self, state, hint)
+        names = [e.text for e in inner.made(state)]
+        with inner.block(f"for _ in range({times}):"):
+            ends = inner.made(end)
+            made = [
+                inner.body.assign(inner.show(e), f"next_{n}", passing=True) for n, e in zip(names, ends, strict=True)
+            ]
+            for n, e in zip(names, made, strict=True):
+                inner.body.reassign(n, e)
+        name = self.body.name(f"{self.kernel.name}_{hint}_rounds")
+        args = [*names, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
+        self.functions += inner.functions
+        head = "\n".join(wrapped(f"def {name}(", args, "):", depth=0))
+        what = f'"""{times} rounds of {hint}, {list(state.streams)} for each token."""'
+        back = "\n".join(wrapped("return (", names, ",)" if len(names) == 1 else ")", depth=1))
+        self.functions.append(f"@jit\n{head}\n    {what}\n{inner.body.text()}\n{back}\n")
+        return name, inner.others
+
+    # --- rotations -------------------------------------------------------------------------------
+    def _rotate(self, value: Row, rule: Rotate) -> list[Element]:
+        """Channels turned with their partners: neighbours in the registers of a thread, or made once more."""
+        x, angles = value.args
+        leaf = angles.rule
+        assert isinstance(leaf, Input | Param)
+        assert self.channels == "d", "what is turned twice"
+        first = 0 if rule.end == "first" else self.kernel.width - rule.turned
+        token = "" if isinstance(leaf, Param) else "t" if leaf.shared == 1 else self.token(leaf.shared)
+        here = f"{leaf.name} + {token}[:, None] * {rule.turned} + " if token else f"{leaf.name} + "
+        tokens = "inside[:, None] & " if token else ""
+        wide = "" if leaf.format == "fp32" else ".to(tl.float32)"
+        name, bind = self.hint(value), self.body.assign
+        if rule.pairs == "interleaved" and first % 2 == 0:
+            pair = bind(f"tl.arange(0, CHUNK // 2) - {first // 2}" if first else "tl.arange(0, CHUNK // 2)", "pair")
+            if self.kernel.width != rule.turned or self.masked:
+                turns = bind(f"{tokens}(({pair} >= 0) & ({pair} < {rule.turned // 2}))[None, :]", "turns")
+            else:
+                turns = "inside[:, None]" if token else "(pair >= 0)[None, :]"
+            cos = bind(f"tl.load({here}2 * {pair}[None, :], mask={turns}, other=1.0){wide}", "cos")
+            sin = bind(f"tl.load({here}2 * {pair}[None, :] + 1, mask={turns}, other=0.0){wide}", "sin")
+            if rule.inverse:
+                sin = bind(f"-{sin}", "back")
+            made = []
+            for e, place in zip(self.made(x), places(value.streams), strict=True):
+                a, b = self.body.name("a"), self.body.name("b")
+                self.line(f"{a}, {b} = tl.split(tl.reshape({self.show(e)}, (TILE, CHUNK // 2, 2)))")
+                both = f"tl.join({a} * {cos} - {b} * {sin}, {b} * {cos} + {a} * {sin})"
+                made.append(Element(bind(f"tl.reshape({both}, (TILE, CHUNK))", "_".join((name, *map(str, place))))))
+            return made
+        half = rule.turned // 2
+        turns = bind(f"(d >= {first}) & (d < {first + rule.turned})", "turns")
+        if rule.pairs == "half":
+            leading = bind(f"d < {first + half}", "leading")
+            partner = bind(f"tl.where({turns}, tl.where({leading}, d + {half}, d - {half}), d)", "partner")
+            pair = bind(f"tl.where({leading}, d, d - {half})" + (f" - {first}" if first else ""), "pair")
+        else:
+            leading = bind(f"(d - {first}) % 2 == 0", "leading")
+            partner = bind(f"tl.where({turns}, tl.where({leading}, d + 1, d - 1), d)", "partner")
+            pair = bind(f"(d - {first}) // 2", "pair")
+        cos = bind(f"tl.load({here}2 * {pair}[None, :], mask={tokens}{turns}[None, :], other=1.0){wide}", "cos")
+        sin = bind(f"tl.load({here}2 * {pair}[None, :] + 1, mask={tokens}{turns}[None, :], other=0.0){wide}", "sin")
+        signs = (f"-{sin}", sin) if not rule.inverse else (sin, f"-{sin}")
+        sin = bind(f"tl.where({leading}[None, :], {signs[0]}, {signs[1]})", "signed")
+        mine = self.made(x)
+        self.channels = partner
+        theirs = self.made(x)
+        self.channels = "d"
+        return [
+            self.bind(f"{self.show(a)} * {cos} + {self.show(b)} * {sin}", "_".join((name, *map(str, place))))
+            for a, b, place in zip(mine, theirs, places(value.streams), strict=True)
+        ]
+
+
+class Body(Tile):
+    """The body of a repeat: what does not come of its state comes from outside, as arguments."""
+
+    def __init__(self, outside: Tile, state: Row, hint: str) -> None:
+        super().__init__(outside.kernel)
+        self.others: list[Row] = []
+        self._state = state.id
+        self.know(state, [Element(self.body.name("_".join((hint, *map(str, p))))) for p in places(state.streams)])
+
+    def written(self, value: Row) -> list[Element]:
+        if isinstance(value.rule, Const) or any(v.id == self._state for v in order([value])):
+            return super().written(value)
+        self.others.append(value)
+        hints = ["_".join((self.hint(value), *map(str, p))) for p in places(value.streams)]
+        made = [Element(self.body.name(h)) for h in hints]
+        self.known[0][self._key(value)] = made
+        return made
+
+
+def wrapped(head: str, parts: Sequence[str], tail: str, depth: int = 0) -> list[str]:
+    """Parts with commas between them in lines that are not too long."""
+    lines, indent = [], " " * 4 * (depth + 1)
+    one = "    " * depth + head + ", ".join(parts) + tail
+    if len(one) <= 100:
+        return [one]
+    lines.append("    " * depth + head)
+    current = indent
+    for part in parts:
+        if len(current) + len(part) > 100:
+            lines.append(current.rstrip())
+            current = indent
+        current += part + ", "
+    lines.append(current.rstrip())
+    lines.append("    " * depth + tail.lstrip(","))
+    return lines
