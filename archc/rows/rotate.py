@@ -16,7 +16,7 @@ class Rotate(Rule):
     """Pairs of channels at one end of a row turned by angles: operands are the row, and for each pair its cos and sin.
 
     ``turned`` channels are turned, the others stay. Pairs are neighbours (interleaved), or one of the first half of the
-    turned channels and one of the second (half). The angles are of another row: `turned` numbers, cos and sin in turns.
+    turned channels and one of the second (half). The angles of a token are streams [pairs, 2]: cos and sin of each.
     """
 
     turned: int
@@ -42,9 +42,8 @@ class Rotate(Rule):
         import numpy as np
 
         pairs = np.array([self.channels(x.shape[-1], i) for i in range(self.turned // 2)])
-        cos, sin = angles[..., 0::2], angles[..., 1::2] * (-1 if self.inverse else 1)
-        spare = (1,) * (x.ndim - cos.ndim)
-        cos, sin = (a.reshape(a.shape[0], *spare, *a.shape[1:]) for a in (cos, sin))
+        turns = angles.reshape(angles.shape[0], *(1,) * (x.ndim - 2), self.turned // 2, 2)
+        cos, sin = turns[..., 0], turns[..., 1] * (-1 if self.inverse else 1)
         out = x.copy()
         a, b = x[..., pairs[:, 0]], x[..., pairs[:, 1]]
         out[..., pairs[:, 0]], out[..., pairs[:, 1]] = a * cos - b * sin, a * sin + b * cos

@@ -65,7 +65,7 @@ class Pointwise(Rule):
     def value(self, x: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
 
-        return eval(self.numpy, {"np": np, "x": x, **self.__dict__})  # noqa: S307
+        return eval(self.numpy, {"np": np, "math": math, "x": x, **self.__dict__})  # noqa: S307
 
 
 class Exp(Pointwise):

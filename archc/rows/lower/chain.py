@@ -1,0 +1,173 @@
+"""Chains of the graph's ops as row programs: which dims are tokens, which the row, and what goes through memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from archc.graph import Node, Value
+from archc.ops import Shape
+from archc.rows import rules as r
+from archc.rows.kernel import Kernel
+from archc.rows.lower.lowering import REASONS, RULES, Dims, Leaf, Lowering, Term, Unfit
+from archc.rows.value import Row
+
+NARROWEST = 16
+"""Channels from which on a last dim is rather a row than numbers that are written out."""
+
+
+class Lowered(NamedTuple):
+    """The kernel of a chain, and the sizes whose product is the number of its tokens (``B, S``, heads after them)."""
+
+    kernel: Kernel
+    tokens: Shape
+
+
+def lower(nodes: Sequence[Node], takes: Mapping[Value, str], gives: Mapping[str, Value], name: str) -> Lowered:
+    """The row program of ``nodes``, views among them, in order: it takes values from memory and gives others, by name.
+
+    What is given in the activation dtype and read by another of the nodes is read as it is stored. Takes that no
+    number depends on are left out. Raises `Unfit` with the reason where the nodes are no row program.
+    """
+    if clash := set(takes.values()) & gives.keys():
+        raise ValueError(f"{', '.join(sorted(clash))} is taken and given under one name")
+    values = dict.fromkeys(v for node in nodes for v in (*node.ins, *node.outs))
+    alone = _alone(nodes)
+    mine = [v for v in values if v not in alone and v.param is None and v.type.dtype in ("act", "fp32")]
+    tokens = _tokens(v for v in mine if v.step is None)
+    reason, furthest = Unfit("there is nothing to compute"), -1
+    for heads, width in _choices(mine, tokens):
+        attempt = _Attempt(nodes, takes, gives, Lowering(tokens, heads, width))
+        try:
+            return Lowered(attempt.kernel(name), (*tokens, *heads))
+        except Unfit as why:
+            if attempt.done > furthest:
+                reason, furthest = why, attempt.done
+    raise reason
+
+
+def _alone(nodes: Sequence[Node]) -> set[Value]:
+    """What the nodes make of parameters alone."""
+    found: set[Value] = set()
+    for node in nodes:
+        if node.ins and all(v.param is not None or v in found for v in node.ins):
+            found.update(node.outs)
+    return found
+
+
+def _tokens(values: Iterable[Value]) -> Shape:
+    """The dims that count tokens: those that depend on the workload, the same of all values."""
+    found = dict.fromkeys(_leading(v) for v in values)
+    if len(found) > 1:
+        first, second, *_ = (f"for each of [{', '.join(map(str, dims))}]" if dims else "for none" for dims in found)
+        raise Unfit(f"one value is {first}, another {second}")
+    return next(iter(found), ())
+
+
+def _leading(value: Value) -> Shape:
+    count = next((i for i, n in enumerate(value.shape) if isinstance(n, int)), len(value.shape))
+    return value.shape[:count]
+
+
+def _choices(values: Sequence[Value], tokens: Shape) -> Iterator[tuple[Dims, int]]:
+    """Dims of heads and widths of rows to try, in order: as many tokens as can be, and rows as wide as can be."""
+    dims = [tuple(n for n in v.shape[len(tokens) :] if isinstance(n, int)) for v in values if v.step is None]
+    heads = {d[:i] for d in dims for i in range(1, len(d))}
+    for some in [*sorted((h for h in heads if math.prod(h) > 1), key=math.prod, reverse=True), ()]:
+        last = {d[-1] for d in dims if d and d[: len(some)] == some and len(d) > len(some)}
+        widths = {*last, math.gcd(*last)} if last else set()
+        rows = sorted((w for w in widths if w >= NARROWEST), reverse=True)
+        narrow = sorted((w for w in widths if 1 < w < NARROWEST), reverse=True)
+        yield from ((some, w) for w in (*rows, 1, *narrow))
+
+
+class _Attempt:
+    """A chain lowered with one choice of tokens and rows."""
+
+    def __init__(
+        self, nodes: Sequence[Node], takes: Mapping[Value, str], gives: Mapping[str, Value], low: Lowering
+    ) -> None:
+        self.nodes, self.takes, self.gives, self.low = nodes, takes, gives, low
+        self.terms: dict[Value, Term] = {}
+        self.done = 0
+        """How many nodes could be lowered."""
+
+    def kernel(self, name: str) -> Kernel:
+        """The kernel of the chain."""
+        rounded = self._rounded()
+        for node in self.nodes:
+            made = self._lowered(node)
+            for value, term in zip(node.outs, made, strict=True):
+                rounds = value in rounded and not isinstance(term.row.rule, r.Input | r.Param)
+                self.terms[value] = (
+                    term._replace(row=self.low.make(r.Round(format="act"), term.row)) if rounds else term
+                )
+            self.done += 1
+        gives = {name: self._given(value) for name, value in self.gives.items()}
+        self._name(gives)
+        takes = {n: self.low.takes[n] for n in self.takes.values() if n in self.low.takes}
+        stored: dict[str, r.Format] = {name: Lowering.format(value) for name, value in self.gives.items()}
+        return Kernel(name, self.low.width, takes, gives, stored)
+
+    def _rounded(self) -> set[Value]:
+        """Values that are stored in the activation dtype and read inside: what is stored of a view is its source."""
+        inside = {v: node for node in self.nodes for v in node.outs}
+        read = {v for node in self.nodes if not node.op.view for v in _read(node)}
+        found: set[Value] = set()
+        for value in self.gives.values():
+            here = value
+            seen = {here}
+            while here in inside and inside[here].op.view:
+                here = inside[here].ins[0]
+                seen.add(here)
+            views = {v for v in inside if _source(v, inside) is here}
+            if here.type.dtype == "act" and (views | seen) & read:
+                found.add(here)
+        return found
+
+    def _lowered(self, node: Node) -> Sequence[Term]:
+        entry = RULES.get(type(node.op))
+        if entry is None:
+            raise Unfit(REASONS.get(type(node.op), f"{node.op.kind} is no op of rows"))
+        ins = [Leaf(self.takes.get(v, ""), v) if i in entry.raw else self._term(v) for i, v in enumerate(node.ins)]
+        made = entry.lower(self.low, node.op, *ins)
+        return (made,) if isinstance(made, Term) else made
+
+    def _term(self, value: Value) -> Term:
+        if value not in self.terms:
+            if value not in self.takes:
+                raise KeyError(f"{value} is neither taken nor made by the nodes before")
+            self.terms[value] = self.low.leaf(self.takes[value], value)
+        return self.terms[value]
+
+    def _given(self, value: Value) -> Row:
+        term = self.terms[value]
+        if not term.row.token or (self.low.heads and not term.headed):
+            raise Unfit(f"{value.type} is not made for each token by itself")
+        return term.row
+
+    def _name(self, gives: Mapping[str, Row]) -> None:
+        """Calls values what they are called by those who give and take them, and by drawers."""
+        taken = {*self.takes.values(), *gives}
+        for name, row in gives.items():
+            self.low.program.named(name, row)
+        for node in self.nodes:
+            for value in node.outs:
+                hint, row = node.scope.hints.get(value), self.terms[value].row
+                if hint and hint not in taken and row.args and row.id not in self.low.program.names:
+                    taken.add(hint)
+                    self.low.program.named(hint, row)
+
+
+def _read(node: Node) -> Iterator[Value]:
+    """The operands whose numbers an op reads."""
+    entry = RULES.get(type(node.op))
+    yield from (v for i, v in enumerate(node.ins) if entry is None or i not in entry.raw)
+
+
+def _source(value: Value, inside: Mapping[Value, Node]) -> Value:
+    """What a view made inside looks at."""
+    while value in inside and inside[value].op.view:
+        value = inside[value].ins[0]
+    return value

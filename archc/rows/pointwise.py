@@ -1,0 +1,87 @@
+"""More ops of row programs that work on each element alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from archc.rows.rules import Clip, Exp, Pointwise, Sigmoid, add, mul, recip
+from archc.rows.value import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Fixed(Pointwise):
+    """x without a gradient."""
+
+    cpp, triton, numpy = "{x}", "{x}", "x"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[None]:
+        return (None,)
+
+
+class Square(Pointwise):
+    """x^2, which rewrites do not take apart."""
+
+    cpp, triton, numpy = "{x} * {x}", "{x} * {x}", "x * x"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        return (mul(mul(grad, 2.0), out.args[0]),)
+
+
+class Relu(Pointwise):
+    """max(x, 0)"""
+
+    cpp, triton, numpy = "({x} > 0.0f ? {x} : 0.0f)", "tl.maximum({x}, 0.0)", "np.maximum(x, 0)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        return (mul(grad, out.program.make(Positive(), *out.args)),)
+
+
+class Positive(Pointwise):
+    """1 where x is above 0, else 0."""
+
+    cpp, triton, numpy = "({x} > 0.0f ? 1.0f : 0.0f)", "tl.where({x} > 0, 1.0, 0.0)", "(x > 0).astype(x.dtype)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[None]:
+        return (None,)
+
+
+class Tanh(Pointwise):
+    """(e^x - e^-x) / (e^x + e^-x)"""
+
+    cpp, triton, numpy = "std::tanh({x})", "2.0 * tl.sigmoid(2.0 * {x}) - 1.0", "np.tanh(x)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        return (mul(grad, add(1.0, mul(mul(out, out), -1.0))),)
+
+
+class Erf(Pointwise):
+    """2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
+
+    cpp, triton, numpy = "std::erf({x})", "tl.erf({x})", "np.vectorize(math.erf)(x)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        (x,) = out.args
+        slope = out.program.make(Exp(), mul(mul(x, x), -1.0))
+        return (mul(mul(grad, 2 / math.sqrt(math.pi)), slope),)
+
+
+class SqrtSoftplus(Pointwise):
+    """sqrt(log(1 + e^x))"""
+
+    cpp = "std::sqrt(std::max({x}, 0.0f) + std::log1p(std::exp(-std::abs({x}))))"
+    # log(1 + t) loses the digits of a small t: below -3 its series in t = e^x
+    triton = (
+        "tl.where({x} < -3.0, tl.exp(0.5 * {x}) * tl.sqrt(1.0 - tl.exp({x}) * (1.0 / 2 - tl.exp({x}) * (1.0 / 3"
+        " - tl.exp({x}) * (1.0 / 4 - tl.exp({x}) / 5)))),"
+        " tl.sqrt(tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))))"
+    )
+    numpy = "np.sqrt(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        """The slope is sigmoid(x) / (2 root): of a root that vanishes nothing is left to divide by."""
+        make = out.program.make
+        root = make(Clip(low=1e-30, high=math.inf), out)
+        return (mul(mul(grad, 0.5), mul(make(Sigmoid(), *out.args), recip(root))),)
