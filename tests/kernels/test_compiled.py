@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,12 +18,13 @@ from kernels.rotate import rotate_channels
 from kernels.swiglu import swiglu_backward, swiglu_forward
 
 if TYPE_CHECKING:
-    from tests.kernels.support.compile import Facts
+    from archc.cli._bench.static.compiled import Facts
 
 if os.environ.get("TRITON_INTERPRET", "0") != "0":
     pytest.skip("kernels are interpreted in this process", allow_module_level=True)
-tools: Any = pytest.importorskip("tests.kernels.support.compile")
+tools: Any = pytest.importorskip("archc.cli._bench.static.compiled")
 
+COMPILE = tools.triton.compile
 BF16, FP32 = torch.bfloat16, torch.float32
 OTHER_TARGETS = ("sm_80", "sm_100", "gfx942")
 
@@ -102,11 +107,19 @@ def test_a_slice_of_a_wider_row_still_moves_in_128_bits() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- the tools
-def test_spills_are_seen() -> None:
+def test_spills_are_seen(tmp_path: Path) -> None:
+    """About as many bytes as the assembler says, which is not started with Triton's own options here."""
     x = torch.zeros(64, 4096, dtype=BF16)
     (launch,) = tools.launches(swiglu_backward, x, x, x, None)
     starved = dataclasses.replace(launch, kwargs={**launch.kwargs, "maxnreg": 24})
-    assert tools.compiled(starved, "sm_90").spilled > 0
+    made: list[Any] = []
+    with patch.object(tools.triton, "compile", lambda *a, **k: made.append(COMPILE(*a, **k)) or made[0]):
+        found = tools.compiled(starved, "sm_90")
+    assert found.spilled > 0
+    (tmp_path / "kernel.ptx").write_text(made[0].asm["ptx"])
+    assembler = [str(tools._TOOLS / "ptxas-blackwell"), "-v", "-arch=sm_90a", "kernel.ptx", "-o", "kernel.cubin"]
+    said = subprocess.run(assembler, cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+    assert found.spills == pytest.approx(sum(int(n) for n in re.findall(r"(\d+) bytes spill", said)), rel=0.05)
 
 
 def test_narrow_access_is_seen() -> None:
@@ -114,6 +127,19 @@ def test_narrow_access_is_seen() -> None:
     (launch,) = tools.launches(swiglu_forward, odd, odd, None)
     found = tools.compiled(launch, "sm_90")
     assert set(found.loads) == {16} and set(found.stores) == {128}
+    assert {name: set(widths) for name, widths in found.arrays.items()} == {"gate": {16}, "up": {16}, "out": {128}}
+    assert tools.narrowest(found, {"gate": 8, "up": 8, "out": 8}) == 16
+    assert tools.narrowest(found, {"gate": 0, "up": 0, "out": 8}) == 128
+
+
+def test_accesses_belong_to_arrays() -> None:
+    """Line by line of the source, also where addresses are made before, and after text moved above the kernel."""
+    x = torch.zeros(64, 4096, dtype=BF16)
+    (launch,) = tools.launches(rms_norm_backward, x, x, torch.zeros(4096, dtype=BF16), torch.zeros(64), True)
+    found = tools.compiled(launch, "sm_90")
+    narrow = {name: set(widths) for name, widths in found.arrays.items() if set(widths) != {128}}
+    assert set(found.arrays) == {"grad", "x", "weight", "rstd", "dx", "partial"} and narrow == {"rstd": {32}}
+    assert sum(widths.total() for widths in found.arrays.values()) == found.loads.total() + found.stores.total()
 
 
 def test_launches_are_those_of_the_operator() -> None:

@@ -42,7 +42,7 @@ def _start() -> None:
     import numpy as np
     import torch
 
-    from tests.kernels.support.interpreter import repair
+    from archc.cli._bench.static.interpreter import repair
 
     torch.set_num_threads(1)
     # A GPU overflows in silence.

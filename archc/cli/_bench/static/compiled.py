@@ -1,0 +1,256 @@
+"""Ahead-of-time compilation of kernels, on any machine: registers, spills, how wide memory is accessed, and how often
+products of matrices stand in the code.
+
+``launches`` records what an operator would launch; each launch is compiled with the specialisation that Triton would
+give it on a GPU (divisibility of addresses and numbers by 16, constants), by the compilers that come with Triton. These
+are facts about code, not about speed.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime import jit as jit_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_SASS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE)
+_GLOBAL = {"LDG": "loads", "LDGSTS": "loads", "STG": "stores"}
+_LOCAL = frozenset(("LDL", "STL"))
+_MATRIX = re.compile(r"[A-Z]*G?MMA$")
+# In PTX: where assembly of Triton's own stands (whose lines are no lines of the source), a line of source, an access by
+# threads, and a copy to shared memory past the registers.
+_PTX = re.compile(
+    r"// (?P<inside>begin|end) inline asm|\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)\s+(?P<column>\d+)"
+    r"|(?:ld|st)\.(?:\w+\.)*?global(?:\.[\w:]+)*?(?:\.v(?P<many>\d+))?\.[bfsu](?P<bits>\d+)\b"
+    r"|cp\.async\.c[ag]\.shared\.global[^,]*,[^,]*,\s*(?P<bytes>\w+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One launch of a kernel: its arguments as given, options included."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a kernel compiles to; loads and stores count instructions on global memory by their width in bits.
+
+    ``spilled`` is zero if no register was kept in memory: instructions that do so, plus bytes of stack; ``spills`` is
+    how many bytes those instructions move. ``arrays`` counts accesses by the argument that they start from.
+    """
+
+    kernel: str
+    registers: int
+    spilled: int
+    shared: int
+    instructions: int = 0
+    loads: Counter[int] = field(default_factory=Counter)
+    stores: Counter[int] = field(default_factory=Counter)
+    spills: int = 0
+    arrays: dict[str, Counter[int]] = field(default_factory=dict)
+    matrix: Counter[str] = field(default_factory=Counter)
+    """Instructions that multiply matrices, by name."""
+
+
+def launches(operator: Callable[..., Any], *args: Any) -> list[Launch]:
+    """The launches that operator(*args) makes, in order; no kernel runs, so results are garbage."""
+    made: list[Launch] = []
+
+    def record(kernel: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:  # noqa: ARG001
+        made.append(Launch(kernel, grid, args, kwargs))
+
+    with patch.object(jit_module.JITFunction, "run", record):
+        operator(*args)
+    return made
+
+
+def compiled(launch: Launch, target: str) -> Facts:
+    """The facts of a launch compiled for a target of ``TARGETS``."""
+    gpu = TARGETS[target]
+    backend = make_backend(gpu)
+    kernel: Any = launch.kernel
+    bind = jit_module.create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialisation, _ = bind(*launch.args, **launch.kwargs)
+    options, signature, constants, attributes = kernel._pack_args(
+        backend, dict(launch.kwargs), bound, specialisation, None
+    )
+    source = ASTSource(kernel, signature, constants, attributes)
+    binary: Any = triton.compile(source, target=gpu, options=options.__dict__)
+    name = f"{Path(kernel.fn.__code__.co_filename).stem}.{kernel.fn.__name__}"
+    return _amd(name, binary) if gpu.backend == "hip" else _nvidia(name, kernel, binary)
+
+
+def narrowest(facts: Facts, moved: Mapping[str, int], share: float = 0.05) -> int:
+    """The bits of the narrowest access to an array of which a launch moves a ``share`` of its bytes or more.
+
+    ``moved`` holds bytes by argument. What has no name (arguments of a function that was inlined) counts as such an
+    array. 0 where there is none.
+    """
+    much = share * sum(moved.values())
+    names = {name for name in facts.arrays if moved.get(name, much) >= much}
+    return min((bits for name in names for bits in facts.arrays[name]), default=0)
+
+
+def _nvidia(name: str, kernel: Any, binary: Any) -> Facts:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+        sass = _tool("nvdisasm", "-c", file.name)
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert match is not None, usage
+    registers, stack = map(int, match.groups())
+    opcodes = _SASS.findall(sass)
+    access: dict[str, Counter[int]] = {"loads": Counter(), "stores": Counter()}
+    matrix: Counter[str] = Counter()
+    spilled, spills = stack, 0
+    for opcode in opcodes:
+        head, *modifiers = opcode.split(".")
+        if head in _GLOBAL:
+            access[_GLOBAL[head]][_width(modifiers)] += 1
+        if head in _LOCAL:
+            spilled, spills = spilled + 1, spills + _width(modifiers) // 8
+        matrix[head] += bool(_MATRIX.match(head))
+    return Facts(
+        name,
+        registers,
+        spilled,
+        binary.metadata.shared,
+        len(opcodes),
+        access["loads"],
+        access["stores"],
+        spills,
+        _arrays(kernel, binary.asm["ptx"]),
+        +matrix,
+    )
+
+
+def _arrays(kernel: Any, ptx: str) -> dict[str, Counter[int]]:
+    """Accesses of global memory by the array that the line of source names, and their width in bits."""
+    begins, accesses = _accesses(kernel.fn.__code__.co_filename, kernel.fn.__name__)
+    found: dict[str, Counter[int]] = {}
+    # What Triton has kept of an earlier compilation may have other text above the kernel.
+    first = re.search(r"\.loc\s+1\s+(\d+)\s+0\b", ptx)
+    shift = begins - int(first[1]) if first else 0
+    at, inside = (0, 0), False
+    for match in _PTX.finditer(ptx):
+        if match["inside"]:
+            inside = match["inside"] == "begin"
+            continue
+        if match["line"]:
+            if match["file"] == "1" and not inside:
+                at = int(match["line"]) + shift, int(match["column"])
+            continue
+        bits = 8 * int(match["bytes"], 0) if match["bytes"] else int(match["many"] or 1) * int(match["bits"])
+        name = accesses.get(at) or next((array for (line, _), array in accesses.items() if line == at[0]), "?")
+        found.setdefault(name, Counter())[bits] += 1
+    return found
+
+
+@lru_cache
+def _accesses(path: str, kernel: str) -> tuple[int, dict[tuple[int, int], str]]:
+    """The line on which a kernel of a file begins, and the array of each load and store in the file by line and column
+    (from 1) of the call.
+    """
+    begins, found = 0, {}
+    for function in ast.walk(ast.parse(Path(path).read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        begins = function.lineno if function.name == kernel else begins
+        arguments = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
+        made = {
+            target.id: node.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("tl.load", "tl.store", "tl.atomic")):
+                found[node.lineno, node.col_offset + 1] = _pointer(node.args[0], arguments, made)
+    return begins, found
+
+
+def _pointer(address: ast.expr, arguments: list[str], made: dict[str, ast.expr]) -> str:
+    """The argument that an address starts from: the leftmost name of the sum, followed through assignments."""
+    seen: set[str] = set()
+    while True:
+        if isinstance(address, ast.BinOp):
+            address = address.left
+        elif isinstance(address, ast.Name) and address.id in made and address.id not in {*arguments, *seen}:
+            seen.add(address.id)
+            address = made[address.id]
+        else:
+            return ast.unparse(address)
+
+
+def _width(modifiers: list[str]) -> int:
+    """The bits one thread accesses at once, from the modifiers of a SASS opcode; 32 is not written out."""
+    for modifier in modifiers:
+        if modifier in ("64", "128", "256"):
+            return int(modifier)
+        if modifier in ("U8", "S8", "U16", "S16"):
+            return int(modifier[1:])
+    return 32
+
+
+def _amd(name: str, binary: Any) -> Facts:
+    assembly = binary.asm["amdgcn"]
+
+    def number(key: str) -> int:
+        match = re.search(rf"\.{key}:\s+(\d+)", assembly)
+        assert match is not None, key
+        return int(match[1])
+
+    spills = number("private_segment_fixed_size")
+    spilled = number("vgpr_spill_count") + number("sgpr_spill_count") + spills
+    words = {"": 32, "x2": 64, "x3": 96, "x4": 128}
+    access = {}
+    for verb in ("load", "store"):
+        found = re.findall(
+            rf"(?:global|buffer)_{verb}_(?:dword(x\d)?|(ubyte|sbyte|byte|ushort|sshort|short))", assembly
+        )
+        access[verb] = Counter(words[many] if not few else (8 if "byte" in few else 16) for many, few in found)
+    instructions = len(re.findall(r"^\s+[svgbd][a-z]*_\w+", assembly, re.MULTILINE))
+    matrix = Counter(re.findall(r"\bv_s?mfmac?_\w+", assembly))
+    return Facts(
+        name,
+        number("vgpr_count"),
+        spilled,
+        binary.metadata.shared,
+        instructions,
+        access["load"],
+        access["store"],
+        spills,
+        matrix=matrix,
+    )
+
+
+def _tool(tool: str, *args: str) -> str:
+    return subprocess.run([str(_TOOLS / tool), *args], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,50 @@
+"""Calls whose launches are traced; run them in the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from archc.cli._bench.static.traced import Traced, tracing
+from kernels.rms_norm import rms_norm
+from kernels.swiglu import swiglu
+from tests.kernels.support import probes
+
+
+def _traced(run: Callable[[], Any]) -> list[Traced]:
+    with tracing() as made:
+        run()
+    return made
+
+
+def norm(rows: int, width: int) -> list[Traced]:
+    x, weight = torch.randn(rows, width).bfloat16(), torch.ones(width).bfloat16()
+    return _traced(lambda: rms_norm(x, weight, eps=1e-6))
+
+
+def norm_backward(rows: int, width: int) -> list[Traced]:
+    x, weight = torch.randn(rows, width, requires_grad=True), torch.ones(width, requires_grad=True)
+    upstream = torch.ones(rows, width)
+    return _traced(lambda: torch.autograd.grad(rms_norm(x, weight, eps=1e-6), [x, weight], upstream))
+
+
+def last_arriver(programs: int, width: int) -> list[Traced]:
+    x = torch.randn(programs, width)
+    return [launch for launch in _traced(lambda: probes.last_arriver(x)) if launch.backend == "triton"]
+
+
+def gate_of_halves(rows: int, width: int) -> list[Traced]:
+    gate, up = torch.randn(rows, 2 * width).chunk(2, dim=-1)
+    return _traced(lambda: swiglu(gate, up))
+
+
+def plain() -> list[Traced]:
+    x, one = torch.randn(4, 6), torch.ones(1, 1)
+
+    def run() -> None:
+        y = x.view(6, 4).mul(torch.empty(6, 4)).t()
+        (y + one.expand(4, 6)).bfloat16()
+
+    return _traced(run)

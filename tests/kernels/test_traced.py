@@ -1,0 +1,56 @@
+"""Bytes that launches move, against counts by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.kernels.support.worker import Worker
+
+traced: Any = pytest.importorskip("tests.kernels.support.traces")
+
+
+def by_name(launch: Any, kind: str) -> dict[str, int]:
+    return dict(sorted(getattr(launch, kind).items()))
+
+
+def test_rows_of_a_norm(interpreted: Worker) -> None:
+    """70 rows of 96 channels, 16 rows a program (2048 // 128): masked rows and channels do not count."""
+    (forward,) = interpreted(traced.norm, 70, 96)
+    assert (forward.kernel, forward.backend, forward.grid) == ("_forward_kernel", "triton", (5,))
+    assert by_name(forward, "distinct") == {"out": 70 * 96 * 2, "rstd": 70 * 4, "weight": 96 * 2, "x": 70 * 96 * 2}
+    assert by_name(forward, "requested") == by_name(forward, "distinct") | {"weight": 5 * 96 * 2}
+
+
+def test_what_pytorch_runs_is_listed_too(interpreted: Worker) -> None:
+    """The gradient of the weight: shares of programs, which PyTorch adds up after a launch."""
+    made = interpreted(traced.norm_backward, 70, 96)
+    launches = [launch for launch in made if launch.backend == "triton"]
+    assert [launch.kernel for launch in launches] == ["_forward_kernel", "_backward_kernel"]
+    assert "aten::sum" in [launch.kernel for launch in made[made.index(launches[1]) :]]
+    assert not {"aten::empty", "aten::view", "aten::detach"} & {launch.kernel for launch in made}
+
+
+def test_a_launch_that_reads_what_it_stored_counts_it_once(interpreted: Worker) -> None:
+    (launch,) = interpreted(traced.last_arriver, 8, 16)
+    # 8 sums of 16 floats, each stored and read; one result; a counter read and written by each program, and reset
+    assert by_name(launch, "requested") == {"arrived": 8 * 8 + 4, "out": 4, "parts": 2 * 8 * 4, "x": 8 * 16 * 4}
+    assert by_name(launch, "distinct") == {"arrived": 4, "out": 4, "parts": 8 * 4, "x": 8 * 16 * 4}
+
+
+def test_two_arrays_in_one_memory_count_once(interpreted: Worker) -> None:
+    """The halves of one tensor, gate and up: [64, 2 * 32]."""
+    (launch,) = interpreted(traced.gate_of_halves, 64, 32)
+    assert sum(launch.distinct.values()) == sum(launch.requested.values()) == 3 * 64 * 32 * 4
+
+
+def test_tensor_operations_count_what_they_read_and_write(interpreted: Worker) -> None:
+    made = interpreted(traced.plain)
+    assert [(launch.kernel, sum(launch.requested.values())) for launch in made] == [
+        ("aten::mul", 3 * 24 * 4),
+        ("aten::add", 24 * 4 + 4 + 24 * 4),
+        ("aten::_to_copy", 24 * 4 + 24 * 2),
+    ]
+    assert {launch.backend for launch in made} == {"torch"}
