@@ -45,13 +45,15 @@ def cost(
     )
 
 
-def package(model: Model, *, tiny: bool = False) -> dict[str, str]:
-    """The files of a model's package by relative path; with ``tiny`` of its CPU-size twin."""
+def package(model: Model, *, tiny: bool = False, rotated: bool = False) -> dict[str, str]:
+    """The files of a model's package by relative path; with ``tiny`` of its CPU-size twin. Layers are ``rotated`` where
+    each is to begin by leaving the one before (see `archc.plan.plan`).
+    """
     from archc.emit.package import files
 
     twin = shrink(model)
     whole = twin if tiny else model
-    graph, twin_graph = plan(whole), plan(twin)
+    graph, twin_graph = plan(whole, rotated=rotated), plan(twin, rotated=rotated)
 
     def costs(model: Model, graph: Graph) -> dict[str, Any]:
         return {mode: count(model, graph, mode=mode).as_dict() for mode in MODES}

@@ -25,6 +25,14 @@ def only(streams: Tensor, stream: int) -> Tensor:
     return weights
 
 
+def filled(x: Tensor, number: float, *dims: int, narrow: bool = False) -> Tensor:
+    """A number for each token of x [B, S, ...], ``dims`` times: [B, S, *dims], in at least float32 or (narrow) the
+    dtype of x.
+    """
+    dtype = x.dtype if narrow else torch.promote_types(x.dtype, torch.float32)
+    return x.new_full((*x.shape[:2], *dims), number, dtype=dtype)
+
+
 def mix(streams: Tensor, comb: Tensor, y: Tensor, post: Tensor) -> Tensor:
     """Stream k as the sum of comb[j, k] times stream j, plus post[k] times y: [..., M, D], in the dtype of the streams.
 

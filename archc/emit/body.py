@@ -12,6 +12,7 @@ from archc.emit.flow import Flow
 from archc.emit.layout import Line, source, statement
 from archc.emit.remember import Slice
 from archc.graph import Node, Scope, Stack, Value
+from archc.ops.loss import Record
 
 INLINE = 64
 """An unnamed value longer than this gets a line of its own."""
@@ -196,11 +197,9 @@ class Body:
             self.name[out], self.bound[name] = name, out
         state = ", ".join(args)
         pad = " " * self.indent
-        loop = (
-            f"for layer in step.regions(self.{stack.name}):",
-            f"    step.record({args[0]})",
-            f"    {state} = layer({state}, step)",
-        )
+        loop = [f"for layer in step.regions(self.{stack.name}):", f"    {state} = layer({state}, step)"]
+        if not records(stack.kinds[0]):
+            loop.insert(1, f"    step.record({args[0]})")
         self.lines += [Line(pad + code) for code in loop]
 
     def returns(self, values: list[Value], after: Callable[[str], str] | None = None) -> list[Line]:
@@ -220,6 +219,11 @@ class Body:
             self.lines[start] = Line(line.code.replace(f"{result} = ", "return ", 1), line.comment)
             return self.lines
         return [*self.lines, Line(f"{pad}return {result}")]
+
+
+def records(layer: Scope) -> bool:
+    """Whether a layer keeps its input itself for the caller who asks for hidden states."""
+    return any(isinstance(item, Node) and isinstance(item.op, Record) for item in layer.items)
 
 
 def _opens(code: str, indent: int) -> bool:

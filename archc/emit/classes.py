@@ -9,7 +9,7 @@ from dataclasses import field
 from itertools import chain, count
 from typing import Any, NamedTuple
 
-from archc.emit.body import Body
+from archc.emit.body import Body, records
 from archc.emit.flow import Flow
 from archc.emit.layout import WIDTH, Line, aligned, docstring, fill, plain, source
 from archc.emit.remember import Slice, Slices, confidence_of
@@ -85,7 +85,7 @@ class Classes:
                 *docstring(scope.doc or f"{name}.", 4),
                 "",
                 *_keeps(scope),
-                *_sub_layers(slots),
+                *_sub_layers(scope, slots),
             ]
             arguments = ["self", *(["layer: int"] if takes_layer else []), *(f"{s}: nn.Module" for s in slots)]
             arguments += [f"{c.argument}: {_annotation(c.value)}" for c in constants]
@@ -361,13 +361,16 @@ def _keeps(scope: Scope) -> list[str]:
     return [*lines, ""]
 
 
-def _sub_layers(slots: Sequence[str]) -> list[str]:
-    """What stands on the residual path of a layer, for what runs the rest of it again."""
-    return (
-        [f"    sub_layers = ({', '.join(map(repr, slots))}{',' * (len(slots) == 1)})".replace("'", '"'), ""]
-        if slots
-        else []
-    )
+def _sub_layers(scope: Scope, slots: Sequence[str]) -> list[str]:
+    """What stands on the residual path of a layer, for what runs the rest of it again, and whether it records its
+    input itself.
+    """
+    lines = []
+    if slots:
+        lines.append(f"    sub_layers = ({', '.join(map(repr, slots))}{',' * (len(slots) == 1)})".replace("'", '"'))
+    if records(scope):
+        lines.append("    records = True  # its input, once the sub-layer before is left")
+    return [*lines, ""] if lines else []
 
 
 def _placed(layer: ast.expr, times: int, more: int) -> ast.expr:

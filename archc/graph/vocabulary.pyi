@@ -72,6 +72,9 @@ class Vocabulary:
     def count_loads(self, bias: Value, ids: Value, *, rate: float) -> None:
         """Counts the tokens that chose each expert, by which `after_step` moves a router's bias (DeepSeek-V3, arXiv:2412.19437): up by ``rate`` for experts with less than the mean load, down for those with more."""
 
+    def record(self, *ins: Value | None) -> None:
+        """Keeps x for the caller who asks for hidden states."""
+
     def sequence_balance(self, scores: Value, ids: Value, time: Value, *, weight: float) -> None:
         """What experts of unequal load cost a sequence, summed over the layers: sum over experts of f P, where f is an expert's share of the choices (1 is even) and P its mean score, the scores of a token adding up to 1 (DeepSeek-V2, arXiv:2405.04434)."""
 
@@ -161,6 +164,9 @@ class Vocabulary:
 
     def collapse(self, streams: Value, weights: Value) -> Value:
         """The sum of streams [..., M, D] times their weights [..., M]: [..., D]."""
+
+    def filled(self, x: Value, *, number: float = ..., dims: tuple[int, ...], narrow: bool = ...) -> Value:
+        """A ``number`` for each token of x [B, S, ...], ``dims`` times: [B, S, *dims], in float32 or (``narrow``) in the dtype of x."""
 
     def mix(self, streams: Value, comb: Value, y: Value, post: Value) -> Value:
         """Stream k as the sum of comb[j, k] times stream j, plus post[k] times y: [..., M, D]."""

@@ -27,6 +27,22 @@ class Effect(Op, abstract=True):
         return NOTHING if w.cached else super().cost(w, ins, outs)
 
 
+class Record(Effect):
+    """Keeps x for the caller who asks for hidden states."""
+
+    def cost(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        return NOTHING
+
+    def arithmetic(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> Cost:
+        return NOTHING
+
+    def run(self, t: Tape, x: Tensor) -> None:
+        pass
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("step.record(x)", x=x)
+
+
 class Loss(Effect, abstract=True):
     """Base of the terms of the training loss, which count ``weight`` times in it.
 

@@ -92,6 +92,32 @@ class Only(RowOp):
         return expr("only(streams, stream)", streams=streams, stream=self.stream)
 
 
+class Filled(RowOp):
+    """A ``number`` for each token of x [B, S, ...], ``dims`` times: [B, S, *dims], in float32 or (``narrow``) in the
+    dtype of x.
+    """
+
+    needs = {"filled": "kernels.streams"}
+    constant = True
+    number: float = 0.0
+    dims: tuple[int, ...]
+    narrow: bool = False
+
+    def infer(self, x: Type) -> Type:
+        need(len(x.shape) > 2 and all(n > 0 for n in self.dims), f"{self.dims} numbers for each token of {x}")
+        return Type((*x.shape[:2], *self.dims), x.dtype if self.narrow else "fp32")
+
+    def shares(self, w: Workload, ins: tuple[Type, ...], outs: tuple[Type, ...]) -> tuple[float, ...]:
+        """How many tokens there are is all that it asks."""
+        return (0.0,)
+
+    def run(self, t: Tape, x: Tensor) -> Tensor:
+        return t.new((*x.shape[:2], *self.dims), x.width if self.narrow else max(4, x.width))
+
+    def code(self, x: ast.expr) -> ast.expr:
+        return expr("filled(x, number, *dims, narrow=n)", x=x, number=self.number, dims=self.dims, n=self.narrow)
+
+
 class Sinkhorn(RowOp):
     """[..., M, M] -> doubly stochastic: ``iters`` passes over rows (a softmax first) and columns, ending on
     columns; ``eps`` is added to every divisor, and to what the softmax gives.

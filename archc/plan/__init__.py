@@ -11,17 +11,19 @@ from archc.plan.shrink import shrink
 from archc.schema import Cache, Model
 
 
-def plan(model: Model, *, names: bool = True) -> Graph:
+def plan(model: Model, *, names: bool = True, rotated: bool = False) -> Graph:
     """The graph of a model after all passes; without ``names`` its parameters, FLOPs and cache can be counted, not what
     training keeps (which follows the variables of the printed forward), and it cannot be printed.
 
     Memory of training needs the names: what a forward keeps depends on the variables that hold it.
 
+    Layers are ``rotated`` (see `assemble`) where residual streams are to be left and entered in one kernel.
+
     Raises `ArchError` at the drawer whose forward does not fit (E0401), or at a cache whose layout nothing knows
     (E0402).
     """
     try:
-        graph = assemble(model, names=names)
+        graph = assemble(model, names=names, rotated=rotated)
     except BuildError as error:
         raise ArchError((_diagnostic(error),)) from error
     if model.cache.packs and not any(knows(store, model.cache.kind) for _, _, store in graph.states()):

@@ -34,17 +34,25 @@ PLACEMENT = {
 }
 
 
-def assemble(model: Model, *, names: bool = True) -> Graph:
-    """The graph of a model. Raises `BuildError` where a drawer's forward does not fit."""
+def assemble(model: Model, *, names: bool = True, rotated: bool = False) -> Graph:
+    """The graph of a model. Raises `BuildError` where a drawer's forward does not fit.
+
+    Where layers are ``rotated``, each begins by leaving the last sub-layer of the layer before, so that what leaves a
+    sub-layer and what enters the next are always neighbours. They hand on what that takes; the first leaves one whose
+    output was the embedding. Models whose layers tokens may skip are never rotated.
+    """
     reads = model.mtp.reads if model.mtp is not None else "hidden"
     g = Builder(model.name, std=lambda role, fan_in: model.init.scale_of(role, fan_in, model.layers), names=names)
 
     def backbone(g: Builder) -> tuple[Value, Value]:
         with g.component("embedding"):
             x = g.embedding("embed_tokens", g.tokens, rows=model.vocab, dim=model.dim)
-        with g.component("residual"):
-            state = model.residual.start(g, x)
-        state = _layers(g, model, state)
+        if rotated and not any(map(_bypass, model.schedule)):
+            state = _rotated(g, model, x)
+        else:
+            with g.component("residual"):
+                state = model.residual.start(g, x)
+            state = _layers(g, model, state)
         with g.component("residual"):
             streams = model.residual.as_streams(g, state) if reads == "streams" else None
             x = model.residual.finish(g, state)
@@ -112,6 +120,31 @@ def _layers(g: Builder, model: Model, state: tuple[Value, ...]) -> tuple[Value, 
     return outs[:-1]
 
 
+def _rotated(g: Builder, model: Model, x: Value) -> tuple[Value, ...]:
+    """The state after layers each of which begins by leaving the last sub-layer of the one before."""
+
+    def build(slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
+        layer = _layer(model, slots, leave=False)
+
+        def rotated(g: Builder, *pending: Value) -> tuple[Value, ...]:
+            with g.component("residual"):
+                state = model.residual.leave(g, pending[:-1], pending[-1])
+            g.record(state[0])
+            g.here.hints[pending[-1]] = "y"
+            return layer(g, *state)
+
+        rotated.__doc__ = (
+            f"{layer.__doc__} It begins by leaving the last sub-layer before it, and leaves its own to the next."
+        )
+        return rotated
+
+    with g.component("residual"):
+        before = model.residual.before(g, x)
+    pending = g.stack("layers", model.schedule, build, *before, cls=_layer_class)
+    with g.component("residual"):
+        return model.residual.leave(g, pending[:-1], pending[-1])
+
+
 def _bypass(slots: LayerSlots) -> Bypass | None:
     return None if slots.memory is None else slots.memory.bypass
 
@@ -149,8 +182,9 @@ def _found(g: Builder) -> Value | None:
     return next((item.returns[0] for item in g.here.children() if item.name == MODULES["bypass"]), None)
 
 
-def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
-    """The forward of one layer."""
+def _layer(model: Model, slots: LayerSlots, *, leave: bool = True) -> Callable[..., tuple[Value, ...]]:
+    """The forward of one layer; without ``leave`` it gives what leaving its last sub-layer takes."""
+    last = slots.attention if slots.ffn is None else slots.ffn
 
     def layer(g: Builder, *state: Value) -> tuple[Value, ...]:
         if slots.memory is not None:
@@ -178,6 +212,8 @@ def _layer(model: Model, slots: LayerSlots) -> Callable[..., tuple[Value, ...]]:
             with g.component("norm"):
                 if leaving:
                     y = model.norm.build(g, y, leaving)
+            if mixer is last and not leave:
+                return (*state, y)
             with g.component("residual"):
                 state = model.residual.leave(g, state, y)
         return state

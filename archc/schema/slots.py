@@ -91,6 +91,12 @@ class Residual(Drawer):
         """The state after a sub-layer that gave y [B, S, D]."""
         raise NotImplementedError
 
+    def before(self, g: Builder, x: Value) -> tuple[Value, ...]:
+        """The state that `leave` takes, and the output that it takes beside it, so that it gives what `start` gives of
+        the embedding x [B, S, D]: where layers begin by leaving the sub-layer before.
+        """
+        raise NotImplementedError
+
     def finish(self, g: Builder, state: tuple[Value, ...]) -> Value:
         """What the final norm gets [B, S, D]."""
         return state[0]

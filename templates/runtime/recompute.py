@@ -103,7 +103,7 @@ class _Block:
         """The layers in order, of whose sub-layers `run` gets the forward and the operands."""
         result: Any = tuple(state)
         for i, layer in enumerate(self.layers):
-            if record and i:
+            if record and i and not getattr(layer, "records", False):
                 self.step.record(result[0])
             with ExitStack() as stack:
                 for name in sub_layers(layer):

@@ -84,7 +84,7 @@ def index(g: Builder, x: Value) -> Value:
 
 def test_there_are_effects() -> None:
     assert {"sequence_balance", "batch_balance", "index_divergence", "depth"} == LOSSES
-    assert EFFECTS.keys() - LOSSES == {"count_loads"}
+    assert EFFECTS.keys() - LOSSES == {"count_loads", "record"}
 
 
 def test_a_loss_pulls_gradients_and_a_count_does_not() -> None:

@@ -34,13 +34,18 @@ SIZES = [(2, 40), (1, 64), (4, 1)]
 WIDTHS = {4: torch.float32, 2: torch.bfloat16}
 
 
+ROTATED = {"rotated V4": "deepseek_v4_flash", "rotated Llama": "llama_3_1_8b"}
+"""Models whose layers begin by leaving the one before."""
+
+
 class Case:
     """A model, its graph, and modules of its package in two dtypes."""
 
     def __init__(self, name: str, folder: Path) -> None:
+        rotated, name = name in ROTATED, ROTATED.get(name, name)
         self.model: Model = load_text(f"{HEAD}{MORE[name]}\n}}\n")[0] if name in MORE else model_of(name)
-        self.graph: Graph = plan(self.model)
-        package = built(self.model, folder)
+        self.graph: Graph = plan(self.model, rotated=rotated)
+        package = built(self.model, folder, rotated=rotated)
         self.modules = {width: package.Model(dtype=dtype) for width, dtype in WIDTHS.items()}
 
     def workload(self, batch: int, new: int, act: int = 4) -> Workload:
@@ -50,7 +55,7 @@ class Case:
         return torch.randint(self.model.vocab, (batch, new), generator=torch.Generator().manual_seed(new))
 
 
-@pytest.fixture(scope="module", params=[*LIBRARY, *SPECS, *MORE])
+@pytest.fixture(scope="module", params=[*LIBRARY, *SPECS, *MORE, *ROTATED])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -31,6 +31,14 @@ class Streams(Residual):
         streams = g.cast(g.mix(g.cast(streams, to="fp32"), comb, g.cast(y, to="fp32"), post), streams, to="act")
         return (streams, *carried)
 
+    def before(self, g: Builder, x: Value) -> tuple[Value, ...]:
+        """The embedding as the output of a sub-layer that wrote to every stream, and kept nothing of them."""
+        streams, *carried = self.start(g, x)
+        post = g.filled(x, number=1.0, dims=(self.streams,))
+        comb = g.filled(x, dims=(self.streams, self.streams))
+        y = x
+        return (streams, *carried, post, comb, y)
+
     def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
         return state[0]
 

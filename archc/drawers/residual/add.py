@@ -22,6 +22,10 @@ class Add(Residual):
         x = x + y
         return (x,)
 
+    def before(self, g: Builder, x: Value) -> tuple[Value, ...]:
+        y = g.filled(x, dims=(x.type.last,), narrow=True)
+        return x, y
+
     def as_streams(self, g: Builder, state: tuple[Value, ...]) -> Value:
         (x,) = state
         return g.unsqueeze(x, dim=-2)

@@ -36,6 +36,10 @@ def only(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
     return call("fill", 0, n), call("fill", 0, n // outs[0].last)
 
 
+def filled(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
+    return call("fill", 0, nbytes(outs[0], w))
+
+
 def sinkhorn(op: Sinkhorn, w: Workload, ins: Types, outs: Types) -> Calls:
     (x,) = ins
     n, m = nbytes(x, w), x.last
