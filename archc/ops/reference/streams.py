@@ -37,7 +37,7 @@ def only(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
 
 
 def filled(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
-    return call("fill", 0, nbytes(outs[0], w))
+    return (call("fill", 0, nbytes(outs[0], w)),)
 
 
 def sinkhorn(op: Sinkhorn, w: Workload, ins: Types, outs: Types) -> Calls:
