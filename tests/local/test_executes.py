@@ -143,7 +143,7 @@ def _every_op(name: str, case: tuple[Any, ...]) -> None:
             continue
         assert mine[0] == real[0], (node, rule, counted.log)
         if shown_again(node):  # a product that reads one row for several reads fewer bytes
-            assert sum(mine[1:]) >= sum(real[1:]), (node, rule, counted.log)
+            assert sum(mine[1:]) + 1024 >= sum(real[1:]), (node, rule, counted.log)
             continue
         assert sum(mine[1:]) == pytest.approx(sum(real[1:]), rel=0.05, abs=1024), (node, rule, counted.log)
     for mine, real in totals:
