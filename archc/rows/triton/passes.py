@@ -242,7 +242,7 @@ class Passes(Forward):
         return self.bind(f"tl.load({place}, mask=inside, other=0.0)", hint)
 
     def _arrive(self, fields: int, most: int) -> None:
-        """The last program to arrive adds up what its tile has left; the last ``most`` fields are not sums but maxima."""
+        """The last program to arrive adds up what its tile left; the last ``most`` fields are not sums but maxima."""
         with self.block("if SPLIT > 1:"):
             self.line("# The last program of the tile to arrive adds them up and goes on, the counter zero again")
             self.line('if tl.atomic_add(arrived + tl.program_id(0), 1, sem="acq_rel") != SPLIT - 1:')
