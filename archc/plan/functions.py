@@ -72,7 +72,9 @@ def parameter_names(function: Scope) -> dict[Value, str]:
         for value in node.ins:
             if value.param is not None and value not in found:
                 owner, _, own = value.param.name.rpartition(".")
-                found[value] = f"{WORDS.get(node.op.kind, node.op.kind)}_{own}" if owner and _module(node) else own
+                base = f"{WORDS.get(node.op.kind, node.op.kind)}_{own}" if owner and _module(node) else own
+                numbered = (base, *(f"{base}_{i}" for i in range(2, len(found) + 2)))
+                found[value] = next(name for name in numbered if name not in found.values())
     return found
 
 

@@ -38,17 +38,23 @@ class Group(NamedTuple):
         """Its nodes but views, casts, and what is made of parameters alone."""
         return [node for node in self.nodes if not glue(node) and not of_params(node)]
 
+    def bytes(self) -> int:
+        """What it takes and gives, of `TOKENS`."""
+        return sum(nbytes(value.type, TOKENS) for value in (*self.takes, *self.gives))
+
 
 Fits = Callable[[Group], bool]
 """Whether nodes can be one kernel."""
 
 
 def readers(graph: Graph) -> Readers:
-    """Who reads each value."""
+    """Who reads each value. What a module gives back is read where its caller reads it."""
     found: Readers = {}
     for root in (graph.steps, graph.root):
         for scope in root.scopes():
-            for value in scope.returns:
+            ends = [scope] if scope is graph.root or scope.ahead else []
+            ends += [kind for item in scope.items if isinstance(item, Stack) for kind in item.kinds]
+            for value in (v for end in ends for v in end.returns):
                 found.setdefault(value, []).append(None)
             for item in scope.items:
                 if isinstance(item, Node):
@@ -83,7 +89,7 @@ def may_join(node: Node) -> bool:
     """
     op = node.op
     plain = not op.effect and not op.varies and not any(v.type.dtype == "none" for v in node.ins)
-    return plain and (glue(node) or op.row(*(v.type for v in node.ins)))
+    return plain and (glue(node) or (not op.view and op.row(*(v.type for v in node.ins))))
 
 
 class Region:
@@ -124,7 +130,7 @@ class Region:
         def fit(nodes: list[Node]) -> bool:
             key = frozenset(nodes)
             if key not in known:
-                known[key] = fits(self.group(nodes))
+                known[key] = self._fitting(nodes, fits) is not None
             return known[key]
 
         lone = {node for node in self._before if isinstance(node, Node) and may_join(node) and fit([node])}
@@ -135,10 +141,16 @@ class Region:
                 parts += [nodes] if fit(nodes) else self._merged([[node] for node in nodes], fit)
         found: list[Group] = []
         for nodes in sorted(self._merged(parts, fit), key=lambda part: self.place[part[0]]):
-            group = self.group(nodes, without={node for other in found for node in other.nodes if not of_params(node)})
-            if len(group.works()) > 1 and fits(group):
+            others = {node for other in found for node in other.nodes if not of_params(node)}
+            group = self._fitting(nodes, fits, others)
+            if group is not None and len(group.works()) > 1:
                 found.append(group)
         return found
+
+    def _fitting(self, nodes: list[Node], fits: Fits, without: Collection[Node] = ()) -> Group | None:
+        """The group of these nodes, with or without the reshaping of what comes in: what fits and moves fewer bytes."""
+        found = [self.group(nodes, without, reshaped=reshaped) for reshaped in (False, True)]
+        return min(filter(fits, found), key=Group.bytes, default=None)
 
     def _merged(self, parts: list[list[Node]], fit: Callable[[list[Node]], bool]) -> list[list[Node]]:
         """The parts, those that hand each other most made one first, as long as they fit and none waits in a circle."""
@@ -189,13 +201,13 @@ class Region:
         return False
 
     # --- what a group is made of -----------------------------------------------------------------
-    def group(self, works: Collection[Node], without: Collection[Node] = ()) -> Group:
+    def group(self, works: Collection[Node], without: Collection[Node] = (), *, reshaped: bool = True) -> Group:
         """A group of these nodes with the views and casts between and before them, and the rounding behind, but for
-        those ``without``.
+        those ``without``. ``reshaped``: views before them that only regroup all of a value are inside, too.
         """
         inside: set[Node] = set(works)
         for item in reversed(self.items):
-            if isinstance(item, Node) and glue(item) and item not in without and self._leads(item, inside):
+            if isinstance(item, Node) and glue(item) and item not in without and self._leads(item, inside, reshaped):
                 inside.add(item)
         nodes = sorted(inside, key=self.place.__getitem__)
         of = {value for node in nodes for value in node.outs}
@@ -212,13 +224,14 @@ class Region:
             gives=tuple(given),
         )
 
-    def _leads(self, node: Node, inside: set[Node]) -> bool:
+    def _leads(self, node: Node, inside: set[Node], reshaped: bool) -> bool:
         """Whether a view or a cast goes with nodes that stand behind it (they are known) or before it."""
         who = [reader for value in node.outs for reader in self._readers.get(value, ())]
         within = any(reader in inside for reader in who)
         if any(root in inside for root in self._roots(node)):
             return within or (isinstance(node.op, Cast) and node.op.to == "act")
-        return within and (of_params(node) or all(reader in inside for reader in who))
+        part = reshaped or not node.op.view or len(node.outs) > 1
+        return within and (of_params(node) or (part and all(reader in inside for reader in who)))
 
     def _roots(self, node: Node) -> Iterator[Node]:
         """What makes that which a view or a cast looks at."""

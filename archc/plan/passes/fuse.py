@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
-from itertools import chain, count, pairwise, product
+from itertools import chain, count, pairwise
 
 from archc.graph import Graph, Node, Scope, Value
 from archc.ops.row import Cast
 from archc.plan.functions import Names, parameter_names
 from archc.plan.groups import Group, Item, Readers, Region, in_order, may_join, nodes_of, of_params, readers, reads
 from archc.plan.groups import made as made_by
-from archc.rows.lower import Unfit, lowered
+from archc.rows.lower import Lowered, Unfit, lower
 
 
 def fuse(graph: Graph) -> Graph:
@@ -30,15 +30,17 @@ def fuse(graph: Graph) -> Graph:
 
 def fits(group: Group) -> bool:
     """Whether a group of nodes is a row program."""
-    if not group.gives:
+    try:
+        lowered(group)
+    except (Unfit, AssertionError):
         return False
-    widths = {v.shape[-1] for n in group.nodes for v in (*n.ins, *n.outs) if v.shape}
-    takes, gives = {v: f"x{i}" for i, v in enumerate(group.takes)}, {f"y{i}": v for i, v in enumerate(group.gives)}
-    for lead, width in product((3, 2, 1), sorted((w for w in widths if isinstance(w, int)), reverse=True)[:3]):
-        with suppress(Unfit, AssertionError, KeyError, IndexError, ValueError):
-            lowered(group.nodes, takes, gives, lead, width)
-            return True
-    return False
+    return True
+
+
+def lowered(group: Group) -> Lowered:
+    """The row program of a group. Raises `Unfit`."""
+    takes = {value: f"take_{i}" for i, value in enumerate(group.takes)}
+    return lower(group.nodes, takes, {f"give_{i}": value for i, value in enumerate(group.gives)}, "group")
 
 
 def _fuse(scope: Scope, read_by: Readers, names: Names) -> None:
@@ -53,6 +55,7 @@ def _fuse(scope: Scope, read_by: Readers, names: Names) -> None:
         opened -= shut
     for group in groups:
         _settle(group, read_by)
+    groups = [group._replace(gives=tuple(_given(group, read_by))) for group in groups]
     ranked: list[tuple[int, Item]] = []
     gone: set[Node] = set()
     taken = {item.name for item in scope.items if not isinstance(item, Node)}
@@ -65,7 +68,7 @@ def _fuse(scope: Scope, read_by: Readers, names: Names) -> None:
         ranked.append((max(region.place[node] for node in group.nodes), function))
     for child in opened:
         ranked.append((min(region.place[node] for node in child.nodes()), child))
-        child.items = []
+        child.items, child.args, child.returns = [], [], []
     for i, item in enumerate(region.items):
         left = isinstance(item, Node) and of_params(item) and not any(read_by.get(v) for v in item.outs)
         if item not in gone and not left:
@@ -91,6 +94,12 @@ def _settle(group: Group, read_by: Readers) -> None:
     for node in group.nodes:
         if isinstance(node.op, Cast) and len(node.ins) > 1 and like is not None:
             _rewire(node, {node.ins[1]: like}, read_by)
+
+
+def _given(group: Group, read_by: Readers) -> Iterator[Value]:
+    """What of a group others read."""
+    inside = set(group.nodes)
+    yield from (value for value in group.gives if any(reader not in inside for reader in read_by[value]))
 
 
 def _rewire(node: Node, instead: dict[Value, Value], read_by: Readers) -> None:
@@ -120,7 +129,7 @@ def _function(scope: Scope, name: str, local: str, group: Group, read_by: Reader
     own = {v for node in function.nodes() for v in node.outs}
     read = dict.fromkeys(v for node in function.nodes() for v in node.ins if v not in own)
     function.args = [*(v for v in read if v.param is None), *(v for v in read if v.param is not None)]
-    function.returns = [v for v in group.gives if any(r is None or r.scope is not function for r in read_by[v])]
+    function.returns = list(group.gives)
     function.hints.update(parameter_names(function))
     return function
 
