@@ -1,10 +1,12 @@
-"""Which implementation of an op runs: its reference in PyTorch, or its Triton kernels.
+"""Which implementation of an op runs: its reference in PyTorch, its Triton kernels, or its C++.
 
 The environment variable ``ARCHC_KERNELS`` decides:
 
 =========== ====================================================================================================
 auto        (the default) Triton for tensors on an NVIDIA or AMD GPU where triton can be imported, else the reference
 triton      Triton, or an error where it cannot run; on CPU tensors it needs the interpreter (``TRITON_INTERPRET=1``)
+cpp         as auto, but functions that have C++ run that for float32 and bfloat16 tensors in memory; it is compiled
+            when it is first called (`native`), and the reference runs where that cannot be
 reference   the reference everywhere
 =========== ====================================================================================================
 
@@ -24,8 +26,16 @@ from .library import INTERPRETED, triton
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODES = ("auto", "triton", "reference")
+MODES = ("auto", "triton", "cpp", "reference")
 KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
+
+
+def chosen() -> str:
+    """The mode that ``ARCHC_KERNELS`` asks for. Raises ValueError where there is none of that name."""
+    mode = os.environ.get("ARCHC_KERNELS", "auto")
+    if mode not in MODES:
+        raise ValueError(f"ARCHC_KERNELS is {mode!r}; it must be one of {', '.join(MODES)}")
+    return mode
 
 
 def use_triton(*tensors: Tensor | None) -> bool:
@@ -33,12 +43,10 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
     Raises ValueError for an unknown ``ARCHC_KERNELS``, RuntimeError where Triton was demanded and cannot run.
     """
-    mode = os.environ.get("ARCHC_KERNELS", "auto")
-    if mode not in MODES:
-        raise ValueError(f"ARCHC_KERNELS is {mode!r}; it must be one of {', '.join(MODES)}")
+    mode = chosen()
     if mode == "reference":
         return False
-    if mode == "auto":  # asked many times per token, so without more ado
+    if mode in ("auto", "cpp"):  # asked many times per token, so without more ado
         return triton is not None and all(t is None or (t.is_cuda and t.dtype in KERNEL_DTYPES) for t in tensors)
     present = [tensor for tensor in tensors if tensor is not None]
     if any(tensor.dtype not in KERNEL_DTYPES for tensor in present):

@@ -106,7 +106,7 @@ class Body:
         if node.name is not None and node.name in self.scope.modules and node.scope is self.scope:
             return ast.Call(func=_module(node.name), args=self._data(node), keywords=[])
         for value in node.ins:
-            if value.param is not None and node.op.borrows:
+            if value.param is not None and value not in self.name and node.op.borrows:
                 owner = value.param.name.rpartition(".")[0]
                 module = value.scope.modules.get(owner)
                 if module is not None and module.op.kind == node.op.borrows:

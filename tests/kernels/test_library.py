@@ -77,7 +77,7 @@ def test_demanding_triton_where_it_cannot_run_is_an_error(monkeypatch: pytest.Mo
 
 def test_an_unknown_mode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARCHC_KERNELS", "tritan")
-    with pytest.raises(ValueError, match="'tritan'; it must be one of auto, triton, reference"):
+    with pytest.raises(ValueError, match="'tritan'; it must be one of auto, triton, cpp, reference"):
         rms_norm(torch.zeros(2, 8), eps=1e-6)
 
 

@@ -1,0 +1,219 @@
+"""C++ of a package, compiled when it is first called, with the compiler of the machine.
+
+A compiled file lies in a cache under the hash of all it depends on: its text, the flags, the compiler and the
+processor. ``ARCHC_CACHE`` names the folder of the cache, else it is ``archc`` in ``XDG_CACHE_HOME`` or ``~/.cache``.
+``CXX`` names the compiler, else the first of g++, clang++ and c++ that is there. Where there is none, or where it
+fails, a warning says so once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows: there two processes may compile the same at once
+    fcntl = None
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+FLAGS = ("-std=c++17", "-O3", "-ffast-math", "-fPIC", "-Wno-psabi")
+"""How everything is compiled. Sums may be reordered, so that they vectorise."""
+
+MACHINE = ("-march=native", "-mprefer-vector-width=512")
+"""Flags for just this processor."""
+
+ATTEMPTS = (((*MACHINE, "-fopenmp"), ("-fopenmp",)), (MACHINE, ()), ((), ()))
+"""More flags to compile and to link with, tried in turn: not every compiler has all of them, nor an OpenMP that fits
+beside the one that PyTorch has loaded.
+"""
+
+TIMEOUT = 300.0
+"""Seconds after which a compiler is given up."""
+
+_LOCK = threading.Lock()
+
+
+class Unbuilt(Exception):
+    """C++ that could not be compiled or loaded; the message says why."""
+
+
+class Hung(Unbuilt):
+    """A compiler that does not end."""
+
+
+def load(source: str, name: str, *more: str) -> ctypes.CDLL | None:
+    """The library of C++ text, compiled with ``more`` flags if it is not in the cache; None where that fails.
+
+    ``name`` is what its file and a warning call it.
+    """
+    try:
+        command = compiler()
+    except Unbuilt as error:
+        _warn_once(f"{error}: all functions run in PyTorch")
+        return None
+    try:
+        with _LOCK:
+            return _loaded(source, name, command, more)
+    except (Unbuilt, OSError) as error:
+        _warn_once(f"{name} runs in PyTorch: {error}")
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def compiler() -> tuple[str, ...]:
+    """The command of the C++ compiler. Raises Unbuilt where there is none."""
+    given = shlex.split(os.environ.get("CXX", ""))
+    for command in [given] if given else [["g++"], ["clang++"], ["c++"]]:
+        path = shutil.which(command[0])
+        if path is not None:
+            return (path, *command[1:])
+    raise Unbuilt(f"CXX={given[0]} cannot be run" if given else "there is no C++ compiler (g++, clang++, c++, or CXX)")
+
+
+@functools.cache
+def _version(command: tuple[str, ...]) -> str:
+    return _run([*command, "--version"])
+
+
+@functools.cache
+def processor() -> str:
+    """What tells processors apart that run different instructions."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        told = ("model name", "flags", "CPU implementer", "CPU part", "Features", "isa")
+        found = dict.fromkeys(line for line in lines if line.startswith(told))
+        if found:
+            return "\n".join(found)
+    return f"{platform.machine()} {platform.processor()}"
+
+
+def cache_folder() -> Path:
+    """The folder of compiled files."""
+    given = os.environ.get("ARCHC_CACHE")
+    if given:
+        return Path(given) / "native"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "archc" / "native"
+
+
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder of this process alone, where the cache cannot be written."""
+    return tempfile.TemporaryDirectory(prefix="archc-native-")
+
+
+def _loaded(source: str, name: str, command: tuple[str, ...], more: Sequence[str]) -> ctypes.CDLL:
+    """The library, from the cache or compiled: as fast as the compiler can make it."""
+    failures: list[str] = []
+    for flags, links in ATTEMPTS:
+        compiling = (*command, *FLAGS, *flags, *more)
+        told = "\0".join((source, *compiling, _version(command), processor(), platform.platform()))
+        file = f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.so"
+        try:
+            folder = cache_folder()
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = _built(source, folder / file, compiling, (*command, "-shared", *links))
+        except Hung:
+            raise
+        except Unbuilt as error:
+            failures.append(str(error))
+            continue
+        except (OSError, RuntimeError):  # read-only, full, or no home
+            path = _built(source, Path(_own_folder().name) / file, compiling, (*command, "-shared", *links))
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:  # cut off by a crash of the machine, or against another OpenMP
+            failures.append(str(error))
+            with contextlib.suppress(OSError):
+                path.unlink()
+    raise Unbuilt(failures[0])
+
+
+def _built(source: str, path: Path, compiling: Sequence[str], linking: Sequence[str]) -> Path:
+    """The path of a library, where it now is."""
+    if path.exists():
+        return path
+    with _locked(path.with_suffix(".lock")):
+        if path.exists():  # another process was faster
+            return path
+        with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=path.parent) as work:
+            text = f"{path.stem.rpartition('-')[0]}.cpp"
+            (Path(work) / text).write_text(source, encoding="utf-8")
+            # In two steps: linked with -ffast-math, a library flushes denormal numbers to zero in all of the process
+            _run([*compiling, "-c", "-o", "made.o", text], work)
+            _run([*linking, "-o", path.name, "made.o", "-lm"], work)
+            (Path(work) / path.name).replace(path)
+    return path
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """A lock between processes; its file goes away with it, so that a third process may compile the same, no worse."""
+    if fcntl is None:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _run(command: Sequence[str], folder: str | None = None) -> str:
+    """What a command prints, run in a folder. Raises Unbuilt where it fails, hangs or cannot run."""
+    try:
+        with subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as running:
+            try:
+                printed, wrong = running.communicate(timeout=TIMEOUT)
+            except BaseException:  # a compiler starts others: they stop with it
+                with contextlib.suppress(OSError, AttributeError):
+                    os.killpg(running.pid, signal.SIGKILL)
+                running.kill()
+                raise
+    except subprocess.TimeoutExpired:
+        raise Hung(f"{command[0]} took longer than {TIMEOUT:.0f} s") from None
+    except OSError as error:
+        raise Unbuilt(f"{command[0]} cannot be run: {error.strerror}") from None
+    if running.returncode:
+        lines = [line for line in wrong.splitlines() if "error" in line] or wrong.splitlines()
+        why = lines[0].strip() if lines else f"exit status {running.returncode}"
+        raise Unbuilt(f"{Path(command[0]).name} fails: {why}")
+    return printed
+
+
+def function(library: ctypes.CDLL, name: str, pointers: int) -> Any:
+    """A function of a library that takes so many pointers and a number of tokens, and returns nothing."""
+    found = library[name]
+    found.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64]
+    found.restype = None
+    return found
