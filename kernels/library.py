@@ -69,6 +69,42 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
 
 
+@jit
+def add_projection(total, x, weight, inside, exact: tl.constexpr):
+    """total [TILE, m] + x [TILE, CHUNK] times weight [m, CHUNK] transposed; rows that are not ``inside`` are zero.
+
+    ``exact`` is the format that holds the numbers of x as they are. In bfloat16 the weight is split into two terms, so
+    that products are exact to 2^-17 of it on matrix units that round to bfloat16; otherwise all is float32.
+    """
+    # A choice between values makes Triton convert x for the product instead of computing it, from its loads on, in
+    # the layout that the product wants, where threads hold each of its rows several times over.
+    x = tl.where(inside[:, None], x, 0.0)
+    weight = tl.trans(weight)
+    if exact == tl.bfloat16:
+        high = weight.to(tl.bfloat16)
+        low = (weight - high.to(tl.float32)).to(tl.bfloat16)
+        x = x.to(tl.bfloat16)
+        total = tl.dot(x, low, tl.dot(x, high, total))
+    else:
+        total = tl.dot(x, weight, total, input_precision="ieee")
+    return total
+
+
+def arrivals(x: Tensor, tiles: int) -> Tensor:
+    """Counters of programs that have finished their share of a tile, int32 [tiles or more], on the device of x.
+
+    They are zero between launches: the last program of a tile sets its counter back. Launches of one stream share
+    them.
+    """
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+    return _arrivals(x.device, stream, max(4096, next_power_of_2(tiles)))
+
+
+@functools.lru_cache
+def _arrivals(device: torch.device, stream: int, tiles: int) -> Tensor:
+    return torch.zeros(tiles, dtype=torch.int32, device=device)
+
+
 def next_power_of_2(n: int) -> int:
     """The smallest power of two that is at least n."""
     return 1 << max(0, n - 1).bit_length()

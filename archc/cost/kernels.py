@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from archc.cost.placement import units
 from archc.graph import Graph, Node, Scope, Stack, Value
+from archc.graph.chains import chains
 from archc.ops import Store
 from archc.ops.row import Cast
 from archc.ops.time import Append, Recall, TimeOf, TokenIds
@@ -125,7 +126,6 @@ def _kernels(graph: Graph, nodes: Iterable[Node]) -> Iterator[Kernel]:
     src = sources(graph)
     here = [node for node in nodes if src.runs(node)]
     inside = set(here)
-    depth: dict[Node, int] = {}
 
     def made_by(node: Node) -> Iterator[Node]:
         for value in node.ins:
@@ -133,28 +133,7 @@ def _kernels(graph: Graph, nodes: Iterable[Node]) -> Iterator[Kernel]:
                 if root.node in inside and root.node is not None:
                     yield root.node
 
-    def depth_of(node: Node) -> int:
-        """How many kernels must run before it: equal for what can run together, so chains never wait in a circle."""
-        if node not in depth:
-            mine = row_local(node)
-            depth[node] = max((depth_of(p) + (not (mine and row_local(p))) for p in made_by(node)), default=0)
-        return depth[node]
-
-    chain: dict[Node, Node] = {}
-
-    def head(node: Node) -> Node:
-        while chain.get(node, node) is not node:
-            node = chain[node]
-        return node
-
-    for node in here:
-        for other in made_by(node):
-            if row_local(node) and row_local(other) and depth_of(node) == depth_of(other):
-                chain[head(node)] = head(other)
-    groups: dict[Node, list[Node]] = {}
-    for node in here:
-        groups.setdefault(head(node), []).append(node)
-    for group in sorted(groups.values(), key=lambda g: depth_of(g[0])):
+    for group in chains(here, made_by, row_local):
         yield _kernel(src, group)
 
 

@@ -125,7 +125,7 @@ def _layer(stack: Stack, number: int, kind: Scope) -> Unit:
 def _outside(scope: Scope) -> Iterator[Scope]:
     """A scope and those inside, stacks left out."""
     yield scope
-    for child in scope.children():
+    for child in (*scope.children(), *scope.functions()):
         yield from _outside(child)
 
 

@@ -90,6 +90,8 @@ class Scope:
     """(a, b): in layer a * i + b where its parent stands in layer i; what parameters start with may tell."""
     ahead: int = 0
     """How many tokens ahead of the main model its step stands (MTP): such a scope runs only where there are labels."""
+    function: str = ""
+    """The function that it prints as, where it is no module but ops that run as one: its ``args`` are all it reads."""
     items: list[Node | Scope | Stack] = field(default_factory=list)
     args: list[Value] = field(default_factory=list)
     returns: list[Value] = field(default_factory=list)
@@ -125,8 +127,12 @@ class Scope:
                     yield from kind.scopes()
 
     def children(self) -> Iterator[Scope]:
-        """Scopes directly inside, stacks left out."""
-        return (item for item in self.items if isinstance(item, Scope))
+        """Modules directly inside, stacks left out."""
+        return (item for item in self.items if isinstance(item, Scope) and not item.function)
+
+    def functions(self) -> Iterator[Scope]:
+        """Functions directly inside: ops that run as one."""
+        return (item for item in self.items if isinstance(item, Scope) and item.function)
 
     def holds(self, scope: Scope | None) -> bool:
         """Whether ``scope`` is this one or inside it."""

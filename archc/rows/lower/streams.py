@@ -28,6 +28,8 @@ def _rows(low: Lowering, x: Term) -> Row:
 
 @rule(streams.Collapse)
 def _collapse(low: Lowering, op: streams.Collapse, x: Term, weights: Term) -> Term:
+    if len(low.rest(x)) < 2:
+        raise Unfit("streams of each of several heads")
     outer, last = low.letters(x)
     over = low.rest(x)[-2] != 1
     kept = outer[:-1] if over else outer

@@ -18,6 +18,18 @@ from archc.rows.triton.lines import Lines
 from archc.rows.value import Row, order
 
 FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
+HINTS = {
+    "Add": "sum",
+    "Recip": "inverse",
+    "Rotate": "turned",
+    "Round": "rounded",
+    "RowMax": "largest",
+    "RowSum": "total",
+    "Rsqrt": "inverse_root",
+    "StreamMax": "largest",
+}
+"""What values without a name are called, where the name of their rule does not say it."""
+
 RESERVED = frozenset(("t", "d", "m", "T", "TILE", "CHUNK", "SPLIT", "tl", "torch", "Tensor", "jit", "inside", "first"))
 
 
@@ -38,6 +50,9 @@ class Tile(Elements):
     is such a token) and, where rows are made, on ``d`` (channels, [CHUNK]), and on pointers of arrays that stand at
     the tile's first token, whose number among all is ``first``. ``masked``: CHUNK does not divide the width.
     """
+
+    whole = False
+    """Whether ``d`` are all channels."""
 
     def __init__(self, kernel: Kernel, *, masked: bool = False, taken: Collection[str] = ()) -> None:
         self.kernel, self.masked = kernel, masked
@@ -66,7 +81,8 @@ class Tile(Elements):
 
     def hint(self, value: Row) -> str:
         """What a value is called."""
-        return value.program.names.get(value.id) or type(value.rule).__name__.lower()
+        kind = type(value.rule)
+        return value.program.names.get(value.id) or HINTS.get(kind.__name__, kind.__name__.lower())
 
     # --- of Elements -----------------------------------------------------------------------------
     def bind(self, text: str, hint: str) -> Element:
@@ -175,13 +191,14 @@ class Tile(Elements):
             return ""
         return f", mask={' & '.join(parts)}" + (f", other={fill}" if fill else "")
 
-    def loaded(self, rule: Input | Param, value: Row) -> list[Element]:
+    def loaded(self, rule: Input | Param, value: Row, called: str = "") -> list[Element]:
         """A leaf from memory, as float32."""
         name, n, width = rule.name, count(value), self.kernel.width
         mask = self.inside(value.row, token=value.token)
         wide = "" if rule.format == "fp32" else ".to(tl.float32)"
         kind = "row" if value.row else "value"
-        hints = ["_".join((name, *map(str, p))) if p else f"{name}_{kind}" for p in places(value.streams)]
+        called = called or name
+        hints = ["_".join((called, *map(str, p))) if p else f"{called}_{kind}" for p in places(value.streams)]
         if isinstance(rule, Param):
             base, step = (f"{self.channels}[None, :]", width) if value.row else ("", 1)
         elif value.row:
@@ -258,7 +275,7 @@ class Tile(Elements):
         tokens = "inside[:, None] & " if token else ""
         wide = "" if leaf.format == "fp32" else ".to(tl.float32)"
         name, bind = self.hint(value), self.body.assign
-        if rule.pairs == "interleaved" and first % 2 == 0:
+        if rule.pairs == "interleaved" and first % 2 == 0 and self.whole:
             pair = bind(f"tl.arange(0, CHUNK // 2) - {first // 2}" if first else "tl.arange(0, CHUNK // 2)", "pair")
             if self.kernel.width != rule.turned or self.masked:
                 turns = bind(f"{tokens}(({pair} >= 0) & ({pair} < {rule.turned // 2}))[None, :]", "turns")

@@ -109,10 +109,12 @@ def _put(text: str, name: str, value: str) -> str:
     match = re.search(rf"(?<![\w.]){name}(?!\w)", text)
     assert match is not None, f"{name} in {text}"
     before, after = text[: match.start()], text[match.end() :]
+    first = not before or before.endswith(("(", ", ", " + "))
     alone = (not before or before.endswith(("(", ", "))) and (not after or after.startswith((")", ",")))
-    added = (not before or before.endswith(("(", ", ", " + "))) and (not after or after.startswith((")", ",", " + ")))
+    added = first and (not after or after.startswith((")", ",", " + ", " * ")))
     product = not re.search(r" [+/-] |^-", _outside(value))
-    if not (alone or _ONE.fullmatch(_outside(value)) or (added and product)):
+    sums = first and (not after or after.startswith((")", ",", " + "))) and not re.search(" - |^-", _outside(value))
+    if not (alone or _ONE.fullmatch(_outside(value)) or (added and product) or sums):
         value = f"({value})"
     return before + value + after
 

@@ -1,0 +1,82 @@
+"""Names of the functions that chains of ops become, and of the parameters that these take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from archc.graph import Node, Scope, Value
+from archc.ops.row import Binary
+from archc.plan.groups import Group
+
+WORDS = {"rms_norm": "norm", "layer_norm": "norm", "signed_sqrt": "root", "sqrt_softplus": "softplus"}
+"""What ops are called in names of functions, where that is not their kind."""
+
+SIGNS = {"+": "add", "-": "subtract", "*": "scale", "/": "divide"}
+
+PLAIN = frozenset({"binary", "cat", "clamp", "either", "inverse_rms", "project", "sigmoid", "sum", "tanh", "tokenwise"})
+"""Arithmetic that a name does not tell, unless it is of the longest rows of a function."""
+
+
+class Names:
+    """Names of functions: equal ones share one, others of the same ops are numbered."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[tuple, str]] = {}
+
+    def of(self, group: Group) -> str:
+        """The name of the function of a group: its ops in order (`mix_sinkhorn_collapse_norm`)."""
+        base = "_".join(words(group))
+        known = self._known.setdefault(base, {})
+        return known.setdefault(form(group), base if not known else f"{base}_{len(known) + 1}")
+
+
+def words(group: Group) -> list[str]:
+    """What a group does, in order, arithmetic with few numbers left out if there is anything else."""
+    works = group.works()
+    size = max(_size(v) for node in works for v in node.outs)
+    told = [n for n in works if n.op.kind not in PLAIN or max(map(_size, n.outs)) == size]
+    found: list[str] = []
+    for node in told or works:
+        word = SIGNS[node.op.sign] if isinstance(node.op, Binary) else WORDS.get(node.op.kind, node.op.kind)
+        if word not in found:
+            found.append(word)
+    return found
+
+
+def _size(value: Value) -> int:
+    """Numbers of each token."""
+    return math.prod(d for d in value.shape if isinstance(d, int))
+
+
+def form(group: Group) -> tuple:
+    """What two groups have in common if their functions are the same: ops, how they are wired, types but for the
+    number of tokens.
+    """
+    number: dict[Value, int] = {}
+
+    def place(values: Iterable[Value]) -> tuple[int, ...]:
+        return tuple(number.setdefault(v, len(number)) for v in values)
+
+    def types(values: Iterable[Value]) -> tuple:
+        return tuple((tuple(d if isinstance(d, int) else "" for d in v.shape), v.type.dtype) for v in values)
+
+    nodes = tuple((n.op, place(n.ins), place(n.outs), types(n.ins), types(n.outs)) for n in group.nodes)
+    return nodes, place(group.takes), place(group.gives), tuple(v.param is None for v in group.takes)
+
+
+def parameter_names(function: Scope) -> dict[Value, str]:
+    """Names for the parameters that a function takes: their own, after that of the op where modules call it so."""
+    found: dict[Value, str] = {}
+    for node in function.nodes():
+        for value in node.ins:
+            if value.param is not None and value not in found:
+                owner, _, own = value.param.name.rpartition(".")
+                base = f"{WORDS.get(node.op.kind, node.op.kind)}_{own}" if owner and _module(node) else own
+                numbered = (base, *(f"{base}_{i}" for i in range(2, len(found) + 2)))
+                found[value] = next(name for name in numbered if name not in found.values())
+    return found
+
+
+def _module(node: Node) -> bool:
+    return node.name is not None and node.op.module(*(v.type for v in node.ins)) is not None

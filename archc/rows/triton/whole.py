@@ -1,0 +1,55 @@
+"""Kernels whose programs hold whole rows in registers: each is read once."""
+
+from __future__ import annotations
+
+from archc.rows.elements import Element
+from archc.rows.kernel import Kernel
+from archc.rows.rules import RowMax
+from archc.rows.triton.forward import Forward, power_of_two
+from archc.rows.triton.launch import NEEDS, Sizes, launcher, signature
+from archc.rows.triton.printed import Printed
+from archc.rows.value import Row
+
+TILE = 2048
+"""Channels of a program where rows are shorter."""
+
+
+class Whole(Forward):
+    """A tile of whole rows, or of numbers alone."""
+
+    whole = True
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.width = power_of_two(kernel.width)
+        super().__init__(kernel, masked=self.width != kernel.width)
+
+    def printed(self) -> Printed:
+        """The kernel and its launcher."""
+        sizes = Sizes(128)
+        self.head()
+        if any(v.row for v in self.every):
+            tile = max(1, TILE // self.width)
+            sizes = Sizes(tile, self.width, warps=min(16, max(4, tile * self.width // 512)))
+            self.line("d = tl.arange(0, CHUNK)")
+        for level in range(self.last + 1):
+            for v in self.reduced:
+                if self.levels.of(v) == level:
+                    self.know(v, self._reduced(v))
+            for name, v in (*self.numbers_at(level), *self.rows_at(level)):
+                self.store(name, v)
+        name, text = launcher(self.kernel, {None: sizes})
+        body = f"@jit\n{signature(self.kernel, [], sizes)}\n{self.body.text()}\n"
+        return Printed("\n\n".join((*self.functions, body, text)), name, NEEDS)
+
+    def _reduced(self, v: Row) -> list[Element]:
+        (x,) = v.args
+        most = isinstance(v.rule, RowMax)
+        made: dict[Element, Element] = {}
+        for e in self.made(x):
+            if e in made:
+                continue
+            if e.number is not None:
+                made[e] = Element("", e.number if most else e.number * self.kernel.width)
+            else:
+                made[e] = self.bind(f"tl.{'max' if most else 'sum'}({self.summand(x, e, most=most)}, 1)", self.hint(v))
+        return [made[e] for e in self.made(x)]

@@ -1,0 +1,113 @@
+"""The pass that makes functions of row-local chains: same numbers and counts, and which chains come out."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+from archc.cost.count import count
+from archc.graph import Graph, Node, Scope
+from archc.graph.interpreter import Interpreter
+from archc.graph.torch_package import torch_package
+from archc.graph.verify import verify
+from archc.plan import plan
+from archc.plan.groups import of_params
+from archc.plan.passes.fuse import fuse
+from archc.schema import Model
+from tests.plan.test_agreement import LIBRARY, SPECS, model_of
+
+NAMES = [*LIBRARY, *SPECS]
+SPAN = 11
+
+
+def functions(graph: Graph) -> list[Scope]:
+    return [scope for scope, _ in graph.scopes() if scope.function]
+
+
+def logits(graph: Graph, parameters: dict[str, Any], vocab: int) -> Any:
+    runtime = import_module(f"{torch_package().__name__}.runtime.model")
+    ids = torch.randint(vocab, (2, SPAN), generator=torch.Generator().manual_seed(0))
+    return Interpreter(graph, parameters).run(ids, runtime.time_of(runtime.Rows.whole(ids), None, None))[0]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request: pytest.FixtureRequest) -> tuple[Model, Graph, Graph]:
+    """A model, its graph, and that with functions."""
+    model = model_of(request.param)
+    return model, plan(model), fuse(plan(model))
+
+
+Pair = tuple[Model, Graph, Graph]
+
+
+def test_a_fused_graph_is_sound(pair: Pair) -> None:
+    verify(pair[2])
+
+
+@torch.no_grad()
+def test_logits_are_the_same(pair: Pair) -> None:
+    """To the last bit: the very same ops run."""
+    model, graph, fused = pair
+    generator = torch.Generator().manual_seed(1)
+    parameters = {
+        p.name: torch.zeros(p.spec.shape, dtype=torch.int64)
+        if p.spec.dtype == "int"
+        else torch.randn(p.spec.shape, generator=generator, dtype=torch.float64) / p.spec.shape[-1] ** 0.5
+        for p in graph.parameters()
+    }
+    assert torch.equal(logits(graph, parameters, model.vocab), logits(fused, parameters, model.vocab))
+
+
+def test_parameters_keep_their_names_and_order(pair: Pair) -> None:
+    assert [p.name for p in pair[1].parameters()] == [p.name for p in pair[2].parameters()]
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
+def test_counts_are_the_same(pair: Pair, mode: Any) -> None:
+    """But for what training has in passing, of which a function forgets more."""
+    model, graph, fused = pair
+    want, got = (count(model, g, mode=mode).as_dict() for g in (graph, fused))
+    for part in ("workspace", "step_peak"):
+        passing = [report["memory"].pop(part) for report in (got, want)]
+        assert None in passing or passing[0] <= passing[1]
+    for report in (got, want):
+        report["memory"]["per_device"] = {
+            k: v for k, v in report["memory"]["per_device"].items() if k not in ("workspace", "total")
+        }
+    assert got == want
+
+
+def test_every_node_is_there_once(pair: Pair) -> None:
+    """None is lost, made twice, or run more often; views of parameters alone may be looked at from several places."""
+
+    def nodes(graph: Graph) -> list[tuple[Any, ...]]:
+        return sorted(
+            (n.op.kind, str(n.outs), n.component, times)
+            for n, times in graph.walk()
+            if not (n.op.view and of_params(n))
+        )
+
+    assert nodes(pair[1]) == nodes(pair[2])
+
+
+def test_functions_are_two_row_local_ops_or_more(pair: Pair) -> None:
+    for function in functions(pair[2]):
+        assert not list(function.scopes())[1:]
+        works = [n for n in function.nodes() if not n.op.view and n.op.kind != "cast"]
+        assert len(works) > 1
+        assert all(n.op.row(*(v.type for v in n.ins)) and not n.op.effect and not n.op.varies for n in works)
+        made = {v for n in function.nodes() for v in n.outs}
+        assert set(function.args) == {v for n in function.nodes() for v in n.ins} - made
+        assert function.returns
+        assert set(function.returns) <= made
+
+
+def test_effects_keep_their_order(pair: Pair) -> None:
+    def effects(graph: Graph) -> list[str]:
+        found = [n for scope in graph.root.scopes() for i in scope.items for n in ([i] if isinstance(i, Node) else ())]
+        return [f"{n.op.kind} {n.name}" for n in found if n.op.effect or any(v.state for v in n.ins)]
+
+    assert effects(pair[1]) == effects(pair[2])
