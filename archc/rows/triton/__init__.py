@@ -1,9 +1,10 @@
-"""Row programs printed as Triton: `print_forward`."""
+"""Row programs printed as Triton: `print_forward`, and `print_backward` for gradients."""
 
 from __future__ import annotations
 
 from archc.rows.kernel import Kernel
 from archc.rows.rules import Project
+from archc.rows.triton.backward import print_backward as print_backward
 from archc.rows.triton.elements import count
 from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.passes import Passes

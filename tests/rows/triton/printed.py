@@ -96,7 +96,8 @@ def exact(
             x = np.repeat(x, v.rule.shared, 0)
         arrays[name] = x if v.row else x[..., None]
     found = run(rebuilt(list(kernel.gives.values()), rounds), arrays)
-    return {n: torch.tensor(x if v.row else x[..., 0]) for (n, v), x in zip(kernel.gives.items(), found, strict=True)}
+    gives = {n: torch.tensor(x if v.row else x[..., 0]) for (n, v), x in zip(kernel.gives.items(), found, strict=True)}
+    return {n: x if kernel.gives[n].token else x[0] for n, x in gives.items()}
 
 
 class _Same:

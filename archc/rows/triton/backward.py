@@ -1,0 +1,91 @@
+"""Gradients of row programs as Triton kernels: up to three launches, none of which adds in an order left to chance.
+
+What a gradient gives has tokens or is a sum over them, and that alone decides where it is made:
+
+tokens  a tile of tokens at a time: passes over the row, the numbers between them, all that is given for each token; of
+        sums over tokens each program keeps its share
+params  products of numbers and rows over all tokens (gradients of what `Project` multiplied by), for a few channels at
+        a time, each program over a range of tokens; what numbers it needs, the first kernel left in ``state``
+sums    adds up the shares of programs, first to last
+
+A kernel whose gives all have tokens is the first launch alone; without `Outer` there is no second.
+"""
+
+from __future__ import annotations
+
+from archc.rows.kernel import Kernel
+from archc.rows.rules import Input, Outer, TokenSum
+from archc.rows.triton.backward_params import BLOCK, Params, print_sums
+from archc.rows.triton.backward_tokens import Tokens
+from archc.rows.triton.elements import wrapped
+from archc.rows.triton.launch import numbers
+from archc.rows.triton.printed import Printed
+
+
+def print_backward(kernel: Kernel) -> Printed:
+    """The kernels of the gradient that `trained` gives. Sums over tokens are summed in the same order for equal T.
+
+    Raises TypeError where a give without tokens is no sum over tokens (`TokenSum`, `Outer`).
+    """
+    shared = {n: v for n, v in kernel.gives.items() if isinstance(v.rule, TokenSum)}
+    products = {n: v for n, v in kernel.gives.items() if isinstance(v.rule, Outer)}
+    strange = [n for n, v in kernel.gives.items() if not v.token and n not in shared and n not in products]
+    if strange:
+        raise TypeError(f"{kernel.name} gives {', '.join(strange)} without tokens that are no sums over them")
+    params = Params(kernel, products) if products else None
+    tokens = Tokens(kernel, shared, params.state if params else [])
+    parts = [tokens.text()]
+    sets = [("tokens_shares", "programs", tokens.shares)] if shared else []
+    if params:
+        parts.append(params.text())
+        sets.append(("params_shares", "ranges", params.shares))
+    if sets:
+        parts.append(print_sums(kernel.name, sets))
+    parts.append(_launcher(kernel, tokens, params))
+    needs = {"torch", "Tensor", "jit", "tl", "on_device", "FUSED_MULTIPLY_ADD"}
+    if sets:
+        needs.add("processors")
+    functions = dict.fromkeys((*tokens.functions, *(params.functions if params else ())))
+    return Printed("\n\n".join((*functions, *parts)), f"launch_{kernel.name}", frozenset(needs))
+
+
+def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
+    """The function that allocates what is given, and launches."""
+    counted = next(n for n, v in kernel.takes.items() if isinstance(v.rule, Input) and v.rule.shared == 1)
+    each = numbers(kernel, kernel.takes[counted])
+    act = next((n for n in kernel.takes if kernel.format(n) == "act"), None)
+    lines = wrapped(f"def launch_{kernel.name}(", [f"{n}: Tensor" for n in kernel.takes], ") -> tuple[Tensor, ...]:")
+    write = lines.append
+    write(f"    T = {counted}.numel()" + (f" // {each}" if each > 1 else ""))
+    write(f"    device = {counted}.device")
+    for give, v in kernel.gives.items():
+        dims = [*(["T"] if v.token else []), *map(str, v.streams), *([str(kernel.width)] if v.row else [])]
+        dtype = "torch.float32" if kernel.format(give) == "fp32" else f"{act}.dtype"
+        allocate = "torch.empty" if v.token else "(torch.empty if T else torch.zeros)"
+        write(f"    {give} = {allocate}(({', '.join(dims)}{',' * (len(dims) == 1)}), dtype={dtype}, device=device)")
+    write("    if T:")
+    work = "torch.empty({}, dtype=torch.float32, device=device)".format
+    if tokens.persistent:
+        write(f"        programs = min(-(-T // {tokens.tile}), {tokens.resident} * processors(device))")
+    else:
+        write(f"        programs = -(-T // {tokens.tile})")
+    for name, size in tokens.memory():
+        write(f"        {name} = {work(size)}")
+    if params:
+        write(f"        ranges = min(-(-T // 256), -(-{2 * params.chunks} * processors(device) // {params.chunks**2}))")
+        write(f"        per = -(-T // (ranges * {params.tile})) * {params.tile}")
+        write("        ranges = -(-T // per)")
+        write(f"        params_shares = {work(f'(ranges, {params.total})')}")
+    write(f"        with on_device({counted}):")
+    lines += wrapped(f"{tokens.name}[(programs,)](", [*tokens.arguments, "T", *tokens.options()], ")", depth=3)
+    if params:
+        call = [*params.arguments, "T", "per", *params.options()]
+        lines += wrapped(f"{params.name}[({params.chunks}, ranges)](", call, ")", depth=3)
+    sums = [("tokens_shares", "programs")] * bool(tokens.shares) + [("params_shares", "ranges")] * bool(params)
+    if sums:
+        shares = [*tokens.shares, *(params.shares if params else ())]
+        blocks = sum(-(-s.size // BLOCK) for s in shares)
+        call = [*(n for pair in sums for n in pair), *(s.name for s in shares), f"BLOCK={BLOCK}", "num_warps=4"]
+        lines += wrapped(f"_{kernel.name}_sums[({blocks},)](", [*call, "**FUSED_MULTIPLY_ADD"], ")", depth=3)
+    write(f"    return {', '.join(kernel.gives)}" + ("," if len(kernel.gives) == 1 else ""))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,443 @@
+"""The kernel of a gradient that walks tokens: what each token is given, and each program's share of sums over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
+
+from archc.rows.elements import Element, places
+from archc.rows.kernel import Kernel
+from archc.rows.rewrite import Levels
+from archc.rows.rotate import Rotate
+from archc.rows.rules import Const, Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
+from archc.rows.triton.elements import Body, Tile, count, to, wrapped
+from archc.rows.triton.forward import power_of_two
+from archc.rows.triton.launch import numbers
+from archc.rows.value import Row, order
+
+HELD = 32768
+"""Numbers of a token, over all rows that come and go, that a program holds in registers at once."""
+
+NEIGHBOURS = 8
+"""Channels that a thread has of a row: their sum needs no other thread."""
+
+TAKEN = ("program", "tile", "again", "start", "state", "rounds", "tokens_shares", "unprojected")
+
+UNPROJECTED = '''\
+@jit
+def unprojected(numbers, weight):
+    """numbers [TILE, M] times weight [M, CHUNK], float32 in three products of bfloat16 terms."""
+    numbers_high, weight_high = numbers.to(tl.bfloat16), weight.to(tl.bfloat16)
+    numbers_low = (numbers - numbers_high.to(tl.float32)).to(tl.bfloat16)
+    weight_low = (weight - weight_high.to(tl.float32)).to(tl.bfloat16)
+    total = tl.dot(numbers_high, weight_high, tl.dot(numbers_high, weight_low, tl.dot(numbers_low, weight_high)))
+    # A sum of one: without it Triton would lay out every row of the tile as the product is, in which a thread has
+    # channels of four tokens, and keeps the numbers of all four in registers.
+    return tl.sum(total[None, :, :], 0)
+'''
+
+
+class Share(NamedTuple):
+    """A sum over tokens: where it begins in what a program adds up, and how many numbers it has."""
+
+    name: str
+    start: int
+    size: int
+
+
+class Matrix(NamedTuple):
+    """Numbers of tokens in memory, [fields, T], from a field of ``state`` on."""
+
+    value: Row
+    start: int
+
+
+def laid_out(kernel: Kernel, sums: Mapping[str, Row]) -> list[Share]:
+    """Sums over tokens one after another."""
+    made, start = [], 0
+    for name, v in sums.items():
+        made.append(Share(name, start, numbers(kernel, v)))
+        start += made[-1].size
+    return made
+
+
+def moved(kernel: Kernel, names: Iterable[str]) -> dict[str, int]:
+    """Those of some takes that have a part for each tile of tokens, with how many numbers they have for each token."""
+    found = {n: v for n in names if (v := kernel.takes[n]).token}
+    return {n: numbers(kernel, v) for n, v in found.items() if isinstance(v.rule, Input) and v.rule.shared == 1}
+
+
+class Tokens(Tile):
+    """Writes the kernel. ``state`` are numbers that the kernel of products reads: they are left in memory."""
+
+    def __init__(self, kernel: Kernel, shared: Mapping[str, Row], state: Sequence[Row]) -> None:
+        self.given = {n: v for n, v in kernel.gives.items() if v.token}
+        self.shared = {n: v.args[0] for n, v in shared.items()}
+        self.every = order([*self.given.values(), *self.shared.values(), *state])
+        self.matrices: dict[int, Matrix] = {}
+        fields = 0
+        unprojected = [v.args[0] for v in self.every if isinstance(v.rule, Unproject)]
+        for v in dict.fromkeys((*state, *unprojected)):
+            self.matrices[v.id] = Matrix(v, fields)
+            fields += count(v)
+        self.fields = fields
+        self.products = bool(unprojected)
+        self.shares = laid_out(kernel, shared)
+        self.total = sum(s.size for s in self.shares)
+        self.persistent = bool(shared)
+        width = power_of_two(kernel.width)
+        rows = [v for v in self.every if v.row and isinstance(v.rule, Input | Param)]
+        rows += [v for v in (*self.given.values(), *self.shared.values()) if v.row]
+        held = sum(map(count, rows)) * width
+        turned = any(isinstance(v.rule, Rotate) for v in self.every)
+        self.whole = not rows or turned or (held <= HELD and not self.products)
+        divisor = kernel.width & -kernel.width
+        if self.whole:
+            self.chunk = width
+            self.tile = max(1, 2048 // width) if rows else 128
+            self.warps = min(16, max(4, self.tile * width // 512)) if rows else 4
+        else:
+            widest = 64 if self.products else 256
+            self.chunk = min(widest, divisor) if divisor >= 16 else min(widest, width)
+            self.tile, self.warps = max(16 if self.products else 1, 2048 // self.chunk), 8
+        self.resident = 2 if self.whole else 1
+        super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=TAKEN)
+        self.name = f"_{kernel.name}_tokens"
+        used = {v.rule.name for v in self.every if isinstance(v.rule, Input | Param)}
+        self.taken = [n for n in kernel.takes if n in used]
+        self.moved = moved(kernel, self.taken)
+        self.moved |= {to(n): numbers(kernel, v) for n, v in self.given.items()} | ({"state": 1} if self.fields else {})
+        self.levels = Levels()
+        self.reduced = [v for v in self.every if isinstance(v.rule, RowSum | RowMax)]
+        self.rounds = 0
+        """Numbers of a tile of tokens that rounds of a repeat keep in memory."""
+        self.stored: set[int] = set()
+        self.wholes: dict[int, tuple[str, str]] = {}
+        """Numbers that products read: as one tensor [TILE, M], and the name of its fields [M]."""
+        self._write()
+
+    # --- what a launcher must know -----------------------------------------------------------------
+    def memory(self) -> list[tuple[str, str]]:
+        """Arrays to work with, and their sizes."""
+        made = []
+        if self.fields:
+            made.append(("state", f"({self.fields}, T)"))
+        if self.rounds:
+            made.append(("rounds", f"(programs, {self.rounds})"))
+        if self.shares:
+            made.append(("tokens_shares", f"(programs, {self.total})"))
+        return made
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arrays that the kernel gets."""
+        return [*self.taken, *self.given, *(name for name, _ in self.memory())]
+
+    def options(self) -> list[str]:
+        """Constants of a launch."""
+        sizes = [f"TILE={self.tile}", *([f"CHUNK={self.chunk}"] if self._rows() else [])]
+        return [*sizes, f"num_warps={self.warps}", "num_stages=1", "**FUSED_MULTIPLY_ADD"]
+
+    def _rows(self) -> bool:
+        return any(v.row for v in self.every)
+
+    def dtype(self, format: Format) -> str:
+        if format != "act":
+            return super().dtype(format)
+        return f"{next(n for n in self.taken if self.kernel.format(n) == 'act')}.dtype.element_ty"
+
+    def text(self) -> str:
+        """The kernel."""
+        names = [*self.taken, *map(to, self.given), *(n for n, _ in self.memory())]
+        args = [f"{n}_all" if self.persistent and n in self.moved else n for n in names]
+        args += ["T", "TILE: tl.constexpr", *(["CHUNK: tl.constexpr"] if self._rows() else [])]
+        head = "\n".join(wrapped(f"def {self.name}(", args, "):"))
+        return f"@jit\n{head}\n{self.body.text()}\n"
+
+    # --- the tile ----------------------------------------------------------------------------------
+    def _write(self) -> None:
+        self.line("program = tl.program_id(0)")
+        self.line("t = tl.arange(0, TILE)")
+        if self._rows() and self.whole:
+            self.line("d = tl.arange(0, CHUNK)")
+        before = len(self.body.written)
+        if self.persistent:
+            with self.block("for tile in range(program, tl.cdiv(T, TILE), tl.num_programs(0)):"):
+                self.line("first = tl.cast(tile, tl.int64) * TILE")
+                if not self.whole:
+                    self.line("again = first >= tl.num_programs(0) * TILE")
+                self._tile()
+                if not self.whole:
+                    self.line("# The next tile adds to the shares that this one wrote")
+                    self.line("tl.debug_barrier()")
+        else:
+            self.line("first = program.to(tl.int64) * TILE")
+            self._tile()
+        tiles, self.body.written[before:] = self.body.written[before:], []
+        if self.rounds:
+            self.line(f"rounds += program * {self.rounds}")
+        if self.shares:
+            self.line(f"tokens_shares += program.to(tl.int64) * {self.total}")
+        if self.whole:
+            self._registers()
+        self.body.written += tiles
+        if self.whole:
+            self._shares_of_registers()
+
+    def _tile(self) -> None:
+        self.line("inside = first + t < T")
+        for name, each in self.moved.items():
+            step = f"first * {each}" if each > 1 else "first"
+            self.line(f"{name} = {name}_all + {step}" if self.persistent else f"{name} += {step}")
+        last = max((self.levels.of(v) for v in self.every), default=0)
+        for level in range(last + 1):
+            self._numbers(level)
+            self._pass(level)
+        for matrix in self.matrices.values():
+            self._leave(matrix)
+
+    def _numbers(self, level: int) -> None:
+        """Numbers that are given once as many passes have ended."""
+        for name, v in self.given.items():
+            if not v.row and self.levels.of(v) == level:
+                self.store(name, v)
+        for share in self.shares:
+            v = self.shared[share.name]
+            if not v.row and self.levels.of(v) == level:
+                self._add(share, v)
+
+    def _pass(self, level: int) -> None:
+        """Rows that can be made once as many passes have ended, and the sums that the next numbers wait for."""
+        rows = [(n, v) for n, v in self.given.items() if v.row and self.levels.of(v) == level]
+        sums = [v for v in self.reduced if self.levels.of(v.args[0]) == level]
+        added = [s for s in self.shares if (v := self.shared[s.name]).row and self.levels.of(v) == level]
+        if not (rows or sums or added):
+            return
+        needed = [*(v for _, v in rows), *(v.args[0] for v in sums), *(self.shared[s.name] for s in added)]
+        self._waited(needed)
+        before = len(self.body.written)
+        depth = self.body.depth
+        totals: list[tuple[Row, list[Element], dict[Element, str]]] = []
+        loop = f"for start in range(0, {self.kernel.width}, CHUNK):"
+        with nullcontext() if self.whole else self.block(loop):
+            if not self.whole:
+                self.line("d = start + tl.arange(0, CHUNK)")
+            for v in sums:
+                totals.append(self._accumulated(v))
+            for name, v in rows:
+                self.store(name, v)
+            for share in added:
+                self._add(share, self.shared[share.name])
+        if not self.whole:
+            loop_lines, self.body.written[before:] = self.body.written[before:], []
+            for v, _, names in totals:
+                for name in names.values():
+                    fill = (
+                        'tl.full((TILE, CHUNK // {}), -float("inf"), tl.float32)' if isinstance(v.rule, RowMax) else ""
+                    )
+                    zero = "tl.zeros((TILE, CHUNK // {}), tl.float32)"
+                    self.line(f"{name} = {(fill or zero).format(self._neighbours())}")
+            self.body.written += loop_lines
+        assert depth == self.body.depth
+        for v, elements, names in totals:
+            end = "max" if isinstance(v.rule, RowMax) else "sum"
+            ended = {
+                e: Element(name) if self.whole else self.bind(f"tl.{end}({name}, 1)", self.hint(v))
+                for e, name in names.items()
+            }
+            ended |= {e: self._of_known(v, e) for e in elements if e.number is not None}
+            self.know(v, [ended[e] for e in elements])
+
+    def _of_known(self, v: Row, e: Element) -> Element:
+        assert e.number is not None
+        return Element("", e.number if isinstance(v.rule, RowMax) else e.number * self.kernel.width)
+
+    def _neighbours(self) -> int:
+        return min(NEIGHBOURS, self.chunk)
+
+    def _accumulated(self, v: Row) -> tuple[Row, list[Element], dict[Element, str]]:
+        """The elements of a row whose sum is taken, and the names that equal ones of them are summed under."""
+        elements = self.made(v.args[0])
+        most = isinstance(v.rule, RowMax)
+        names: dict[Element, str] = {}
+        for e in elements:
+            if e in names or e.number is not None:
+                continue
+            text = e.text
+            if self.masked:
+                fill = '-float("inf")' if most else "0.0"
+                text = f"tl.where((d < {self.kernel.width})[None, :], {text}, {fill})"
+            if self.whole:
+                names[e] = self.bind(f"tl.{'max' if most else 'sum'}({text}, 1)", self.hint(v)).text
+                continue
+            name = names[e] = self.body.name(f"{self.hint(v)}_parts")
+            n = self._neighbours()
+            parts = f"tl.{'max' if most else 'sum'}(tl.reshape({text}, (TILE, CHUNK // {n}, {n})), 2)"
+            self.body.reassign(name, f"tl.maximum({name}, {parts})" if most else f"{name} + {parts}")
+        return v, elements, names
+
+    def _waited(self, rows: Sequence[Row]) -> None:
+        """Makes the numbers that rows are made of before the loop over the row."""
+        seen: set[int] = set()
+
+        def go(v: Row) -> None:
+            if v.id in seen:
+                return
+            seen.add(v.id)
+            for arg in v.args:
+                if arg.row:
+                    go(arg)
+                elif isinstance(v.rule, Unproject):
+                    self._numbers_of_product(arg)
+                elif not isinstance(arg.rule, Const):
+                    self.made(arg)
+
+        for v in rows:
+            go(v)
+            if not v.row:
+                self.made(v)
+
+    # --- products ----------------------------------------------------------------------------------
+    def _leave(self, matrix: Matrix) -> None:
+        """Writes numbers to memory, once."""
+        if matrix.value.id in self.stored:
+            return
+        self.stored.add(matrix.value.id)
+        for i, e in enumerate(self.made(matrix.value)):
+            at = f"state + ({matrix.start + i} * T + t)" if matrix.start + i else "state + t"
+            self.line(f"tl.store({at}, {self.show(e)}, mask=inside)")
+
+    def _numbers_of_product(self, v: Row) -> None:
+        """The numbers of tokens as one tensor [TILE, M], by way of memory."""
+        if v.id in self.wholes:
+            return
+        matrix, m = self.matrices[v.id], count(v)
+        self._leave(matrix)
+        self.line("tl.debug_barrier()")
+        size = max(16, power_of_two(m))
+        field = self.body.assign(f"tl.arange(0, {size})", "field")
+        at = f"state + (({matrix.start} + {field}[None, :]) * T + t[:, None])"
+        mask = f"inside[:, None] & ({field} < {m})[None, :]"
+        whole = self.bind(f"tl.load({at}, mask={mask}, other=0.0)", f"{self.hint(v)}_matrix")
+        self.wholes[v.id] = whole.text, field
+
+    def written(self, value: Row) -> list[Element]:
+        if isinstance(value.rule, Unproject):
+            return self._unprojected(value)
+        if isinstance(value.rule, RepeatBack):
+            return self._rounds_back(value)
+        return super().written(value)
+
+    def _unprojected(self, value: Row) -> list[Element]:
+        given, weight = value.args
+        assert isinstance(weight.rule, Param)
+        matrix, field = self.wholes[given.id]
+        m, n, width = count(given), count(value), self.kernel.width
+        if UNPROJECTED not in self.functions:
+            self.functions.append(UNPROJECTED)
+        mask = f"({field} < {m})[:, None]" + (f" & (d < {width})[None, :]" if self.masked else "")
+        made = []
+        for i, place in enumerate(places(value.streams)):
+            at = f"{weight.rule.name} + {field}[:, None] * {n * width} + ({i * width} + d)[None, :]"
+            tile = f"tl.load({at}, mask={mask}, other=0.0)" + (
+                "" if weight.rule.format == "fp32" else ".to(tl.float32)"
+            )
+            tile = self.body.assign(tile, f"{weight.rule.name}_tile")
+            hint = "_".join((self.hint(value), *map(str, place)))
+            made.append(self.bind(f"unprojected({matrix}, {tile})", hint))
+        return made
+
+    # --- sums over tokens --------------------------------------------------------------------------
+    def _add(self, share: Share, v: Row) -> None:
+        """Adds a tile's part of a sum over tokens to what the program has of it."""
+        inside = "inside[:, None]" if v.row else "inside"
+        for i, e in enumerate(self.made(v)):
+            text = f"tl.where({inside}, {self.show(e)}, 0.0)"
+            if self.whole:
+                self.line(f"{self._register(share, i, count(v))} += {text}")
+                continue
+            step = self.kernel.width if v.row else 1
+            at = f"tokens_shares + {share.start + i * step}" + (" + d" if v.row else "")
+            mask = f"mask=d < {self.kernel.width}" if v.row and self.masked else ""
+            before = f"tl.where(again, tl.load({', '.join((at, *([mask] if mask else [])))}), 0.0)"
+            self.line(f"tl.store({', '.join((at, f'{before} + tl.sum({text}, 0)', *([mask] if mask else [])))})")
+
+    def _register(self, share: Share, i: int, n: int) -> str:
+        return f"{share.name}_share" + (f"_{i}" if n > 1 else "")
+
+    def _registers(self) -> None:
+        for share in self.shares:
+            v = self.shared[share.name]
+            for i in range(count(v)):
+                shape = "(TILE, CHUNK)" if v.row else "(TILE,)"
+                self.line(f"{self._register(share, i, count(v))} = tl.zeros({shape}, tl.float32)")
+
+    def _shares_of_registers(self) -> None:
+        for share in self.shares:
+            v = self.shared[share.name]
+            for i in range(count(v)):
+                step = self.kernel.width if v.row else 1
+                at = f"tokens_shares + {share.start + i * step}" + (" + d" if v.row else "")
+                mask = f", mask=d < {self.kernel.width}" if v.row and self.masked else ""
+                self.line(f"tl.store({at}, tl.sum({self._register(share, i, count(v))}, 0){mask})")
+
+    # --- repeats -----------------------------------------------------------------------------------
+    def _rounds_back(self, value: Row) -> list[Element]:
+        """The gradient of a repeat as a call of a function, which keeps the start of each round in memory."""
+        start, grad, state, end, cotangent, back = value.args
+        assert isinstance(value.rule, RepeatBack)
+        times, size = value.rule.times, count(start)
+        hint = self.hint(end)
+        given = [self.tensor(e, start) for e in self.made(start)] + [self.tensor(e, grad) for e in self.made(grad)]
+        inner = RoundBack(self, state, cotangent, hint)
+        states, grads = ([e.text for e in inner.made(v)] for v in (state, cotangent))
+        inner.line("t = tl.arange(0, TILE)")
+        with inner.block(f"for i in range({times}):"):
+            for k, n in enumerate(states):
+                inner.line(f"tl.store(rounds + ((i * {size} + {k}) * TILE + t), {n})")
+            inner.step(states, end)
+        inner.line("tl.debug_barrier()")
+        with inner.block(f"for i in range({times}):"):
+            for k, n in enumerate(states):
+                at = f"(({times - 1} - i) * {size} + {k}) * TILE + t"
+                inner.body.reassign(n, f"tl.load(rounds + ({at}))")
+            inner.step(grads, back)
+        name = f"{self.kernel.name}_{hint}_rounds"
+        args = [*states, *grads, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
+        head = "\n".join(wrapped(f"def {name}(", [*args, "rounds", "TILE: tl.constexpr"], "):"))
+        what = f'"""The gradient of {times} rounds of {hint}, {list(start.streams)} for each token; rounds: memory."""'
+        returned = "\n".join(wrapped("return (", grads, ",)" if len(grads) == 1 else ")", depth=1))
+        self.functions += [*inner.functions, f"@jit\n{head}\n    {what}\n{inner.body.text()}\n{returned}\n"]
+        others = [e for v in inner.others for e in self.made(v) if e.number is None]
+        names = [self.body.name("_".join(("before", hint, *map(str, p)))) for p in places(value.streams)]
+        passed = [*(e.text for e in (*given, *others)), f"rounds + {self.rounds}" if self.rounds else "rounds", "TILE"]
+        for text in wrapped(f"{', '.join(names)}{',' * (len(names) == 1)} = {name}(", passed, ")"):
+            self.line(text)
+        self.rounds += times * size * self.tile
+        return [Element(n) for n in names]
+
+
+class RoundBack(Body):
+    """A round of a repeat and its gradient: both come from the state and the gradient of what the round gives."""
+
+    def __init__(self, outside: Tile, state: Row, cotangent: Row, hint: str) -> None:
+        super().__init__(outside, state, hint)
+        self.body.taken.update(("i", "rounds"))
+        self._inner = {state.id, cotangent.id}
+        names = [self.body.name("_".join(("grad", *map(str, p)))) for p in places(cotangent.streams)]
+        self.know(cotangent, [Element(n) for n in names])
+
+    def written(self, value: Row) -> list[Element]:
+        if any(v.id in self._inner for v in order([value])):
+            return Tile.written(self, value)
+        return super().written(value)
+
+    def step(self, names: Sequence[str], ends: Row) -> None:
+        """Names get the values of the next round."""
+        made = [
+            self.body.assign(self.show(e), f"next_{n}", passing=True)
+            for n, e in zip(names, self.made(ends), strict=True)
+        ]
+        for n, e in zip(names, made, strict=True):
+            self.body.reassign(n, e)
