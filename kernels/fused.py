@@ -1,6 +1,6 @@
 """What runs a function that stands for several ops: their reference in PyTorch, or one generated kernel for all.
 
-A file of generated kernels says what lies in memory (`Array`), and makes a `Fused` of its reference and its kernels.
+A file of generated kernels says what lies in memory (`arrays`), and makes a `Fused` of its reference and its kernels.
 That runs a kernel where one can (`dispatch`): Triton, or C++ for float32 and bfloat16 tensors on the CPU. Else the
 reference runs: for other dtypes, under autocast, for subclasses of tensors, and where functions are transformed (vmap).
 
@@ -10,24 +10,21 @@ With a gradient, kernels run in an autograd function that keeps what the kernel 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import native
+from .arrays import Array, Layout, Tensors, act, fp32
 from .dispatch import chosen, use_triton
-from .library import NAMESPACE, on_device
+from .library import NAMESPACE
+from .runners import Launched, Launcher, Native, Runner
 
-if TYPE_CHECKING:
-    import ctypes
-
-Tensors = Sequence[Tensor]
-Launcher = Callable[..., Any]
+__all__ = ["Array", "Fused", "act", "fp32"]
 
 ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 """What C++ calls the dtypes of activations that it knows."""
@@ -35,56 +32,17 @@ ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 PLAIN = frozenset((Tensor, nn.Parameter, nn.Buffer))
 
 
-class Array(NamedTuple):
-    """What lies in memory without gaps: [tokens, *dims], or [*dims] where there is one for all tokens."""
-
-    dims: tuple[int, ...]
-    act: bool
-    """Whether it is stored in the dtype of activations; else in float32."""
-    once: bool = False
-    """Whether there is one for all tokens: a parameter."""
-    shared: int = 1
-    """How many tokens one after the other have one of it in common."""
-    shape: tuple[int, ...] | None = None
-    """Its dims in the tensor, where they are not these."""
-
-    def dtype(self, act: torch.dtype) -> torch.dtype:
-        """Its dtype where activations are of this one."""
-        return act if self.act else torch.float32
-
-    def empty(self, lead: Sequence[int], like: Tensor, act: torch.dtype) -> Tensor:
-        """A new tensor of it, with tokens in these dims."""
-        return like.new_empty((*lead, *(self.shape or self.dims)), dtype=self.dtype(act))
-
-    def gradient(self, lead: Sequence[int], like: Tensor, act: torch.dtype) -> Tensor:
-        """A new tensor for its gradient: zeros in float32 where that is a sum over tokens."""
-        if self.once:
-            return like.new_zeros(self.shape or self.dims, dtype=torch.float32)
-        return self.empty(lead, like, act)
-
-
-def act(*dims: int, **more: Any) -> Array:
-    """An array in the dtype of activations."""
-    return Array(dims, True, **more)
-
-
-def fp32(*dims: int, **more: Any) -> Array:
-    """An array in float32."""
-    return Array(dims, False, **more)
-
-
 class Fused:
     """A function of tensors.
 
-    ``takes`` and ``gives`` are its arrays by name, in order; tokens are the first ``lead`` dims of the take ``tokens``.
-    ``saved`` are what its kernel gives in training beside. The kernel of the gradient takes ``backward``: takes, gives,
-    what is saved, and ``grad_<give>``; it gives the gradients of ``learns``, takes, in float32 where that is a sum over
-    tokens. Without one the reference runs where a gradient is wanted.
+    ``takes`` and ``gives`` are its arrays by name, in order (`Layout`); a take that is None only the reference reads.
+    ``saved`` are what its kernel gives in training beside. Without a gradient of takes (``backward``, ``learns``) the
+    reference runs where one is wanted.
 
     ``cpp`` is a file with a function called as this, with <name>_training where something is saved, and with
     <name>_backward; they take and give pointers in these orders, then the number of tokens, and add to what memory of
     sums over tokens holds. ``triton`` launches the kernels of training, and of the gradient: on tensors [tokens, *dims]
-    in these orders.
+    in these orders. Gradients that are sums over tokens are float32.
     """
 
     def __init__(
@@ -94,7 +52,7 @@ class Fused:
         *,
         lead: int,
         tokens: str,
-        takes: Mapping[str, Array],
+        takes: Mapping[str, Array | None],
         gives: Mapping[str, Array],
         saved: Mapping[str, Array] = MappingProxyType({}),
         backward: Sequence[str] = (),
@@ -103,43 +61,34 @@ class Fused:
         triton: Sequence[Launcher] = (),
     ) -> None:
         self.name, self.reference, self.cpp, self.triton = name, reference, cpp, triton
-        self.takes, self.gives = list(takes.values()), list(gives.values())
-        self.made = [*self.gives, *saved.values()]
-        self.lead, self.first = lead, list(takes).index(tokens)
-        self.dtypes = {
-            tuple(a.dtype(dtype) for a in self.takes): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32)
-        }
-        self.learned = [list(takes).index(n) for n in learns]
-        # Where the kernel of the gradient finds what it takes: among takes, gives and saved, then among the gradients
-        places, grads = [*takes, *gives, *saved], [f"grad_{n}" for n in gives]
-        self.kept = [places.index(n) for n in backward if n in places]
-        self.upstream = [grads.index(n) for n in backward if n in grads]
-        every = [*self.takes, *self.made]
-        self.read = [*(every[i] for i in self.kept), *(self.gives[i] for i in self.upstream)]
+        read = {n: a for n, a in takes.items() if a is not None}
+        self.passed = None if len(read) == len(takes) else [list(takes).index(n) for n in read]
+        self.layout = Layout(lead, tokens, read, gives, saved, backward, learns)
         self.runners: dict[tuple[str, torch.dtype], Runner | None] = {}
         self.key = f"{NAMESPACE}::{name}"
-        self.operator = _operator(self, list(takes))
+        self.operator = _operator(self)
         _KNOWN[self.key] = self
 
-    def __call__(self, *takes: Tensor) -> Any:
+    def __call__(self, *operands: Tensor) -> Any:
         """Its gives of its takes: one tensor, or several."""
-        dtype = self.dtypes.get(tuple([x.dtype for x in takes]))
+        takes = operands if self.passed is None else [operands[i] for i in self.passed]
+        dtype = self.layout.dtypes.get(tuple([x.dtype for x in takes]))
         kind = None if dtype is None else self.kind(takes, dtype)
         if dtype is None or kind is None:
-            return self.reference(*takes)
+            return self.reference(*operands)
         graded = torch.is_grad_enabled() and True in [x.requires_grad for x in takes]
         if torch.compiler.is_compiling():
             if not _ready(self.key, kind, dtype, graded):
-                return self.reference(*takes)
-            made = self.operator(*takes, kind)
-            return tuple(made[: len(self.gives)]) if len(self.gives) > 1 else made[0]
+                return self.reference(*operands)
+            made: Tensors = tuple(self.operator(*takes, kind)[: len(self.layout.gives)])
+            return made if len(made) > 1 else made[0]
         runner = self.runner(kind, dtype)
         if runner is None or (graded and not runner.learns):
-            return self.reference(*takes)
+            return self.reference(*operands)
         if not PLAIN.issuperset(map(type, takes)) or _transformed():
-            return self.reference(*takes)
-        made = Step.apply(self, runner, *takes) if graded else runner.forward(takes)
-        return made if len(self.gives) > 1 else made[0]
+            return self.reference(*operands)
+        made = Step.apply(self.layout, runner, *takes) if graded else runner.forward(takes)
+        return made if len(made) > 1 else made[0]
 
     def kind(self, takes: Tensors, dtype: torch.dtype) -> str | None:
         """Which kernels these operands are for; None where they are for the reference."""
@@ -153,11 +102,11 @@ class Fused:
     def runner(self, kind: str, dtype: torch.dtype) -> Runner | None:
         """What runs kernels of a kind for activations of a dtype; None where that cannot be."""
         if (kind, dtype) not in self.runners:
-            made: Runner | None = Launched(self, dtype)
+            made: Runner | None = Launched(self.triton, self.layout, dtype)
             if kind == "cpp":
                 assert self.cpp is not None
                 library = native.load(self.cpp.read_text(encoding="utf-8"), self.name, f"-DACT={ACTS[dtype]}")
-                made = None if library is None else Native(self, dtype, library)
+                made = None if library is None else Native(self.name, self.layout, dtype, library)
             self.runners[kind, dtype] = made
         return self.runners[kind, dtype]
 
@@ -174,171 +123,70 @@ def _ready(key: str, kind: str, dtype: torch.dtype, graded: bool) -> bool:
     return runner is not None and (runner.learns or not graded)
 
 
-class Runner:
-    """The kernels of a function, for one dtype of activations."""
-
-    learns: bool
-    """Whether there is a kernel of the gradient."""
-
-    def __init__(self, fused: Fused, dtype: torch.dtype) -> None:
-        self.fused, self.dtype = fused, dtype
-
-    def forward(self, takes: Tensors) -> Tensors:
-        """The gives."""
-        raise NotImplementedError
-
-    def training(self, takes: Tensors) -> Tensors:
-        """The gives, and what is saved for the gradient."""
-        raise NotImplementedError
-
-    def backward(self, read: Tensors) -> list[Tensor]:
-        """The gradients, each in the dtype of what it is the gradient of."""
-        raise NotImplementedError
-
-
-class Native(Runner):
-    """Kernels in C++."""
-
-    def __init__(self, fused: Fused, dtype: torch.dtype, library: ctypes.CDLL) -> None:
-        super().__init__(fused, dtype)
-        takes, gives, made = len(fused.takes), len(fused.gives), len(fused.made)
-        self.learns = bool(fused.learned)
-        self._forward = self._training = native.function(library, fused.name, takes + gives)
-        if made > gives:
-            self._training = native.function(library, f"{fused.name}_training", takes + made)
-        if self.learns:
-            self._backward = native.function(library, f"{fused.name}_backward", len(fused.read) + len(fused.learned))
-        self._shapes = [(a.shape or a.dims, a.dtype(dtype)) for a in fused.made]
-        self._gives = self._shapes[:gives]
-        self._first, self._lead, self._size = fused.first, fused.lead, math.prod(fused.takes[fused.first].dims)
-
-    def forward(self, takes: Tensors) -> Tensors:
-        return self._run(self._forward, takes, self._gives)
-
-    def training(self, takes: Tensors) -> Tensors:
-        return self._run(self._training, takes, self._shapes)
-
-    def _run(self, function: Any, takes: Tensors, shapes: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> Tensors:
-        takes = [x.contiguous() for x in takes]
-        first = takes[self._first]
-        lead = first.shape[: self._lead]
-        made = [first.new_empty((*lead, *dims), dtype=dtype) for dims, dtype in shapes]
-        function(*[x.data_ptr() for x in (*takes, *made)], first.numel() // self._size)
-        return made
-
-    def backward(self, read: Tensors) -> list[Tensor]:
-        lead = _lead(self.fused, read)
-        learned = [self.fused.takes[i] for i in self.fused.learned]
-        made = [a.gradient(lead, read[0], self.dtype) for a in learned]
-        read = [x.contiguous() for x in read]
-        self._backward(*[x.data_ptr() for x in (*read, *made)], math.prod(lead))
-        return [x.to(a.dtype(self.dtype)) for a, x in zip(learned, made, strict=True)]
-
-
-class Launched(Runner):
-    """Kernels in Triton."""
-
-    def __init__(self, fused: Fused, dtype: torch.dtype) -> None:
-        super().__init__(fused, dtype)
-        self.learns = len(fused.triton) > 1
-
-    def forward(self, takes: Tensors) -> Tensors:
-        return self.training(takes)[: len(self.fused.gives)]
-
-    def training(self, takes: Tensors) -> Tensors:
-        fused, lead = self.fused, takes[self.fused.first].shape[: self.fused.lead]
-        if not math.prod(lead):
-            return [a.empty(lead, takes[0], self.dtype) for a in fused.made]
-        made = self._launched(0, fused.takes, takes, lead)
-        return [x.view(*lead, *(a.shape or a.dims)) for a, x in zip(fused.made, made, strict=True)]
-
-    def backward(self, read: Tensors) -> list[Tensor]:
-        lead = _lead(self.fused, read)
-        learned = [self.fused.takes[i] for i in self.fused.learned]
-        if not math.prod(lead):
-            made = [a.gradient(lead, read[0], self.dtype) for a in learned]
-        else:
-            made = self._launched(1, self.fused.read, read, lead)
-        shapes = [(*(() if a.once else lead), *(a.shape or a.dims)) for a in learned]
-        return [x.view(s).to(a.dtype(self.dtype)) for a, s, x in zip(learned, shapes, made, strict=True)]
-
-    def _launched(self, which: int, arrays: Sequence[Array], tensors: Tensors, lead: Sequence[int]) -> Tensors:
-        """What a launcher gives of tensors, laid out without gaps, their tokens in one dim."""
-        tokens = math.prod(lead)
-        laid = [
-            x.contiguous().view(*(() if a.once else (tokens // a.shared,)), *a.dims)
-            for a, x in zip(arrays, tensors, strict=True)
-        ]
-        with on_device(laid[0]):
-            made = self.fused.triton[which](*laid)
-        return (made,) if isinstance(made, Tensor) else made
-
-
-def _lead(fused: Fused, read: Tensors) -> Sequence[int]:
-    """The dims of tokens, of what the kernel of the gradient takes."""
-    return next(x.shape[: fused.lead] for a, x in zip(fused.read, read, strict=True) if not a.once and a.shared == 1)
-
-
 class Step(torch.autograd.Function):
     """A run of the kernels that has a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, fused: Fused, runner: Runner, *takes: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, layout: Layout, runner: Runner, *takes: Tensor) -> tuple[Tensor, ...]:
         made = runner.training(takes)
         every = (*takes, *made)
-        ctx.save_for_backward(*[every[i] for i in fused.kept])
-        ctx.fused, ctx.runner = fused, runner
-        return tuple(made[: len(fused.gives)])
+        ctx.save_for_backward(*[every[i] for i in layout.kept])
+        ctx.layout, ctx.runner = layout, runner
+        return tuple(made[: len(layout.gives)])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        fused = ctx.fused
         if torch.is_grad_enabled():
-            raise RuntimeError(f"the gradient of {fused.name} has no gradient of its own: set ARCHC_KERNELS=reference")
-        found: list[Tensor | None] = [None] * (2 + len(fused.takes))
-        made = ctx.runner.backward([*ctx.saved_tensors, *(grads[i] for i in fused.upstream)])
-        for i, grad in zip(fused.learned, made, strict=True):
+            raise RuntimeError("what runs as one kernel has no gradient of its gradient: set ARCHC_KERNELS=reference")
+        layout: Layout = ctx.layout
+        found: list[Tensor | None] = [None] * (2 + len(layout.takes))
+        made = ctx.runner.backward([*ctx.saved_tensors, *(grads[i] for i in layout.upstream)])
+        for i, grad in zip(layout.learned, made, strict=True):
             found[2 + i] = grad if ctx.needs_input_grad[2 + i] else None
         return tuple(found)
 
 
-def _operator(fused: Fused, takes: Sequence[str]) -> Any:
+def _operator(fused: Fused) -> Any:
     """The function as an operator of PyTorch: takes and the kind of kernels to gives and what is saved."""
+    layout = fused.layout
+
+    def runner(kind: str, dtype: torch.dtype) -> Runner:
+        found = fused.runner(kind, dtype)
+        assert found is not None, f"{fused.name} was compiled with kernels that are gone"
+        return found
+
+    def dtype_of(takes: Tensors) -> torch.dtype:
+        return layout.dtypes[tuple(x.dtype for x in takes)]
 
     def forward(*operands: Any) -> list[Tensor]:
-        *given, kind = operands
-        runner = fused.runner(kind, fused.dtypes[tuple(x.dtype for x in given)])
-        assert runner is not None, f"{fused.name} was compiled with kernels that are gone"
-        return list(runner.training(given))
+        *takes, kind = operands
+        return list(runner(kind, dtype_of(takes)).training(takes))
 
     def forward_fake(*operands: Any) -> list[Tensor]:
-        *given, _ = operands
-        dtype, lead = fused.dtypes[tuple(x.dtype for x in given)], given[fused.first].shape[: fused.lead]
-        return [a.empty(lead, given[0], dtype) for a in fused.made]
+        *takes, _ = operands
+        return layout.given(takes, dtype_of(takes), training=True)
 
     def backward(read: list[Tensor], kind: str, dtype: torch.dtype) -> list[Tensor]:
-        runner = fused.runner(kind, dtype)
-        assert runner is not None, f"{fused.name} was compiled with kernels that are gone"
-        return runner.backward(read)
+        return runner(kind, dtype).backward(read)
 
     def backward_fake(read: list[Tensor], kind: str, dtype: torch.dtype) -> list[Tensor]:
-        lead = _lead(fused, read)
-        return [fused.takes[i].gradient(lead, read[0], dtype).to(fused.takes[i].dtype(dtype)) for i in fused.learned]
+        made = zip(layout.learned, layout.gradients(read, dtype), strict=True)
+        return [x.to(layout.takes[i].dtype(dtype)) for i, x in made]
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-        *given, ctx.kind = inputs
-        every = (*given, *output)
-        ctx.save_for_backward(*[every[i] for i in fused.kept])
-        ctx.dtype = fused.dtypes[tuple(x.dtype for x in given)]
+        *takes, ctx.kind = inputs
+        every = (*takes, *output)
+        ctx.save_for_backward(*[every[i] for i in layout.kept])
+        ctx.dtype = dtype_of(takes)
 
     def gradient(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
-        found: list[Tensor | None] = [None] * (len(fused.takes) + 1)
-        made = backward_op([*ctx.saved_tensors, *(grads[i] for i in fused.upstream)], ctx.kind, ctx.dtype)
-        for i, grad in zip(fused.learned, made, strict=True):
+        found: list[Tensor | None] = [None] * (len(layout.takes) + 1)
+        made = backward_op([*ctx.saved_tensors, *(grads[i] for i in layout.upstream)], ctx.kind, ctx.dtype)
+        for i, grad in zip(layout.learned, made, strict=True):
             found[i] = grad
         return tuple(found)
 
-    schema = f"({', '.join(f'Tensor {n}' for n in takes)}, str kind) -> Tensor[]"
+    schema = f"({', '.join(f'Tensor {n}' for n in layout.names)}, str kind) -> Tensor[]"
     op = torch.library.custom_op(f"{fused.key}_forward", forward, mutates_args=(), schema=schema)
     op.register_fake(forward_fake)
     schema = "(Tensor[] read, str kind, ScalarType dtype) -> Tensor[]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from archc.emit.layout import WIDTH, fill
@@ -22,9 +22,11 @@ class Kernels(NamedTuple):
     training: Kernel
     backward: Kernel | None
     lead: int
-    """How many dims of tensors count tokens."""
+    """How many dims of tensors depend on the workload: rows and their tokens."""
     shapes: Mapping[str, Dims]
-    """Dims of takes and gives as tensors have them, without those of tokens."""
+    """The other dims of takes and gives. Takes that the kernels do not read are among them."""
+    spread: Collection[str] = ()
+    """Takes that may come with one row for all."""
 
     @property
     def saved(self) -> dict[str, Row]:
@@ -37,25 +39,30 @@ class Kernels(NamedTuple):
         return [] if self.backward is None else [n.removeprefix("d_") for n in self.backward.gives]
 
 
-def kernels(program: Kernel, wanted: Collection[str], lead: int, shapes: Mapping[str, Dims]) -> Kernels:
+def kernels(
+    program: Kernel, wanted: Collection[str], lead: int, shapes: Mapping[str, Dims], spread: Collection[str] = ()
+) -> Kernels:
     """The kernels of a row program, with a gradient for those of its takes that are ``wanted``.
 
     Rows that it gives are read again for the gradient, not made again.
     """
     forward = optimised(program)
     if not wanted:
-        return Kernels(forward, forward, None, lead, shapes)
+        return Kernels(forward, forward, None, lead, shapes, spread)
     training, backward = trained(forward, wanted, [n for n, v in forward.gives.items() if v.row])
     if not backward.gives:
-        return Kernels(forward, forward, None, lead, shapes)
+        return Kernels(forward, forward, None, lead, shapes, spread)
     name = forward.name if training.gives.keys() == forward.gives.keys() else f"{forward.name}_training"
-    return Kernels(forward, training._replace(name=name), backward, lead, shapes)
+    return Kernels(forward, training._replace(name=name), backward, lead, shapes, spread)
 
 
-def cpp(made: Kernels) -> str:
-    """The kernels as one file of C++."""
+def cpp(made: Kernels) -> str | None:
+    """The kernels as one file of C++; None where there are ops that it has no form for."""
     several = {k.name: k for k in (made.forward, made.training, made.backward) if k is not None}
-    return translation_unit(list(several.values()))
+    try:
+        return translation_unit(list(several.values()))
+    except TypeError:
+        return None
 
 
 def triton(made: Kernels) -> list[Printed]:
@@ -84,11 +91,11 @@ def table(made: Kernels, *, native: bool, launchers: Sequence[str]) -> list[str]
         "    reference,",
         f"    lead={made.lead},",
         f'    tokens="{tokens}",',
-        *_arrays("takes", program, program.takes, made.shapes),
-        *_arrays("gives", program, program.gives, made.shapes),
+        *_arrays("takes", made, [n for n in made.shapes if n not in program.gives] or program.takes),
+        *_arrays("gives", made, program.gives),
     ]
     if made.saved:
-        lines += _arrays("saved", made.training, made.saved, {})
+        lines += _arrays("saved", made, made.saved)
     if made.backward is not None:
         lines += _words("backward", made.backward.takes) + _words("learns", made.learns)
     if native:
@@ -98,17 +105,22 @@ def table(made: Kernels, *, native: bool, launchers: Sequence[str]) -> list[str]
     return [*lines, ")"]
 
 
-def _arrays(what: str, kernel: Kernel, values: Mapping[str, Row], shapes: Mapping[str, Dims]) -> list[str]:
-    """What a kernel takes or gives, as arrays by name."""
-    lines = [f"    {what}={{"]
-    for name, value in values.items():
+def _arrays(what: str, made: Kernels, names: Iterable[str]) -> list[str]:
+    """What a kernel takes or gives, as arrays by name; None for what it does not read."""
+    kernel, lines = made.training, [f"    {what}={{"]
+    values = {**kernel.takes, **kernel.gives}
+    for name in names:
+        if name not in values:
+            lines.append(f'        "{name}": None,')
+            continue
+        value = values[name]
         dims = (*value.streams, *((kernel.width,) if value.row else ()))
         more = [str(n) for n in dims]
-        more += ["once=True"] * (not value.token)
+        more += ["once=True"] * (not value.token) + ["spread=True"] * (name in made.spread)
         if isinstance(value.rule, Input) and value.rule.shared > 1:
             more.append(f"shared={value.rule.shared}")
-        if shapes.get(name, dims) != dims:
-            more.append(f"shape={shapes[name]}")
+        if made.shapes.get(name, dims) != dims:
+            more.append(f"shape={made.shapes[name]}")
         lines.append(f'        "{name}": {kernel.format(name)}({", ".join(more)}),')
     return [*lines, "    },"]
 

@@ -34,7 +34,7 @@ def function(name: str = "boundary") -> fused.Fused:
     folder = tempfile.TemporaryDirectory(prefix="archc-fused-")
     _FOLDERS.append(folder)
     path = Path(folder.name) / f"{name}.py"
-    path.with_suffix(".cpp").write_text(cpp(made))
+    path.with_suffix(".cpp").write_text(cpp(made) or "")
     names = {"Fused": fused.Fused, "act": fused.act, "fp32": fused.fp32, "Path": Path, "reference": composed}
     names["__file__"] = str(path)
     exec("\n".join(table(made, native=True, launchers=[])), names)
@@ -48,7 +48,7 @@ def operands(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> list[
     """Takes for tokens of a shape, with gradients wanted; float64 has that in all."""
     generator = torch.Generator().manual_seed(seed)
     out = []
-    for array in function().takes:
+    for array in function().layout.takes:
         lead = () if array.once else shape
         x = torch.randn((*lead, *array.dims), generator=generator, dtype=torch.float64)
         x = x / (N * WIDTH) ** 0.5 if len(array.dims) == 3 else x

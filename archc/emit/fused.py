@@ -1,0 +1,185 @@
+"""Prints the functions that chains of ops became: what runs them, their reference, and their kernels."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, count
+from typing import NamedTuple
+
+from archc.emit.body import Body
+from archc.emit.classes import returned
+from archc.emit.flow import Flow
+from archc.emit.kernels import Kernels, cpp, kernels, table, triton
+from archc.emit.layout import WIDTH, aligned, docstring, fill
+from archc.graph import Graph, Scope, Value
+from archc.graph.gradient import FLOATS, gradients
+from archc.rows.lower import lower
+from archc.rows.traffic import bound, moved
+from archc.rows.triton import Printed
+
+EXTERNAL = {"torch": "import torch", "F": "import torch.nn.functional as F", "Path": "from pathlib import Path"}
+"""Names of other libraries, and how they are imported."""
+
+MACHINERY = {"Fused": "kernels.fused", "act": "kernels.fused", "fp32": "kernels.fused"}
+"""What the files use of what packages carry, beside what ops need and Triton."""
+
+LIBRARY = "kernels.library"
+"""Where what Triton texts need is."""
+
+
+class Function(NamedTuple):
+    """A function as it is printed: its files by their names, and the modules of the package that they import."""
+
+    name: str
+    files: Mapping[str, str]
+    modules: tuple[str, ...]
+    bound: tuple[int, int]
+    """Bytes that must move in bfloat16, forward: for each token, and once."""
+
+
+def functions(graph: Graph, known: Mapping[str, str], *, above: str = "..") -> list[Function]:
+    """The functions of a graph, each once.
+
+    ``known`` are the modules of names that printed code may use; ``above`` is how their files reach the package.
+    """
+    found: dict[str, list[Scope]] = {}
+    for scope in graph.root.scopes():
+        if scope.function:
+            found.setdefault(scope.function, []).append(scope)
+    if not found:
+        return []
+    flow, fixed = Flow(graph), gradients(graph).constants
+
+    def learns(values: Iterable[Value]) -> bool:
+        """Whether a take gets a gradient in one of the places where a function is called."""
+        return any(
+            v.type.dtype in FLOATS and v not in fixed and v.step is None and not (v.param and v.param.buffer)
+            for v in values
+        )
+
+    out = []
+    for name, scopes in found.items():
+        wanted = [i for i, like in enumerate(zip(*(s.args for s in scopes), strict=True)) if learns(like)]
+        out.append(_Printer(name, scopes[0], flow, known, above).function(wanted))
+    return out
+
+
+class _Printer:
+    """Prints one function."""
+
+    def __init__(self, name: str, scope: Scope, flow: Flow, known: Mapping[str, str], above: str) -> None:
+        self.name, self.scope, self.flow, self.above = name, scope, flow, above
+        self.known = {**known, **MACHINERY}
+        self.reserved = frozenset(self.known) | frozenset(EXTERNAL) | {"KERNELS", "Tensor", "reference", "tl", name}
+        self.takes = _named(scope, scope.args, self.reserved)
+        self.gives = _named(scope, scope.returns, self.reserved | frozenset(self.takes.values()), "y", "next")
+
+    def function(self, wanted: Sequence[int]) -> Function:
+        """The function, of whose arguments those that are wanted get a gradient."""
+        made = self.kernels(wanted)
+        native, launched = cpp(made), triton(made)
+        parts = [
+            self._public(),
+            self._reference(),
+            *(p.text.strip("\n").split("\n") for p in launched),
+            table(made, native=native is not None, launchers=[p.launcher for p in launched]),
+        ]
+        body = "\n\n\n".join("\n".join(lines) for lines in parts)
+        imports, modules = self._imports(body, launched)
+        per_token, once = _bytes(made)
+        text = "\n".join([*self._head(made, per_token, once), "", *imports, "", "", body]) + "\n"
+        files = {f"{self.name}.py": text}
+        if native is not None:
+            files[f"{self.name}.cpp"] = native
+        return Function(self.name, files, modules, (per_token, once))
+
+    def kernels(self, wanted: Sequence[int]) -> Kernels:
+        """Its kernels."""
+        gives = {name: value for value, name in self.gives.items()}
+        lowered = lower(list(self.scope.nodes()), self.takes, gives, self.name)
+        lead = sum(not isinstance(n, int) for n in lowered.tokens)
+        shapes = {}
+        for value, name in (*self.takes.items(), *self.gives.items()):
+            dims = value.shape if value.param is not None else value.shape[lead:]
+            shapes[name] = tuple(n for n in dims if isinstance(n, int))
+        args = [self.takes[self.scope.args[i]] for i in wanted]
+        spread = [name for value, name in self.takes.items() if value.step is not None]
+        return kernels(lowered.kernel, [n for n in args if n in lowered.kernel.takes], lead, shapes, spread)
+
+    def _head(self, made: Kernels, per_token: int, once: int) -> list[str]:
+        """The documentation of the file."""
+        *some, last = dict.fromkeys(n.op.kind for n in self.scope.nodes() if not n.op.view)
+        ops = f"{', '.join(some)} and {last}" if some else last
+        whole = f", and {once:,} for all" if once else ""
+        text = (
+            f"One kernel of {ops}.\n\nAt least {per_token:,} bytes must move for each token{whole}, activations in"
+            " bfloat16: what comes in and goes out, once."
+        )
+        return docstring(text, 0)
+
+    def _signature(self, name: str) -> list[str]:
+        arguments = [f"{n}: Tensor" for n in self.takes.values()]
+        result = returned(self.scope.returns)
+        whole = f"def {name}({', '.join(arguments)}) -> {result}:"
+        return [whole] if len(whole) <= WIDTH else [f"def {name}(", *fill(arguments, 4), f") -> {result}:"]
+
+    def _public(self) -> list[str]:
+        """The function that a model calls."""
+        takes = ", ".join(f"{n} {v.type}" for v, n in self.takes.items())
+        gives = ", ".join(f"{n} {v.type}" for v, n in self.gives.items())
+        call = f"    return KERNELS({', '.join(self.takes.values())})"
+        if len(call) > WIDTH:
+            call = "\n".join(["    return KERNELS(", *fill(list(self.takes.values()), 8), "    )"])
+        return [*self._signature(self.name), *docstring(f"{takes} -> {gives}", 4), call]
+
+    def _reference(self) -> list[str]:
+        """The ops one by one."""
+        body = Body(self.scope, self.flow, dict(self.takes), self.scope.returns, self.reserved, indent=4)
+        body.run()
+        return [
+            *self._signature("reference"),
+            *docstring("The same in plain PyTorch, op by op.", 4),
+            *aligned(body.returns(self.scope.returns)),
+        ]
+
+    def _imports(self, body: str, launched: Sequence[Printed]) -> tuple[list[str], tuple[str, ...]]:
+        """How the file imports what it uses, and the modules of the package among that."""
+        used = {n.id for n in ast.walk(ast.parse(body)) if isinstance(n, ast.Name)}
+        needed = {name for p in launched for name in p.needs} - {"torch", "Tensor"}
+        wanted = {
+            name: self.known[name] for name in used & self.known.keys() if not self.known[name].startswith("torch")
+        }
+        wanted |= dict.fromkeys(needed, LIBRARY)
+        modules: dict[str, list[str]] = {}
+        for name, module in wanted.items():
+            modules.setdefault(module, []).append(name)
+        lines = ["from __future__ import annotations", ""]
+        lines += [EXTERNAL["Path"], ""] * ("Path" in used)
+        lines += [EXTERNAL[n] for n in ("torch", "F") if n in used]
+        lines += ["from torch import Tensor", ""]
+        for module, names in sorted(modules.items()):
+            ordered = sorted(names, key=lambda n: (not n.isupper(), not n[:1].isupper(), n))
+            line = f"from {self.above}{module} import {', '.join(ordered)}"
+            lines += [line] if len(line) <= WIDTH else [f"from {self.above}{module} import (", *fill(ordered, 4), ")"]
+        return lines, tuple(sorted(modules))
+
+
+def _bytes(made: Kernels) -> tuple[int, int]:
+    """Bytes that must move for each of many tokens, and once."""
+    kernel = made.forward
+    once = sum(moved(kernel, n, 1) for n, v in kernel.takes.items() if not v.token)
+    many = 1 << 12
+    return round((bound(kernel, many) - once) / many), once
+
+
+def _named(
+    scope: Scope, values: Sequence[Value], taken: frozenset[str], other: str = "x", again: str = "2"
+) -> dict[Value, str]:
+    """Names of what a function takes or gives: those that the drawer gave, others where these are taken."""
+    names: dict[Value, str] = {}
+    for value in values:
+        base = scope.hints.get(value) or (value.param.name.rpartition(".")[2] if value.param else value.step or other)
+        tried = chain((base, f"{base}_{again}"), (f"{base}_{n}" for n in count(3)))
+        names[value] = next(n for n in tried if n not in taken and n not in names.values())
+    return names
