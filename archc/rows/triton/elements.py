@@ -51,9 +51,6 @@ class Tile(Elements):
     the tile's first token, whose number among all is ``first``. ``masked``: CHUNK does not divide the width.
     """
 
-    whole = False
-    """Whether ``d`` are all channels."""
-
     def __init__(self, kernel: Kernel, *, masked: bool = False, taken: Collection[str] = ()) -> None:
         self.kernel, self.masked = kernel, masked
         self.body = Lines({*kernel.takes, *map(to, kernel.gives), *RESERVED, *taken})
@@ -149,7 +146,9 @@ class Tile(Elements):
         if isinstance(rule, Repeat):
             return self._repeat(value)
         if isinstance(rule, Rotate):
-            return self._rotate(value, rule)
+            from archc.rows.triton.rotated import rotated
+
+            return rotated(self, value)
         return self.combine(value, [self.operand(value, a) for a in value.args], self.hint(value))
 
     def operand(self, value: Row, arg: Row) -> list[Element]:
@@ -261,59 +260,6 @@ class Tile(Elements):
         back = "\n".join(wrapped("return (", names, ",)" if len(names) == 1 else ")", depth=1))
         self.functions.append(f"@jit\n{head}\n    {what}\n{inner.body.text()}\n{back}\n")
         return name, inner.others
-
-    # --- rotations -------------------------------------------------------------------------------
-    def _rotate(self, value: Row, rule: Rotate) -> list[Element]:
-        """Channels turned with their partners: neighbours in the registers of a thread, or made once more."""
-        x, angles = value.args
-        leaf = angles.rule
-        assert isinstance(leaf, Input | Param)
-        assert self.channels == "d", "what is turned twice"
-        first = 0 if rule.end == "first" else self.kernel.width - rule.turned
-        token = "" if isinstance(leaf, Param) else "t" if leaf.shared == 1 else self.token(leaf.shared)
-        here = f"{leaf.name} + {token}[:, None] * {rule.turned} + " if token else f"{leaf.name} + "
-        tokens = "inside[:, None] & " if token else ""
-        wide = "" if leaf.format == "fp32" else ".to(tl.float32)"
-        name, bind = self.hint(value), self.body.assign
-        if rule.pairs == "interleaved" and first % 2 == 0 and self.whole:
-            pair = bind(f"tl.arange(0, CHUNK // 2) - {first // 2}" if first else "tl.arange(0, CHUNK // 2)", "pair")
-            if self.kernel.width != rule.turned or self.masked:
-                turns = bind(f"{tokens}(({pair} >= 0) & ({pair} < {rule.turned // 2}))[None, :]", "turns")
-            else:
-                turns = "inside[:, None]" if token else "(pair >= 0)[None, :]"
-            cos = bind(f"tl.load({here}2 * {pair}[None, :], mask={turns}, other=1.0){wide}", "cos")
-            sin = bind(f"tl.load({here}2 * {pair}[None, :] + 1, mask={turns}, other=0.0){wide}", "sin")
-            if rule.inverse:
-                sin = bind(f"-{sin}", "back")
-            made = []
-            for e, place in zip(self.made(x), places(value.streams), strict=True):
-                a, b = self.body.name("a"), self.body.name("b")
-                self.line(f"{a}, {b} = tl.split(tl.reshape({self.show(e)}, (TILE, CHUNK // 2, 2)))")
-                both = f"tl.join({a} * {cos} - {b} * {sin}, {b} * {cos} + {a} * {sin})"
-                made.append(Element(bind(f"tl.reshape({both}, (TILE, CHUNK))", "_".join((name, *map(str, place))))))
-            return made
-        half = rule.turned // 2
-        turns = bind(f"(d >= {first}) & (d < {first + rule.turned})", "turns")
-        if rule.pairs == "half":
-            leading = bind(f"d < {first + half}", "leading")
-            partner = bind(f"tl.where({turns}, tl.where({leading}, d + {half}, d - {half}), d)", "partner")
-            pair = bind(f"tl.where({leading}, d, d - {half})" + (f" - {first}" if first else ""), "pair")
-        else:
-            leading = bind(f"(d - {first}) % 2 == 0", "leading")
-            partner = bind(f"tl.where({turns}, tl.where({leading}, d + 1, d - 1), d)", "partner")
-            pair = bind(f"(d - {first}) // 2", "pair")
-        cos = bind(f"tl.load({here}2 * {pair}[None, :], mask={tokens}{turns}[None, :], other=1.0){wide}", "cos")
-        sin = bind(f"tl.load({here}2 * {pair}[None, :] + 1, mask={tokens}{turns}[None, :], other=0.0){wide}", "sin")
-        signs = (f"-{sin}", sin) if not rule.inverse else (sin, f"-{sin}")
-        sin = bind(f"tl.where({leading}[None, :], {signs[0]}, {signs[1]})", "signed")
-        mine = self.made(x)
-        self.channels = partner
-        theirs = self.made(x)
-        self.channels = "d"
-        return [
-            self.bind(f"{self.show(a)} * {cos} + {self.show(b)} * {sin}", "_".join((name, *map(str, place))))
-            for a, b, place in zip(mine, theirs, places(value.streams), strict=True)
-        ]
 
 
 class Body(Tile):

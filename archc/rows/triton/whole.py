@@ -17,8 +17,6 @@ TILE = 2048
 class Whole(Forward):
     """A tile of whole rows, or of numbers alone."""
 
-    whole = True
-
     def __init__(self, kernel: Kernel) -> None:
         self.width = power_of_two(kernel.width)
         super().__init__(kernel, masked=self.width != kernel.width)
