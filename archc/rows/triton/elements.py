@@ -14,7 +14,7 @@ from archc.rows.elements import Element, Elements, literal, places
 from archc.rows.kernel import Kernel
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Const, Format, Input, Param, Pointwise, Repeat, Round
-from archc.rows.triton.lines import Lines
+from archc.rows.triton.lines import Lines, headed
 from archc.rows.value import Row, order
 
 FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
@@ -60,6 +60,7 @@ class Tile(Elements):
         self.channels = "d"
         """The channels at which rows are made: ``d``, or those that ``d`` are turned with."""
         self._places: list[dict[str, str]] = [{}]
+        self._hints: dict[int, str] = {}
 
     # --- lines -----------------------------------------------------------------------------------
     def line(self, text: str) -> None:
@@ -78,8 +79,12 @@ class Tile(Elements):
 
     def hint(self, value: Row) -> str:
         """What a value is called."""
-        kind = type(value.rule)
-        return value.program.names.get(value.id) or HINTS.get(kind.__name__, kind.__name__.lower())
+        if value.id not in self._hints:
+            kind = type(value.rule).__name__
+            name = value.program.names.get(value.id) or HINTS.get(kind, kind.lower())
+            same = sum(name == hint.rstrip("0123456789") for hint in self._hints.values())
+            self._hints[value.id] = f"{name}{same + 1}" if same else name
+        return self._hints[value.id]
 
     # --- of Elements -----------------------------------------------------------------------------
     def bind(self, text: str, hint: str) -> Element:
@@ -231,8 +236,7 @@ class Tile(Elements):
         passed = [e for v in others for e in self.made(v) if e.number is None]
         names = [self.body.name("_".join((self.hint(value), *map(str, p)))) for p in places(value.streams)]
         targets = ", ".join(names) + ("," if len(names) == 1 else "")
-        for text in wrapped(f"{targets} = {function}(", [e.text for e in (*given, *passed)], ")"):
-            self.line(text)
+        self.line(f"{targets} = {function}({', '.join(e.text for e in (*given, *passed))})")
         return [Element(n) for n in names]
 
     def tensor(self, element: Element, value: Row) -> Element:
@@ -255,10 +259,10 @@ class Tile(Elements):
         name = self.body.name(f"{self.kernel.name}_{hint}_rounds")
         args = [*names, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
         self.functions += inner.functions
-        head = "\n".join(wrapped(f"def {name}(", args, "):", depth=0))
+        head = "\n".join(headed(f"def {name}(", args, "):"))
         what = f'"""{times} rounds of {hint}, {list(state.streams)} for each token."""'
-        back = "\n".join(wrapped("return (", names, ",)" if len(names) == 1 else ")", depth=1))
-        self.functions.append(f"@jit\n{head}\n    {what}\n{inner.body.text()}\n{back}\n")
+        inner.line(f"return ({', '.join(names)}{',' if len(names) == 1 else ''})")
+        self.functions.append(f"@jit\n{head}\n    {what}\n{inner.body.text()}\n")
         return name, inner.others
 
 
@@ -279,21 +283,3 @@ class Body(Tile):
         made = [Element(self.body.name(h)) for h in hints]
         self.known[0][self._key(value)] = made
         return made
-
-
-def wrapped(head: str, parts: Sequence[str], tail: str, depth: int = 0) -> list[str]:
-    """Parts with commas between them in lines that are not too long."""
-    lines, indent = [], " " * 4 * (depth + 1)
-    one = "    " * depth + head + ", ".join(parts) + tail
-    if len(one) <= 100:
-        return [one]
-    lines.append("    " * depth + head)
-    current = indent
-    for part in parts:
-        if len(current) + len(part) > 100:
-            lines.append(current.rstrip())
-            current = indent
-        current += part + ", "
-    lines.append(current.rstrip())
-    lines.append("    " * depth + tail.lstrip(","))
-    return lines

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from archc.rows.kernel import Kernel
 from archc.rows.rules import Input
-from archc.rows.triton.elements import count, to, wrapped
+from archc.rows.triton.elements import count, to
+from archc.rows.triton.lines import LONGEST, broken, headed
 from archc.rows.value import Row
 
 NEEDS = frozenset(("torch", "Tensor", "jit", "tl", "on_device", "FUSED_MULTIPLY_ADD"))
@@ -43,7 +44,7 @@ def numbers(kernel: Kernel, v: Row) -> int:
 def signature(kernel: Kernel, extra: list[str], sizes: Sizes) -> str:
     """The first line, or lines, of the kernel."""
     args = [*kernel.takes, *map(to, kernel.gives), *extra, "T", *(f"{n}: tl.constexpr" for n in sizes.named())]
-    return "\n".join(wrapped(f"def _{kernel.name}_kernel(", args, "):"))
+    return "\n".join(headed(f"def _{kernel.name}_kernel(", args, "):"))
 
 
 def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0) -> tuple[str, str]:
@@ -56,7 +57,7 @@ def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0)
     counted = next(n for n, v in kernel.takes.items() if isinstance(v.rule, Input) and v.rule.shared == 1)
     each = numbers(kernel, kernel.takes[counted])
     act = next((n for n in kernel.takes if kernel.format(n) == "act"), None)
-    lines = wrapped(f"def {name}(", [f"{n}: Tensor" for n in kernel.takes], ") -> tuple[Tensor, ...]:")
+    lines = headed(f"def {name}(", [f"{n}: Tensor" for n in kernel.takes], ") -> tuple[Tensor, ...]:")
     lines += [f'    """{text}' if not i else f"    {text}" for i, text in enumerate(described(kernel))]
     lines.append(f"    T = {counted}.numel()" + (f" // {each}" if each > 1 else ""))
     for give, v in kernel.gives.items():
@@ -81,7 +82,8 @@ def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0)
     lines.append(f"        with on_device({counted}):")
     grid = f"({grid},)" if ", " not in grid else f"{grid}"
     passed = [*arrays, "T", *options, "**FUSED_MULTIPLY_ADD"]
-    lines += wrapped(f"_{kernel.name}_kernel[{grid}](", passed, ")", depth=3)
+    call = f"_{kernel.name}_kernel[{grid}]({', '.join(passed)})"
+    lines += ["    " * 3 + line for line in broken(call, LONGEST - 12)]
     lines.append(f"    return {', '.join(kernel.gives)}" + ("," if len(kernel.gives) == 1 else ""))
     return name, "\n".join(lines) + "\n"
 

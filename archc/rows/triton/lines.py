@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 LONGEST = 110
-"""Columns of a line that values are put into, its indent included."""
+"""Columns of a line, its indent included, unless it cannot be broken."""
 
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 _ONE = re.compile(r"[\w.]+")
@@ -23,7 +23,12 @@ class Line(NamedTuple):
 
     def __str__(self) -> str:
         text = self.text if self.target is None else f"{self.target} = {self.text}"
-        return "    " * self.depth + text if text else ""
+        return "\n".join("    " * self.depth + part for part in broken(text, LONGEST - 4 * self.depth)) if text else ""
+
+    @property
+    def width(self) -> int:
+        """Columns that it takes if it is not broken."""
+        return 4 * self.depth + len(self.text) + (0 if self.target is None else len(self.target) + 3)
 
 
 class Lines:
@@ -99,7 +104,7 @@ def _inlined(lines: list[Line], passing: Collection[str]) -> list[Line]:
         if any(i < j < at for made_of in _NAME.findall(here.text) for j in assigned.get(made_of, ())):
             continue
         text = _put(there.text, name, here.text)
-        if len(str(there._replace(text=text))) <= LONGEST:
+        if there._replace(text=text).width <= LONGEST:
             out[at], out[i] = there._replace(text=text), None
     return [line for line in out if line is not None]
 
@@ -124,3 +129,70 @@ def _outside(text: str) -> str:
     while (shorter := re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "", text)) != text:
         text = shorter
     return text
+
+
+def broken(text: str, longest: int) -> list[str]:
+    """A statement in lines that are not longer, where it is a call, a sum, or gives names to a call's results."""
+    if len(text) <= longest or text.startswith("#"):
+        return [text]
+    left, sign, right = _assignment(text)
+    head = [f"{left} {sign} "] if sign else [""]
+    if len(left) > longest // 2 and ", " in left:
+        head = ["(", *packed(_split(left, ", "), longest), ") = "]
+    terms = _split(right, " + ")
+    if len(terms) > 1 and sign:
+        rest = ["(", f"    {terms[0]}", *(f"    + {term}" for term in terms[1:]), ")"]
+    elif right.endswith(")") and (opened := _opening(right)):
+        rest = [right[: opened + 1], *packed(_split(right[opened + 1 : -1], ", "), longest), ")"]
+    else:
+        rest = [right]
+    return [*head[:-1], head[-1] + rest[0], *rest[1:]]
+
+
+def packed(parts: Sequence[str], longest: int) -> list[str]:
+    """Parts with commas after them, as many in an indented line as fit."""
+    lines, line = [], "   "
+    for part in parts:
+        if len(line) + len(part) + 2 > longest and line.strip():
+            lines.append(line)
+            line = "   "
+        line += f" {part},"
+    return [*lines, line]
+
+
+def _assignment(text: str) -> tuple[str, str, str]:
+    """What is assigned to, the sign, and what is assigned; the first two are empty where nothing is."""
+    for sign in (" = ", " += "):
+        left, *rest = _split(text, sign)
+        if rest:
+            return left, sign.strip(), text[len(left) + len(sign) :]
+    return "", "", text
+
+
+def _split(text: str, at: str) -> list[str]:
+    """A text in parts, at what stands between them outside of brackets."""
+    parts, depth, start, i = [], 0, 0, 0
+    while i < len(text):
+        depth += (text[i] in "([{") - (text[i] in ")]}")
+        if depth == 0 and text.startswith(at, i):
+            parts.append(text[start:i])
+            start = i = i + len(at)
+            continue
+        i += 1
+    return [*parts, text[start:]]
+
+
+def _opening(text: str) -> int:
+    """The place of the parenthesis that the last character closes."""
+    depth = 0
+    for i in range(len(text) - 1, -1, -1):
+        depth += (text[i] == ")") - (text[i] == "(")
+        if depth == 0:
+            return i
+    return 0
+
+
+def headed(head: str, parts: Sequence[str], tail: str) -> list[str]:
+    """A line of parts between its head and tail, in several where it is too long."""
+    one = head + ", ".join(parts) + tail
+    return [one] if len(one) <= LONGEST else [head, *packed(parts, LONGEST), tail]
