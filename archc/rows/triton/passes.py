@@ -15,8 +15,8 @@ from archc.rows.value import Row
 LANES = 8
 """Neighbouring channels that one thread adds up: what 128 bits hold of bfloat16."""
 
-FEW = 128
-"""Tokens up to which the row of a tile is shared by as many programs as there are chunks, as in decoding."""
+ONE, FEW = 16, 256
+"""Tokens of one small tile, whose row as many programs share as there are chunks; and up to which tiles are small."""
 
 SHARE = 448
 """Channels at least of a program where tokens are many: its share, read again after the sums, is still in cache."""
@@ -46,10 +46,12 @@ class Passes(Forward):
         if self.shared:
             few, many = chunk(width, 64), chunk(width, 32)
             masked = width % few != 0
-            steps = (1, 1) if masked else (width // few, split(width // many, max(1, width // SHARE)))
+            steps = 1 if masked else width // few
+            share = 1 if masked else split(width // many, max(1, width // SHARE))
             self.sizes: dict[int | None, Sizes] = {
-                FEW: Sizes(16, few, steps[0], 4, 3),
-                None: Sizes(64, many, steps[1], 8, 2),
+                ONE: Sizes(16, few, steps, 4, 3),
+                FEW: Sizes(16, few, split(steps, max(1, steps // 4)), 4, 3),
+                None: Sizes(64, many, share, 8, 2),
             }
         else:
             size = chunk(width, 1024)
