@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from archc.rows.rules import Clip, Exp, Pointwise, Sigmoid, add, mul, recip
-from archc.rows.value import Row
+from archc.rows.value import Axes, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,18 @@ class Fixed(Pointwise):
 
     def vjp(self, out: Row, grad: Row) -> Iterable[None]:
         return (None,)
+
+
+class EachToken(Pointwise):
+    """x, the same for each token."""
+
+    cpp, triton, numpy = "{x}", "{x}", "x"
+
+    def axes(self, x: Row) -> Axes:
+        return Axes(streams=x.streams, row=x.row)
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        return (grad,)
 
 
 class Square(Pointwise):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from archc.graph import Node, Value
 from archc.ops import Shape
+from archc.rows import pointwise as pw
 from archc.rows import rules as r
 from archc.rows.kernel import Kernel
 from archc.rows.lower.lowering import REASONS, RULES, Dims, Leaf, Lowering, Term, Unfit
@@ -143,9 +144,9 @@ class _Attempt:
 
     def _given(self, value: Value) -> Row:
         term = self.terms[value]
-        if not term.row.token or (self.low.heads and not term.headed):
-            raise Unfit(f"{value.type} is not made for each token by itself")
-        return term.row
+        if self.low.heads and not term.headed:
+            raise Unfit(f"{value.type} is not of each head {list(self.low.heads)} by itself")
+        return term.row if term.row.token else self.low.make(pw.EachToken(), term.row)
 
     def _name(self, gives: Mapping[str, Row]) -> None:
         """Calls values what they are called by those who give and take them, and by drawers."""

@@ -56,8 +56,16 @@ class Lowering:
 
     # --- dims ----------------------------------------------------------------------------------------
     def wide(self, dims: Dims) -> bool:
-        """Whether a value from memory with these dims is made of rows."""
-        return self.width > 1 and bool(dims) and dims[-1] % self.width == 0
+        """Whether a value from memory with these dims is made of rows, each of its last dim or of several together."""
+        if self.width == 1 or not dims:
+            return False
+        return dims[-1] % self.width == 0 or (math.prod(dims) > MOST_NUMBERS and math.prod(dims) % self.width == 0)
+
+    def streams(self, dims: Dims, *, row: bool) -> Streams:
+        """The streams of a value with these dims; rows of several dims together are one line."""
+        whole = not row or (bool(dims) and dims[-1] % self.width == 0)
+        sizes = self.sizes(dims, row=row) if whole else (math.prod(dims) // self.width,)
+        return tuple(n for n in sizes if n != 1)
 
     def sizes(self, dims: Dims, *, row: bool) -> Dims:
         """How many streams each dim counts."""
@@ -79,7 +87,7 @@ class Lowering:
         folded = headed and dims[: len(self.heads)] != self.heads
         own = dims[len(self.heads) :] if headed and not folded else dims
         if not folded:
-            streams = tuple(n for n in self.sizes(own, row=row.row) if n != 1)
+            streams = self.streams(own, row=row.row)
             if row.streams != streams:
                 row = self.make(r.Take(start=0, shape=streams), row)
         self.small(row.streams, row=row.row, token=row.token)
@@ -109,7 +117,7 @@ class Lowering:
         form = self.format(value)
         if value.param is not None:
             row = self.wide(dims)
-            streams = tuple(n for n in self.sizes(dims, row=row) if n != 1)
+            streams = self.streams(dims, row=row)
             if not row and math.prod(dims) > MOST_NUMBERS:
                 raise Unfit(f"the parameter {value.param.name} {value.type} has no rows of {self.width} channels")
             return Term(self.take(name, r.Param(name=name, streams=streams, row=row, format=form)), dims)
@@ -119,7 +127,7 @@ class Lowering:
         if shared > 1 and value.step is None:
             raise Unfit(f"{value.type} is shared by the heads {list(self.heads)} of a token, and has a gradient")
         row = self.wide(own)
-        streams = tuple(n for n in self.sizes(own, row=row) if n != 1)
+        streams = self.streams(own, row=row)
         self.small(streams, row=row)
         leaf = self.take(name, r.Input(name=name, streams=streams, row=row, format=form, shared=shared))
         return Term(leaf, dims, mine or headed)

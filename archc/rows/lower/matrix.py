@@ -12,24 +12,27 @@ from archc.rows.value import Row
 
 @rule(matrix.Project)
 def _project(low: Lowering, op: matrix.Project, x: Term, weight: Term) -> Term:
-    outer, _ = low.letters(x)
-    if outer or weight.headed or weight.row.token:
-        raise Unfit("a projection of each of several streams, or by what is no parameter")
+    outer, last = low.letters(x)
+    if weight.row.token:
+        raise Unfit("a projection by what is no parameter")
+    if x.row.row != weight.row.row:
+        raise Unfit(f"a projection of what is no row of {low.width} channels")
     out = weight.dims[0]
+    made = _projected(low, x.row, weight.row, outer, last, out)
+    return low.term(made, (*x.dims[:-1], out), headed=x.headed)
+
+
+def _projected(low: Lowering, x: Row, weight: Row, outer: str, last: str, out: int) -> Row:
+    """x by a weight [out, last] of rows, for each of its ``outer`` streams."""
+    to = "z" if out > 1 else ""
     if out > MOST_NUMBERS:
         raise Unfit(f"a projection to {out} channels, more than {MOST_NUMBERS}")
-    return low.term(_projected(low, x.row, weight.row, out), (*x.dims[:-1], out), headed=x.headed)
-
-
-def _projected(low: Lowering, x: Row, weight: Row, out: int) -> Row:
-    """x by a weight [out, streams of x] of rows."""
-    letters = "abcd"[: len(x.streams)]
-    if not x.row:
-        to = "z" if out > 1 else ""
-        return r.product(f"{letters},{to}{letters}->{to}", x, weight)
-    if out == 1:
-        return low.make(r.RowSum(), r.product(f"{letters},{letters}->", x, weight))
-    return low.make(r.Project(), x, weight)
+    if x.row and to and not outer:
+        return low.make(r.Project(), x, weight)
+    # Of few streams and channels, as of dynamic hyper-connections, no product of matrices is worth its tiles
+    made = r.product(f"{outer}{last},{to}{last}->{outer}{to}", x, weight)
+    low.small(made.streams, row=False)
+    return low.make(r.RowSum(), made) if x.row else made
 
 
 @rule(matrix.Einsum)
@@ -80,7 +83,9 @@ def _summed(
         (x, weight), (inner, of) = (ins, own) if ins[0].row.token else (ins[::-1], own[::-1])
         free = of.removesuffix(inner)
         if free + inner == of and made == free and math.prod(sizes[c] for c in free) > 1:
-            return low.term(_projected(low, x.row, weight.row, math.prod(sizes[c] for c in free)), dims, headed=headed)
+            last = "".join(c for c in inner if counts[c] != 1)
+            row = _projected(low, x.row, weight.row, "", last, math.prod(sizes[c] for c in free))
+            return low.term(row, dims, headed=headed)
     streams = [math.prod(counts[c] for c in {*s}) for s in (*specs, result)]
     low.small((max(streams),), row=bool(channels))
     row = r.product(f"{','.join(specs)}->{result}", *(t.row for t in ins))

@@ -6,7 +6,7 @@ import math
 
 from archc.ops import streams
 from archc.rows import rules as r
-from archc.rows.lower.lowering import Leaf, Lowering, Term, Unfit, rule
+from archc.rows.lower.lowering import MOST_NUMBERS, Leaf, Lowering, Term, Unfit, rule
 from archc.rows.lower.row import softmax
 from archc.rows.value import Row
 
@@ -51,6 +51,15 @@ def _only(low: Lowering, op: streams.Only, x: Leaf) -> Term:
         raise Unfit("streams of each of several heads")
     one = r.const(low.program, 1.0)
     return low.term(low.make(r.Pad(start=op.stream, shape=dims), one) if dims[0] > 1 else one, dims)
+
+
+@rule(streams.Filled, raw=(0,))
+def _filled(low: Lowering, op: streams.Filled, x: Leaf) -> Term:
+    if low.heads or math.prod(op.dims) > MOST_NUMBERS:
+        raise Unfit(f"{list(op.dims)} numbers for each token that are all the same")
+    number, sizes = r.const(low.program, op.number), tuple(n for n in op.dims if n != 1)
+    made = low.make(r.Spread(kept="", made="abcdefgh"[: len(sizes)], sizes=sizes), number) if sizes else number
+    return low.term(made, op.dims)
 
 
 @rule(streams.Normalize)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -9,6 +10,7 @@ from archc.ops import view
 from archc.rows import pointwise as pw
 from archc.rows import rules as r
 from archc.rows.lower.lowering import Leaf, Lowering, Term, Unfit, rule
+from archc.rows.value import Row
 
 
 @rule(view.Flatten)
@@ -52,36 +54,47 @@ def _detach(low: Lowering, op: view.Detach, x: Term) -> Term:
     return low.like(low.make(pw.Fixed(), x.row), x)
 
 
-def _starts(low: Lowering, x: Term, sizes: Sequence[int]) -> list[int]:
-    """Where parts of the last dim start among the streams, if they are whole streams."""
-    outer, _ = low.letters(x)
-    if outer:
-        raise Unfit("parts of the last dim, for each of several streams")
+def _counts(low: Lowering, x: Term, sizes: Sequence[int]) -> list[int]:
+    """How many streams parts of the last dim are, if they are whole streams."""
     if x.row.row and any(n % low.width for n in sizes):
         raise Unfit(f"parts of {' and '.join(map(str, sizes))} channels of rows of {low.width}")
-    counts = low.sizes(tuple(sizes), row=False)
-    unit = low.width if x.row.row else 1
-    return [n // unit for n in accumulate(counts, initial=0)]
+    return [n // low.width if x.row.row else n for n in sizes]
+
+
+def _turned(x: Row, *, back: bool = False) -> Row:
+    """x with its last stream axis first, or the other way."""
+    letters = "abcdefgh"[: len(x.streams)]
+    to = letters[1:] + letters[:1] if back else letters[-1:] + letters[:-1]
+    return r.product(f"{letters}->{to}", x) if len(letters) > 1 else x
+
+
+def _part(low: Lowering, x: Term, start: int, count: int) -> Row:
+    """``count`` of the streams that the last dim is."""
+    outer, last = low.letters(x)
+    if not last:
+        return x.row
+    around = x.row.streams[: len(outer)]
+    line = low.make(r.Take(start=start * math.prod(around), shape=(count, *around)), _turned(x.row))
+    if count > 1:
+        return _turned(line, back=True)
+    return low.make(r.Take(start=0, shape=around), line)
 
 
 @rule(view.Split)
 def _split(low: Lowering, op: view.Split, x: Term) -> list[Term]:
-    starts = _starts(low, x, op.sizes)
-    made = []
-    for start, end, size in zip(starts, starts[1:], op.sizes, strict=False):
-        shape = (end - start,) if end - start != 1 else ()
-        made.append(low.term(low.make(r.Take(start=start, shape=shape), x.row), (*x.dims[:-1], size), headed=x.headed))
-    return made
+    counts = _counts(low, x, op.sizes)
+    starts = accumulate(counts, initial=0)
+    return [
+        low.term(_part(low, x, start, count), (*x.dims[:-1], size), headed=x.headed)
+        for start, count, size in zip(starts, counts, op.sizes, strict=False)
+    ]
 
 
 @rule(view.Unbind)
 def _unbind(low: Lowering, op: view.Unbind, x: Term) -> list[Term]:
     if x.row.row:
         raise Unfit("each channel of a row by itself")
-    starts = _starts(low, x, (1,) * low.count(x))
-    return [
-        low.term(low.make(r.Take(start=start, shape=()), x.row), x.dims[:-1], headed=x.headed) for start in starts[:-1]
-    ]
+    return [low.term(_part(low, x, i, 1), x.dims[:-1], headed=x.headed) for i in range(low.count(x))]
 
 
 @rule(view.Cat)
@@ -90,14 +103,17 @@ def _cat(low: Lowering, op: view.Cat, *parts: Term) -> Term:
     if len({(p.row.row, p.headed) for p in parts}) > 1:
         raise Unfit("rows beside numbers")
     sizes = [low.count(p) for p in parts]
-    starts = [_starts(low, p, (n,)) for p, n in zip(parts, sizes, strict=True)]
-    total = sum(s[-1] for s in starts)
-    at = accumulate((s[-1] for s in starts), initial=0)
-    made = [low.make(r.Pad(start=start, shape=(total,)), p.row) for p, start in zip(parts, at, strict=False)]
-    row = made[0]
-    for more in made[1:]:
-        row = r.add(row, more)
-    return low.term(row, (*first.dims[:-1], sum(sizes)), headed=first.headed)
+    counts = _counts(low, first, sizes)
+    around = tuple(n for n in low.sizes(low.rest(first), row=first.row.row)[:-1] if n != 1)
+    dims = (*first.dims[:-1], sum(sizes))
+    low.small((*around, sum(counts)), row=first.row.row)
+    made: Row | float = 0.0
+    for part, count, start in zip(parts, counts, accumulate(counts, initial=0), strict=False):
+        line = _turned(part.row) if count > 1 else part.row
+        whole = low.make(r.Pad(start=start * math.prod(around), shape=(sum(counts), *around)), line)
+        made = r.add(made, whole)
+    assert isinstance(made, Row)
+    return low.term(_turned(made, back=True), dims, headed=first.headed)
 
 
 @rule(view.Tokenwise, raw=(1,))
