@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "triton", "cpp", "reference")
 KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
+CPP_DTYPES = frozenset((torch.float32, torch.bfloat16))
+PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 
 
 def chosen() -> str:
@@ -58,3 +60,17 @@ def use_triton(*tensors: Tensor | None) -> bool:
         return True
     where = " and ".join(sorted(devices))
     raise RuntimeError(f"ARCHC_KERNELS=triton cannot run on {where} tensors without TRITON_INTERPRET=1")
+
+
+def use_cpp(*tensors: Tensor) -> bool:
+    """Whether C++ of an op runs on these operands of one dtype: wanted, in memory, and without a gradient."""
+    dtype = tensors[0].dtype
+    if chosen() != "cpp" or torch.is_grad_enabled() or dtype not in CPP_DTYPES or torch.compiler.is_compiling():
+        return False
+    for x in tensors:  # not of fake tensors, nor of sharded ones
+        if not x.is_cpu or x.dtype is not dtype or type(x) not in PLAIN:
+            return False
+    return not _transformed()
+
+
+_transformed = torch._C._are_functorch_transforms_active  # noqa: SLF001 - has no other name

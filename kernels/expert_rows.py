@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from . import on_cpu
 from .upcast import upcast
 
 
@@ -19,10 +20,7 @@ def dispatch(x: Tensor, ids: Tensor, *, experts: int) -> tuple[Tensor, Tensor, T
     choices; of one expert earlier tokens come first. The rows of expert e end before ``ends[e]``, where those of the
     next begin. Every shape is known beforehand, so only what reads ``ends`` waits for the routing.
     """
-    chosen, order = ids.flatten().sort(stable=True)
-    ends = torch.searchsorted(chosen, torch.arange(experts, device=ids.device), right=True, out_int32=True)
-    if ends.is_cuda and x.dtype != torch.bfloat16:
-        ends = ends.cpu()  # the one wait: who multiplies there run by run would wait for it every time
+    order, ends = on_cpu.sort_choices(x, ids, experts) or _sorted(x, ids, experts)
     tokens, k = x.flatten(0, -2), ids.shape[-1]
     if torch.is_grad_enabled():
         return _Dispatch.apply(tokens, order, k), order, ends  # pyright: ignore[reportReturnType]
@@ -41,6 +39,15 @@ def combine(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
     return out.view(*weights.shape[:-1], y.shape[-1])
 
 
+def _sorted(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """The order and the ends of `dispatch`."""
+    chosen, order = ids.flatten().sort(stable=True)
+    ends = torch.searchsorted(chosen, torch.arange(experts, device=ids.device), right=True, out_int32=True)
+    if ends.is_cuda and x.dtype != torch.bfloat16:
+        ends = ends.cpu()  # the one wait: who multiplies there run by run would wait for it every time
+    return order, ends
+
+
 def _rows(x: Tensor, order: Tensor, k: int) -> Tensor:
     """The row of each choice, in order: [N K, D]."""
     return x.index_select(0, order // k)
@@ -48,6 +55,9 @@ def _rows(x: Tensor, order: Tensor, k: int) -> Tensor:
 
 def _combined(y: Tensor, weights: Tensor, order: Tensor) -> Tensor:
     """The weighted sum of each token's rows: [N, D]."""
+    out = on_cpu.combine(y, weights, order)
+    if out is not None:
+        return out
     if len(weights) == 1:  # decoding, where calls are what takes time: all rows are those of the one token
         scale = upcast(weights).flatten().index_select(0, order)
         return (upcast(y) * scale.unsqueeze(-1)).sum(0, keepdim=True).to(y.dtype)

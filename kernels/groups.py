@@ -31,6 +31,8 @@ def completed(time: Clock, every: int) -> int:
 def opened(time: Clock, every: int) -> Tensor:
     """Slots of the first token of each group that this call completes, in order, then -1: [B, G]."""
     count = completed(time, every)
+    if time.cached and not count:  # as when most single tokens are decoded
+        return time.first.new_empty(len(time.first), 0)
     if time.starts is None:
         ids = (time.first // every)[:, None] + torch.arange(count, device=time.first.device)
         return (ids * every).masked_fill((ids + 1) * every > (time.first + time.count)[:, None], -1)
@@ -46,7 +48,10 @@ def group_positions(time: Clock, *, every: int, back: int = 0) -> Tensor:
 
     Floating-point where the positions of the tokens are.
     """
-    first = opened(time, every).clamp(min=0)
+    first = opened(time, every)
+    if time.cached and not first.numel():
+        return first.to(time.positions.dtype)
+    first = first.clamp(min=0)
     if time.starts is not None:
         first = first - time.starts.gather(1, first)
     if back:

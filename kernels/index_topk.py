@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import on_cpu
 from .groups import visible
 from .kept import kept
 from .sparse_blocks import LIMIT, index_blocks
@@ -28,6 +29,8 @@ def index_topk(
 @torch.no_grad()
 def _best(q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, k: int, every: int, limit: int) -> Tensor:
     """What `index_topk` gives."""
+    if isinstance(keys, Tensor) and (one := on_cpu.pick(q, keys, weights, time, k=k, every=every)) is not None:
+        return one
     picks = torch.full((*q.shape[:2], min(k, keys.shape[1])), -1, dtype=torch.int64, device=q.device)
     pick_among_all(picks, q, keys, weights, time, every=every, limit=limit)
     return picks

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import on_cpu
 from .dispatch import use_triton
 from .library import FUSED_MULTIPLY_ADD, as_rows, jit, next_power_of_2, on_device, operator, processors, tl
 from .upcast import upcast
@@ -32,6 +33,8 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
         raise ValueError(f"the weight of rms_norm must be [{x.shape[-1]}], not {list(weight.shape)}")
     if x.shape[-1] <= WIDEST and use_triton(x, weight):
         return rms_norm_forward(x, weight, eps)[0]
+    if (out := on_cpu.rms_norm(x, weight, eps)) is not None:
+        return out
     return reference(x, weight, eps=eps)
 
 
@@ -73,6 +76,8 @@ def reference(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
         return (out if weight is None else out * weight.to(wide.dtype)).to(x.dtype)
     if torch.is_grad_enabled():
         return _RmsNorm.apply(x, weight, eps)  # pyright: ignore[reportReturnType]
+    if not x.numel():  # as entries are when most single tokens are decoded
+        return x
     return _normalised(x, weight, eps)[0]
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,29 +41,54 @@ def rope_angles(
     float64 positions give everything in float64.
     """
     like = positions if positions.dtype == torch.float64 else positions.to(torch.float32)
-    if scaling is None:
-        frequencies = _frequencies(dim, theta, like)
-    elif scaling == "linear":
-        frequencies = _frequencies(dim, theta, like) / factor
-    elif scaling == "llama3":
-        frequencies = _llama3(_frequencies(dim, theta, like), factor, original, low, high)
-    elif scaling == "yarn":
-        ramp = _yarn_range(dim, theta, original, beta_fast, beta_slow, truncate)
-        frequencies = _yarn(dim, theta, factor, ramp, like)
-    else:
-        raise ValueError(f"scaling is {scaling!r}; it must be None, 'linear', 'llama3' or 'yarn'")
+    settings = dim, theta, scaling, factor, original, low, high, beta_fast, beta_slow, truncate
+    # What stands in for a tensor while a model is traced must not be kept
+    real = type(like) is Tensor and not like.is_meta and not torch.compiler.is_compiling()
+    frequencies = (_kept if real else _scaled)(like.dtype, like.device, *settings)
+    if real and not like.numel():  # of entries, as when most single tokens are decoded
+        return like.new_empty(*like.shape, dim // 2, 2)
     angles = like[..., None] * frequencies
-    return torch.stack((angles.cos() * magnitude, angles.sin() * magnitude), dim=-1)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((cos, sin) if magnitude == 1 else (cos * magnitude, sin * magnitude), dim=-1)
 
 
-def _wavelengths(dim: int, theta: float, like: Tensor) -> Tensor:
+@lru_cache(maxsize=256)
+def _kept(*settings: Any) -> Tensor:
+    """What `_scaled` gives, made once: every token that is decoded asks for it."""
+    with torch.inference_mode(mode=False):  # a later call may need it for a gradient
+        return _scaled(*settings)
+
+
+def _scaled(
+    dtype: torch.dtype,
+    device: torch.device,
+    dim: int,
+    theta: float,
+    scaling: Scaling | None,
+    factor: float,
+    original: int,
+    low: float,
+    high: float,
+    beta_fast: float,
+    beta_slow: float,
+    truncate: bool,
+) -> Tensor:
+    """Radians per token of each pair of channels: [dim / 2]."""
+    wavelengths = _wavelengths(dim, theta, dtype, device)
+    if scaling is None:
+        return 1.0 / wavelengths
+    if scaling == "linear":
+        return 1.0 / wavelengths / factor
+    if scaling == "llama3":
+        return _llama3(1.0 / wavelengths, factor, original, low, high)
+    if scaling == "yarn":
+        return _yarn(wavelengths, factor, _yarn_range(dim, theta, original, beta_fast, beta_slow, truncate))
+    raise ValueError(f"scaling is {scaling!r}; it must be None, 'linear', 'llama3' or 'yarn'")
+
+
+def _wavelengths(dim: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """theta^(2i / dim), [dim / 2]: the tokens that a channel needs to turn by one radian."""
-    return theta ** (torch.arange(0, dim, 2, dtype=like.dtype, device=like.device) / dim)
-
-
-def _frequencies(dim: int, theta: float, like: Tensor) -> Tensor:
-    """theta^(-2i / dim), [dim / 2]: radians per token."""
-    return 1.0 / _wavelengths(dim, theta, like)
+    return theta ** (torch.arange(0, dim, 2, dtype=dtype, device=device) / dim)
 
 
 def _llama3(frequencies: Tensor, factor: float, original: int, low: float, high: float) -> Tensor:
@@ -89,10 +115,10 @@ def _yarn_range(
     return first, last + 0.001 if first == last else last
 
 
-def _yarn(dim: int, theta: float, factor: float, ramp: tuple[float, float], like: Tensor) -> Tensor:
+def _yarn(wavelengths: Tensor, factor: float, ramp: tuple[float, float]) -> Tensor:
     first, last = ramp
-    wavelengths = _wavelengths(dim, theta, like)
     stretched, kept = 1.0 / (factor * wavelengths), 1.0 / wavelengths
-    along = (torch.arange(dim // 2, dtype=like.dtype, device=like.device) - first) / (last - first)
+    pair = torch.arange(len(wavelengths), dtype=wavelengths.dtype, device=wavelengths.device)
+    along = (pair - first) / (last - first)
     keep = 1 - along.clamp(0, 1)
     return stretched * (1 - keep) + kept * keep

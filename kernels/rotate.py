@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import on_cpu
 from .dispatch import use_triton
 from .library import FUSED_MULTIPLY_ADD, jit, next_power_of_2, on_device, operator, tl
 from .upcast import upcast
@@ -26,6 +27,9 @@ def rotate(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "firs
     _check(x, angles, pairs, end)
     if use_triton(x):
         return rotate_channels(x, angles, pairs, end, inverse)
+    out = on_cpu.rotate(x, angles, neighbours=pairs == "interleaved", last=end == "last", inverse=inverse)
+    if out is not None:
+        return out
     return reference(x, angles, pairs=pairs, end=end, inverse=inverse)
 
 
@@ -33,6 +37,8 @@ def reference(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "f
     """The same in plain PyTorch, differentiable, on any device."""
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return _Rotate.apply(x, angles, pairs, end, inverse)  # pyright: ignore[reportReturnType]
+    if not torch.compiler.is_compiling() and x.numel() == 0:  # as entries are when most single tokens are decoded
+        return x
     return _rotated(x, angles.detach(), pairs, end, inverse)
 
 

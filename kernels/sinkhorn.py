@@ -47,10 +47,11 @@ def _sums(m: int, eps: float, dtype: torch.dtype, device: torch.device) -> tuple
     """Matrices [M M + 1, M M + 1] that make of a flattened M x M matrix, and a one after it, the sum of the column, or
     of the row, of every place plus eps, and a one again: a pass is one product and one division.
     """
-    one, ones = torch.eye(m, dtype=dtype, device=device), torch.ones(m, m, dtype=dtype, device=device)
-    last = torch.full((1, m * m + 1), eps, dtype=dtype, device=device)
-    last[:, -1] = 1
-    by_column, by_row = (torch.cat([F.pad(s, (0, 1)), last]) for s in (ones.kron(one), one.kron(ones)))
+    with torch.inference_mode(mode=False):  # a later call may need them for a gradient
+        one, ones = torch.eye(m, dtype=dtype, device=device), torch.ones(m, m, dtype=dtype, device=device)
+        last = torch.full((1, m * m + 1), eps, dtype=dtype, device=device)
+        last[:, -1] = 1
+        by_column, by_row = (torch.cat([F.pad(s, (0, 1)), last]) for s in (ones.kron(one), one.kron(ones)))
     return by_column, by_row
 
 

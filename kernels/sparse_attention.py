@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from . import on_cpu
 from .groups import slots, visible
 from .kept import kept
 from .packed_rows import read_picked
@@ -79,6 +80,12 @@ def sparse_attention_lse(
     It is of the logits of window, entries and sink together, so that exp(logit - lse) is the weight of a key. In at
     least float32, without a gradient.
     """
+    if not (wanted or isinstance(entries, Packed)):
+        one = on_cpu.attend(
+            q, recent, sinks, time, scale=scale, window=window, entries=entries, picks=picks, every=every
+        )
+        if one is not None:
+            return one, None
     (batch, new, heads, dim), kept = q.shape, recent.shape[1] - time.new
     if sinks is None:  # no mass
         sinks = q.new_full((heads,), float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))

@@ -229,9 +229,9 @@ def _write_ring(data: Tensor, x: Tensor, time: Clock) -> None:
         count = min(new, n)
         start = (time.past + new - count) % n
         head = min(count, n - start)
-        tail = x[:, new - count :]
-        data[:, start : start + head] = tail[:, :head]
-        data[:, : count - head] = tail[:, head:]
+        data.narrow(1, start, head).copy_(x.narrow(1, new - count, head))
+        if head < count:
+            data.narrow(1, 0, count - head).copy_(x.narrow(1, new - count + head, count - head))
         return
     rows = torch.arange(n, device=data.device)
     last = (time.first + time.count - 1)[:, None]

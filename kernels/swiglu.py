@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import on_cpu
 from .dispatch import use_triton
 from .library import FUSED_MULTIPLY_ADD, as_rows, jit, largest_power_of_2_in, next_power_of_2, on_device, operator, tl
 from .upcast import upcast
@@ -30,6 +31,8 @@ def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None, alpha: float
         )
     if use_triton(gate, up):
         return swiglu_forward(gate, up, limit, alpha, shift)
+    if (out := on_cpu.swiglu(gate, up, limit, alpha, shift)) is not None:
+        return out
     return reference(gate, up, limit=limit, alpha=alpha, shift=shift)
 
 

@@ -63,6 +63,9 @@ def files(
     entry = (*RUNTIME_ENTRY, *(TABLE_ENTRY if tables else ()), *(MERGE_ENTRY if merging else ()))
     carried = _closure({*modules, *tiny_modules, *entry})
     out = {f"{module.replace('.', '/')}.py": _source(module).read_text() for module in carried}
+    for native in (_source(module).with_suffix(".cpp") for module in carried):
+        if native.is_file():  # what a kernel runs in C++
+            out[f"kernels/{native.name}"] = native.read_text()
     for folder in ("kernels", "runtime"):
         out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
     facts = plan_facts(model, graph, cost, carried)

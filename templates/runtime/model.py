@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast, get_args
 
@@ -267,18 +268,20 @@ class LanguageModel(nn.Module):
                 "the model is sharded: all processes have to run equally many passes, so generate without eos and"
                 " speculate, or save its weights and generate in one process"
             )
-        ids, self.last_generation = self.generator_of(speculate)(
-            self,
-            input_ids,
-            max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            eos=eos,
-            stream=stream,
-            attention_mask=attention_mask,
-            generator=generator,
-        )
-        return ids
+        # PyTorch then keeps no account of versions, a part of what each call costs; sharding needs it
+        with torch.inference_mode() if self.mesh is None else torch.no_grad():
+            ids, self.last_generation = self.generator_of(speculate)(
+                self,
+                input_ids,
+                max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                eos=eos,
+                stream=None if stream is None else partial(_hand_out, stream),
+                attention_mask=attention_mask,
+                generator=generator,
+            )
+        return ids.clone()  # out of that mode, so that it may be learned from
 
     def generator_of(self, drafts: int) -> Callable[..., tuple[Tensor, Generation]]:
         """How `generate` goes on; ValueError where tokens should be drafted by a model that cannot."""
@@ -304,6 +307,12 @@ class LanguageModel(nn.Module):
     ) -> None:
         """Writes the weights as safetensors. See `weights.save_weights`."""
         save_weights(self, path, names=names, shard_bytes=shard_bytes)
+
+
+def _hand_out(stream: Callable[[Tensor], Any], tokens: Tensor) -> None:
+    """Gives tokens [B] to a caller as a tensor that a later gradient may need."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        stream(tokens.clone())
 
 
 def pair(given: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

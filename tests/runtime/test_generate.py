@@ -142,3 +142,17 @@ def test_a_prompt_never_takes_logits_of_all_its_tokens(model: Any) -> None:
     model.generate(tokens(2, 30), 3)
     hook.remove()
     assert rows == [2, 2, 2]
+
+
+def test_what_was_generated_may_be_learned_from(model: Any) -> None:
+    """Nothing made in inference mode is left: neither ids, nor what was streamed, nor what is kept between calls."""
+    streamed: list[Tensor] = []
+    out = model.generate(tokens(2, 5), 4, stream=streamed.append)
+    model.requires_grad_(requires_grad=True)
+    try:
+        for ids in (out, torch.stack(streamed, 1)):
+            assert not ids.is_inference()
+            model(ids, labels=ids).loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+    finally:
+        model.requires_grad_(requires_grad=False).zero_grad()

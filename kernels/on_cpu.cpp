@@ -1,0 +1,260 @@
+// Ops on tensors in memory, each in one pass: on_cpu.py calls them.
+//
+// ACT is the type of activations and weights, float or bfloat16; all sums are in float. Sizes and steps are in elements.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+static inline float widened(float x) { return x; }
+
+static inline float widened(bfloat16 x) {
+    const uint32_t bits = uint32_t(x.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+static inline void store(float* to, float x) { *to = x; }
+
+// Rounds to the nearest, ties to even; NaN stays NaN.
+static inline void store(bfloat16* to, float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    to->bits = x != x ? 0x7FC0 : uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+// Rows in float: where they lie, or widened into room.
+static const float* wide_rows(const float* rows, int64_t, std::vector<float>&) { return rows; }
+
+static const float* wide_rows(const bfloat16* rows, int64_t size, std::vector<float>& room) {
+    room.resize(size);
+    for (int64_t i = 0; i < size; i++) room[i] = widened(rows[i]);
+    return room.data();
+}
+
+// Products of four rows of a matrix with N vectors, all `width` long: sums[4 * n + o].
+template <int N>
+static inline void dots(const ACT* const* rows, const float* const* vectors, int64_t width, float* sums) {
+    float a[N] = {}, b[N] = {}, c[N] = {}, d[N] = {};
+    const ACT *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
+    for (int64_t i = 0; i < width; i++) {
+        const float w0 = widened(r0[i]), w1 = widened(r1[i]), w2 = widened(r2[i]), w3 = widened(r3[i]);
+        for (int n = 0; n < N; n++) {
+            const float x = vectors[n][i];
+            a[n] += w0 * x, b[n] += w1 * x, c[n] += w2 * x, d[n] += w3 * x;
+        }
+    }
+    for (int n = 0; n < N; n++) sums[4 * n] = a[n], sums[4 * n + 1] = b[n], sums[4 * n + 2] = c[n], sums[4 * n + 3] = d[n];
+}
+
+// The product of every one of `count` rows with one vector: out[i].
+static void scores_of(const ACT* const* rows, int64_t count, const float* vector, int64_t width, float* out) {
+    for (int64_t i = 0; i < count; i += 4) {
+        const ACT* four[4];
+        for (int64_t j = 0; j < 4; j++) four[j] = rows[std::min(i + j, count - 1)];
+        float sums[4];
+        dots<1>(four, &vector, width, sums);
+        for (int64_t j = 0; j < 4 && i + j < count; j++) out[i + j] = sums[j];
+    }
+}
+
+extern "C" {
+
+// One softmax of each head of one new token over rows of keys that are their own values, and a sink of no value.
+//
+// q and out [batch, heads, dim]; of recent [batch, rows, dim] the rows from `begin` on, and all entries [batch, entries,
+// dim], batch rows `stride` apart, or those of picks [batch, count] that are not -1; sinks [heads].
+void attend(const ACT* q, const ACT* recent, const ACT* entries, const int64_t* picks, const float* sinks, ACT* out,
+            int64_t batch, int64_t heads, int64_t dim, int64_t rows, int64_t begin, int64_t count, int64_t stride,
+            float scale, int64_t threads) {
+    for (int64_t b = 0; b < batch; b++) {
+        std::vector<const ACT*> keys;
+        keys.reserve(rows - begin + count);
+        for (int64_t i = begin; i < rows; i++) keys.push_back(recent + (b * rows + i) * dim);
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t entry = picks ? picks[b * count + i] : i;
+            if (entry >= 0) keys.push_back(entries + b * stride + entry * dim);
+        }
+        const int64_t n = int64_t(keys.size());
+#pragma omp parallel for num_threads(threads) if (threads > 1 && heads * n * dim > (1 << 18))
+        for (int64_t h = 0; h < heads; h++) {
+            std::vector<float> room, weights(n), sum(dim);
+            const ACT* own = q + (b * heads + h) * dim;
+            scores_of(keys.data(), n, wide_rows(own, dim, room), dim, weights.data());
+            for (int64_t i = 0; i < n; i++) weights[i] *= scale;
+            float top = sinks ? sinks[h] : weights[0];
+            for (int64_t i = 0; i < n; i++) top = weights[i] > top ? weights[i] : top;
+            float mass = sinks ? std::exp(sinks[h] - top) : 0;
+            for (int64_t i = 0; i < n; i++) {
+                weights[i] = std::exp(weights[i] - top);
+                mass += weights[i];
+            }
+            for (int64_t i = 0; i < n; i++) {
+                const float weight = weights[i];
+                const ACT* key = keys[i];
+                for (int64_t d = 0; d < dim; d++) sum[d] += weight * widened(key[d]);
+            }
+            for (int64_t d = 0; d < dim; d++) store(out + (b * heads + h) * dim + d, sum[d] / mass);
+        }
+    }
+}
+
+// The `most` best of entries for one new token of each row, best first, equal scores in the order of entries: picks
+// [batch, most]. The score of an entry is the sum over heads of weights [batch, heads] times relu(q . key), of q [batch,
+// heads, dim] and keys [batch, entries, dim] whose batch rows are `stride` apart.
+void pick(const ACT* q, const ACT* keys, const ACT* weights, int64_t* picks, int64_t batch, int64_t heads, int64_t dim,
+          int64_t entries, int64_t stride, int64_t most) {
+    std::vector<const ACT*> rows(entries);
+    std::vector<float> room, products(entries), scores(entries);
+    std::vector<int64_t> order(entries);
+    for (int64_t b = 0; b < batch; b++) {
+        for (int64_t e = 0; e < entries; e++) rows[e] = keys + b * stride + e * dim;
+        const float* wide = wide_rows(q + b * heads * dim, heads * dim, room);
+        std::fill(scores.begin(), scores.end(), 0.0f);
+        for (int64_t h = 0; h < heads; h++) {
+            scores_of(rows.data(), entries, wide + h * dim, dim, products.data());
+            const float weight = widened(weights[b * heads + h]);
+            for (int64_t e = 0; e < entries; e++) scores[e] += weight * (products[e] < 0 ? 0 : products[e]);
+        }
+        // No two keys are equal: the place of a number in the order of floats (both zeros are one), and below it the entry.
+        for (int64_t e = 0; e < entries; e++) {
+            int32_t bits = 0;
+            if (scores[e] != 0) std::memcpy(&bits, &scores[e], sizeof bits);
+            order[e] = int64_t(bits ^ (bits >> 31 & 0x7FFFFFFF)) * (int64_t(1) << 32) - e;
+        }
+        std::partial_sort(order.begin(), order.begin() + most, order.end(), std::greater<int64_t>());
+        for (int64_t i = 0; i < most; i++) picks[b * most + i] = uint32_t(-order[i]);
+    }
+}
+
+// Choices ids [choices] of experts in the order of experts, of one expert as they come: order [choices], and where the
+// choices of each expert end: ends [experts].
+void sort_choices(const int64_t* ids, int64_t* order, int32_t* ends, int64_t choices, int64_t experts) {
+    std::fill(ends, ends + experts, 0);
+    for (int64_t i = 0; i < choices; i++) ends[ids[i]]++;
+    for (int64_t e = 0, begin = 0; e < experts; e++) begin += ends[e], ends[e] = int32_t(begin) - ends[e];
+    for (int64_t i = 0; i < choices; i++) order[ends[ids[i]]++] = i;
+}
+
+}  // extern "C"
+
+// Rows [N, in] times one matrix [out, in]: y [N, out].
+template <int N>
+static void times(const ACT* matrix, const float* const* x, const ACT* bias, ACT* y, int64_t out, int64_t in, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && out * in > (1 << 18))
+    for (int64_t o = 0; o < out; o += 4) {
+        const ACT* four[4];
+        for (int64_t j = 0; j < 4; j++) four[j] = matrix + std::min(o + j, out - 1) * in;
+        float sums[4 * N];
+        dots<N>(four, x, in, sums);
+        for (int64_t j = 0; j < 4 && o + j < out; j++)
+            for (int n = 0; n < N; n++) store(y + n * out + o + j, sums[4 * n + j] + (bias ? widened(bias[o + j]) : 0));
+    }
+}
+
+extern "C" {
+
+// x [rows, in], rows `step` apart (in, or 0: all are one), by the matrices [experts, out, in] of their experts, plus
+// biases [experts, out] if any: y [rows, out]. The rows of an expert end before ends[e].
+void grouped(const ACT* x, const ACT* matrices, const int32_t* ends, const ACT* biases, ACT* y, int64_t rows,
+             int64_t step, int64_t experts, int64_t out, int64_t in, int64_t threads) {
+    std::vector<float> room;
+    const float* wide = wide_rows(x, step ? rows * in : in, room);
+    for (int64_t e = 0, row = 0; e < experts; e++) {
+        const ACT *matrix = matrices + e * out * in, *bias = biases ? biases + e * out : nullptr;
+        while (row < ends[e]) {
+            const int64_t n = std::min<int64_t>(4, ends[e] - row);
+            const float* few[4];
+            for (int64_t i = 0; i < n; i++) few[i] = wide + (row + i) * step;
+            ACT* to = y + row * out;
+            if (n == 1) times<1>(matrix, few, bias, to, out, in, threads);
+            if (n == 2) times<2>(matrix, few, bias, to, out, in, threads);
+            if (n == 3) times<3>(matrix, few, bias, to, out, in, threads);
+            if (n == 4) times<4>(matrix, few, bias, to, out, in, threads);
+            row += n;
+        }
+    }
+}
+
+// The rows of each token's experts, weighted and summed: out [tokens, dim], of y [tokens * k, dim] where row r is that of
+// choice order[r], and weights [tokens, k].
+void combine(const ACT* y, const float* weights, const int64_t* order, ACT* out, int64_t tokens, int64_t k, int64_t dim) {
+    std::vector<int64_t> places(tokens * k);
+    for (int64_t r = 0; r < tokens * k; r++) places[order[r]] = r;
+    std::vector<float> sum(dim);
+    for (int64_t t = 0; t < tokens; t++) {
+        std::fill(sum.begin(), sum.end(), 0.0f);
+        for (int64_t i = t * k; i < (t + 1) * k; i++) {
+            const ACT* row = y + places[i] * dim;
+            for (int64_t d = 0; d < dim; d++) sum[d] += weights[i] * widened(row[d]);
+        }
+        for (int64_t d = 0; d < dim; d++) store(out + t * dim + d, sum[d]);
+    }
+}
+
+// Rows x [rows, dim] over the root of their mean square, times weight [dim] if there is one: out [rows, dim].
+void rms_norm(const ACT* x, const ACT* weight, ACT* out, int64_t rows, int64_t dim, float eps, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * dim > (1 << 18))
+    for (int64_t r = 0; r < rows; r++) {
+        const ACT* own = x + r * dim;
+        ACT* to = out + r * dim;
+        float squares = 0;
+        for (int64_t d = 0; d < dim; d++) squares += widened(own[d]) * widened(own[d]);
+        const float scale = 1 / std::sqrt(squares / dim + eps);
+        if (weight)
+            for (int64_t d = 0; d < dim; d++) store(to + d, widened(own[d]) * scale * widened(weight[d]));
+        else
+            for (int64_t d = 0; d < dim; d++) store(to + d, widened(own[d]) * scale);
+    }
+}
+
+// Heads x [tokens, heads, dim] of which the channels from `begin` on are turned in pairs by the cosines and sines of
+// their token, angles [tokens, pairs, 2]: channels i and i + pairs, or 2 i and 2 i + 1 of them where pairs are
+// `neighbours`. `direction` is -1 to turn back.
+void rotate(const ACT* x, const float* angles, ACT* out, int64_t tokens, int64_t heads, int64_t dim, int64_t begin,
+            int64_t pairs, int64_t neighbours, float direction, int64_t threads) {
+    const int64_t step = neighbours ? 2 : 1, apart = neighbours ? 1 : pairs;
+#pragma omp parallel for num_threads(threads) if (threads > 1 && tokens * heads * dim > (1 << 18))
+    for (int64_t t = 0; t < tokens; t++) {
+        const float* turn = angles + t * pairs * 2;
+        for (int64_t h = 0; h < heads; h++) {
+            const ACT* from = x + (t * heads + h) * dim;
+            ACT* to = out + (t * heads + h) * dim;
+            std::memcpy(to, from, begin * sizeof(ACT));
+            std::memcpy(to + begin + 2 * pairs, from + begin + 2 * pairs, (dim - begin - 2 * pairs) * sizeof(ACT));
+            for (int64_t i = 0; i < pairs; i++) {
+                const float a = widened(from[begin + step * i]), b = widened(from[begin + step * i + apart]);
+                const float cos = turn[2 * i], sin = direction * turn[2 * i + 1];
+                store(to + begin + step * i, a * cos - b * sin);
+                store(to + begin + step * i + apart, b * cos + a * sin);
+            }
+        }
+    }
+}
+
+// (up + shift) * gate * sigmoid(alpha * gate), gate cut to at most `limit` and up to [-limit, limit]: out [rows, dim], of
+// rows that lie `gate_step` and `up_step` apart.
+void swiglu(const ACT* gate, const ACT* up, ACT* out, int64_t rows, int64_t dim, int64_t gate_step, int64_t up_step,
+            float limit, float alpha, float shift, int64_t threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows * dim > (1 << 16))
+    for (int64_t r = 0; r < rows; r++) {
+        const ACT *left = gate + r * gate_step, *right = up + r * up_step;
+        ACT* to = out + r * dim;
+        for (int64_t d = 0; d < dim; d++) {
+            float a = widened(left[d]), b = widened(right[d]);
+            a = a > limit ? limit : a;
+            b = b > limit ? limit : b < -limit ? -limit : b;
+            store(to + d, (b + shift) * (a / (1 + std::exp(-alpha * a))));
+        }
+    }
+}
+
+}  // extern "C"
