@@ -17,8 +17,8 @@ from archc.rows.kernel import Kernel
 from archc.rows.rules import Input, Outer, TokenSum
 from archc.rows.triton.backward_params import BLOCK, Params, print_sums
 from archc.rows.triton.backward_tokens import Tokens
-from archc.rows.triton.elements import wrapped
 from archc.rows.triton.launch import numbers
+from archc.rows.triton.lines import wrapped
 from archc.rows.triton.printed import Printed
 
 

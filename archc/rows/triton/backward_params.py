@@ -8,8 +8,9 @@ from archc.rows.elements import places
 from archc.rows.kernel import Kernel
 from archc.rows.rules import Const, Format, Input, Param, Round
 from archc.rows.triton.backward_tokens import Matrix, Share, laid_out, moved
-from archc.rows.triton.elements import Tile, count, wrapped
+from archc.rows.triton.elements import Tile, count
 from archc.rows.triton.forward import power_of_two
+from archc.rows.triton.lines import wrapped
 from archc.rows.value import Row, order
 
 OUTER = '''\

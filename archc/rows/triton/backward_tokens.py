@@ -11,9 +11,10 @@ from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Levels
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Const, Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
-from archc.rows.triton.elements import Body, Tile, count, to, wrapped
+from archc.rows.triton.elements import Body, Tile, count, to
 from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.launch import numbers
+from archc.rows.triton.lines import wrapped
 from archc.rows.value import Row, order
 
 HELD = 32768

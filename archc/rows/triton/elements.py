@@ -14,7 +14,7 @@ from archc.rows.elements import Element, Elements, literal, places
 from archc.rows.kernel import Kernel
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Const, Format, Input, Param, Pointwise, Repeat, Round
-from archc.rows.triton.lines import Lines, headed
+from archc.rows.triton.lines import Lines, wrapped
 from archc.rows.value import Row, order
 
 FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
@@ -259,7 +259,7 @@ class Tile(Elements):
         name = self.body.name(f"{self.kernel.name}_{hint}_rounds")
         args = [*names, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
         self.functions += inner.functions
-        head = "\n".join(headed(f"def {name}(", args, "):"))
+        head = "\n".join(wrapped(f"def {name}(", args, "):"))
         what = f'"""{times} rounds of {hint}, {list(state.streams)} for each token."""'
         inner.line(f"return ({', '.join(names)}{',' if len(names) == 1 else ''})")
         self.functions.append(f"@jit\n{head}\n    {what}\n{inner.body.text()}\n")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from archc.rows.kernel import Kernel
 from archc.rows.rules import Input
 from archc.rows.triton.elements import count, to
-from archc.rows.triton.lines import LONGEST, broken, headed
+from archc.rows.triton.lines import LONGEST, broken, wrapped
 from archc.rows.value import Row
 
 NEEDS = frozenset(("torch", "Tensor", "jit", "tl", "on_device", "FUSED_MULTIPLY_ADD"))
@@ -44,7 +44,7 @@ def numbers(kernel: Kernel, v: Row) -> int:
 def signature(kernel: Kernel, extra: list[str], sizes: Sizes) -> str:
     """The first line, or lines, of the kernel."""
     args = [*kernel.takes, *map(to, kernel.gives), *extra, "T", *(f"{n}: tl.constexpr" for n in sizes.named())]
-    return "\n".join(headed(f"def _{kernel.name}_kernel(", args, "):"))
+    return "\n".join(wrapped(f"def _{kernel.name}_kernel(", args, "):"))
 
 
 def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0) -> tuple[str, str]:
@@ -57,7 +57,7 @@ def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0)
     counted = next(n for n, v in kernel.takes.items() if isinstance(v.rule, Input) and v.rule.shared == 1)
     each = numbers(kernel, kernel.takes[counted])
     act = next((n for n in kernel.takes if kernel.format(n) == "act"), None)
-    lines = headed(f"def {name}(", [f"{n}: Tensor" for n in kernel.takes], ") -> tuple[Tensor, ...]:")
+    lines = wrapped(f"def {name}(", [f"{n}: Tensor" for n in kernel.takes], ") -> tuple[Tensor, ...]:")
     lines += [f'    """{text}' if not i else f"    {text}" for i, text in enumerate(described(kernel))]
     lines.append(f"    T = {counted}.numel()" + (f" // {each}" if each > 1 else ""))
     for give, v in kernel.gives.items():

@@ -192,7 +192,11 @@ def _opening(text: str) -> int:
     return 0
 
 
-def headed(head: str, parts: Sequence[str], tail: str) -> list[str]:
-    """A line of parts between its head and tail, in several where it is too long."""
+def wrapped(head: str, parts: Sequence[str], tail: str, depth: int = 0) -> list[str]:
+    """An indented line of parts between its head and tail, in several where it is too long."""
+    indent = "    " * depth
     one = head + ", ".join(parts) + tail
-    return [one] if len(one) <= LONGEST else [head, *packed(parts, LONGEST), tail]
+    if len(indent) + len(one) <= LONGEST:
+        return [indent + one]
+    some = [head, *packed(parts, LONGEST - len(indent)), tail.removeprefix(",")]
+    return [indent + line for line in some]
