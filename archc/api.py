@@ -45,27 +45,33 @@ def cost(
     )
 
 
-def package(model: Model, *, tiny: bool = False, rotated: bool = False) -> dict[str, str]:
-    """The files of a model's package by relative path; with ``tiny`` of its CPU-size twin. Layers are ``rotated`` where
-    each is to begin by leaving the one before (see `archc.plan.plan`).
+def package(model: Model, *, tiny: bool = False, rotated: bool = False, fused: bool = False) -> dict[str, str]:
+    """The files of a model's package by relative path; with ``tiny`` of its CPU-size twin.
+
+    Layers are ``rotated`` where each is to begin by leaving the one before (see `archc.plan.plan`). ``fused``: chains of
+    row-local ops are functions with kernels of their own, in layers that are rotated.
     """
     from archc.emit.package import files
+    from archc.plan.passes.fuse import fuse
 
     twin = shrink(model)
     whole = twin if tiny else model
-    graph, twin_graph = plan(whole, rotated=rotated), plan(twin, rotated=rotated)
+    graph, twin_graph = (plan(m, rotated=rotated or fused) for m in (whole, twin))
 
     def costs(model: Model, graph: Graph) -> dict[str, Any]:
         return {mode: count(model, graph, mode=mode).as_dict() for mode in MODES}
 
-    return files(whole, graph, twin, twin_graph, costs(whole, graph), costs(twin, twin_graph))
+    counted = costs(whole, graph), costs(twin, twin_graph)
+    if fused:
+        graph, twin_graph = fuse(graph), fuse(twin_graph)
+    return files(whole, graph, twin, twin_graph, *counted)
 
 
-def build(model: Model, out: str | Path = "build", *, tiny: bool = False) -> Path:
+def build(model: Model, out: str | Path = "build", *, tiny: bool = False, fused: bool = False) -> Path:
     """Writes the package of a model to ``out/<model name>`` and returns that path. A failed build changes nothing."""
     from archc.emit.package import write
 
-    return write(package(model, tiny=tiny), Path(out) / model.name)
+    return write(package(model, tiny=tiny, fused=fused), Path(out) / model.name)
 
 
 def lookup(model: Model) -> Any:

@@ -18,9 +18,9 @@ torch.set_num_threads(1)
 _COUNT = itertools.count()
 
 
-def built(model: Model, folder: Path, *, rotated: bool = False) -> ModuleType:
+def built(model: Model, folder: Path, *, rotated: bool = False, fused: bool = False) -> ModuleType:
     """The package of a model, written to `folder / <name>` and imported under a name of its own."""
-    path = write(package(model, rotated=rotated), folder / model.name)
+    path = write(package(model, rotated=rotated, fused=fused), folder / model.name)
     return imported(path)
 
 

@@ -23,6 +23,12 @@ from archc.cli.options import format_option, show, spec_argument, spec_options
 )
 @click.option("--tiny", is_flag=True, help="The CPU-size twin: every drawer, layer kind and transition, small widths.")
 @click.option(
+    "--fuse/--no-fuse",
+    default=False,
+    show_default=True,
+    help="Chains of row-local ops as functions with kernels of their own, printed as Triton and C++.",
+)
+@click.option(
     "--check", "only_check", is_flag=True, help="Write nothing; fail if what stands there is not what would be written."
 )
 @format_option("text", "json")
@@ -34,6 +40,7 @@ def command(
     drawers: tuple[Path, ...],
     out: Path,
     tiny: bool,
+    fuse: bool,
     only_check: bool,
     format: str,
 ) -> None:
@@ -54,7 +61,7 @@ def command(
     sink.raise_errors()
     if sink.items and format == "text":
         show(sink.in_order())
-    files = package(resolved, tiny=tiny)
+    files = package(resolved, tiny=tiny, fused=fuse)
     folder = out / resolved.name
     if only_check:
         differing = stale(files, folder)

@@ -42,6 +42,7 @@ class Law:
 @click.argument("spec", metavar="SPEC|DIR")
 @spec_options
 @click.option("--slow", is_flag=True, help="Also compile the twin to machine code (about a minute more).")
+@click.option("--fuse/--no-fuse", default=None, help="Of a SPEC: as `archc build` has it.")
 @click.option("-k", "select", metavar="EXPRESSION", help="Only tests whose name matches, as pytest has it.")
 @format_option("text", "json")
 def command(
@@ -51,6 +52,7 @@ def command(
     sets: dict[str, str],
     drawers: tuple[Path, ...],
     slow: bool,
+    fuse: bool | None,
     select: str | None,
     format: str,
 ) -> None:
@@ -66,10 +68,11 @@ def command(
             from archc.api import build
             from archc.importers import load
 
-            package = build(load(spec, model=model, params=params, set=sets, drawers=drawers), Path(scratch) / "build")
+            resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
+            package = build(resolved, Path(scratch) / "build", fused=bool(fuse))
         elif not (package / "plan.json").is_file() or not (package / "tests").is_dir():
             raise click.UsageError(f"{package} is not a package that archc wrote")
-        elif model or params or sets or drawers:
+        elif model or params or sets or drawers or fuse is not None:
             raise click.UsageError(f"{package} is already built: options that change a spec do nothing")
         package = package.resolve()
         code, laws, output = _run(package, Path(scratch), slow=slow, select=select, quiet=format != "text")

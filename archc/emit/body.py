@@ -95,8 +95,10 @@ class Body:
         return self.expression(made) if isinstance(made, Node) else self.call(made)
 
     def call(self, scope: Scope) -> ast.expr:
-        """The call of a child module."""
+        """The call of a child module, or of a function."""
         args = [self.ref(v) for v in self.flow.takes(scope)]
+        if scope.function:
+            return ast.Call(func=ast.Name(id=scope.function, ctx=ast.Load()), args=args, keywords=[])
         if self.flow.reads_step(scope):
             args.append(ast.Name(id="step", ctx=ast.Load()))
         return ast.Call(func=self.callee or _attribute("self", scope.name), args=args, keywords=[])
@@ -185,8 +187,9 @@ class Body:
             self._extend(scope, i + 1)
             return
         value = self.call(scope)
-        fallback = scope.name if len(outs) == 1 else "y"
-        self._assign([self._bind(v, i, fallback) for v in outs], value, outs)
+        fallback = "y" if len(outs) > 1 or scope.function else scope.name
+        targets = [self._bind(v, i, fallback) if self.count.get(v) else "_" for v in outs]
+        self._assign(targets, value, outs)
 
     def _loop(self, stack: Stack, i: int) -> None:
         """Layers print as one loop over the state they pass on."""

@@ -23,6 +23,9 @@ _I = ast.Name(id="i", ctx=ast.Load())
 FRAME = frozenset({"Backbone", "Layer", "MemoryLayer", "BypassedLayer", "BypassedMemoryLayer"})
 """Classes of the frame around the drawers, whose names no drawer may take."""
 
+PARAMETERS = "It holds the parameters; the module around it hands them to a function that computes this, and more, at once."
+"""What is said of modules whose forward went into a function."""
+
 DEFAULT_STD = 0.02
 """Standard deviation that the runtime's modules start with when none is printed."""
 
@@ -69,20 +72,23 @@ class Classes:
             if isinstance(item, Stack):  # the parts of all layers, then the layers
                 for part in [part for kind in item.kinds for part in kind.children()]:
                     self._visit(part)
-            for child in (item,) if isinstance(item, Scope) else item.kinds if isinstance(item, Stack) else ():
+            for child in _modules(item):
                 self._visit(child)
         slots = tuple(c.name for c in scope.children() if c.slot)
         turns = any(v.param is not None and v.param.init == "turn" for v in scope.params)
         inner = any(self.of[c].takes_layer for c in scope.children() if not c.slot)
         takes_layer = bool(scope.states) or turns or inner
         constants = _constants(scope)
-        body = [*self.init(scope, slots), "", *self._forward(scope)]
+        body = self.init(scope, slots)
+        if scope.items:
+            body += ["", *self._forward(scope)]
         if (part := self.slices.of(scope)) is not None:
             body += ["", *self._remember(part)]
         for name in self._names(scope):
+            doc = scope.doc or f"{name}."
             head = [
                 f"class {name}(nn.Module):",
-                *docstring(scope.doc or f"{name}.", 4),
+                *docstring(doc if scope.items else f"{doc}\n\n{PARAMETERS}", 4),
                 "",
                 *_keeps(scope),
                 *_sub_layers(scope, slots),
@@ -135,11 +141,12 @@ class Classes:
             owner = value.param.name.rpartition(".")[0]
             if owner not in scope.modules:
                 loose.setdefault(owner, []).append(value.param)
-        for item in scope.items:
+        for item in _written(scope):
             if isinstance(item, Node):
                 name = item.name
                 if name is None or not _is_module(scope, item):
-                    read = dict.fromkeys(v.param.name.rpartition(".")[0] for v in item.ins if v.param is not None)
+                    own = [v.param.name for v in item.ins if v.param is not None and v.scope is scope]
+                    read = dict.fromkeys(name.rpartition(".")[0] for name in own)
                     lines += [
                         line for owner in read if owner and owner in loose for line in _held(owner, loose.pop(owner))
                     ]
@@ -316,6 +323,26 @@ def _arguments(item: Node | Scope, constants: Sequence[Constant]) -> dict[str, a
 def _annotation(value: Any) -> str:
     """The type of a constant: a number, or several."""
     return f"tuple[{type(value[0]).__name__}, ...]" if isinstance(value, tuple) else type(value).__name__
+
+
+def _modules(item: Node | Scope | Stack) -> Sequence[Scope]:
+    """The modules that an item is: itself, or kinds of layers; none for what is a node or a function."""
+    if isinstance(item, Scope):
+        return () if item.function else (item,)
+    return item.kinds if isinstance(item, Stack) else ()
+
+
+def _written(scope: Scope) -> Iterator[Node | Scope | Stack]:
+    """The items of a scope before fusion, as far as its constructor is concerned: nodes that are in functions now, here
+    or around it, too.
+    """
+    for item in scope.items:
+        if isinstance(item, Scope) and item.function:
+            yield from item.nodes()
+        else:
+            yield item
+    if not scope.items:
+        yield from scope.modules.values()
 
 
 def _is_module(scope: Scope, node: Node) -> bool:

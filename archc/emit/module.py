@@ -53,9 +53,11 @@ def known_names() -> dict[str, str]:
 def print_model(model: Model, graph: Graph, *, above: str = ".") -> tuple[str, tuple[str, ...]]:
     """The text of `model.py`, and the modules of the package it imports (``kernels.attend``).
 
-    ``above`` is how the file reaches the package: one dot beside its `kernels`, two from its `tests`.
+    ``above`` is how the file reaches the package: one dot beside its `kernels`, two from its `tests`. Functions are in
+    a folder beside it.
     """
-    names = known_names()
+    fused = {scope.function: f"fused.{scope.function}" for scope in graph.root.scopes() if scope.function}
+    names = {**known_names(), **fused}
     reserved = frozenset(names) | {"Model", "Step", "Tensor", "F", "nn", "torch", "dataclass"}
     flow = Flow(graph)
     classes = Classes(graph, flow, reserved)
@@ -246,11 +248,15 @@ def _imports(body: str, names: dict[str, str], above: str) -> tuple[list[str], t
     if re.search(r"\bF\.", body):
         lines.append("import torch.nn.functional as F")
     lines += ["from torch import Tensor, nn", ""]
+    beside = [module for module in sorted(wanted) if module.startswith("fused.")]
+    carried = [module for module in sorted(wanted) if module not in beside]
+    found = [(above, module) for module in carried]
+    local = [(".", module) for module in beside]
+    found = [*local, *found] if above == "." else [*found, *local]  # as import sorters have it
     lines += [
-        f"from {above}{module} import {', '.join(sorted(found, key=_import_order))}"
-        for module, found in sorted(wanted.items())
+        f"from {start}{module} import {', '.join(sorted(wanted[module], key=_import_order))}" for start, module in found
     ]
-    return lines, tuple(sorted(wanted))
+    return lines, tuple(carried)
 
 
 def _import_order(name: str) -> tuple[bool, str]:

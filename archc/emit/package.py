@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from archc import resources
-from archc.emit.module import has_tables, merges, print_model
+from archc.emit.fused import functions
+from archc.emit.module import has_tables, known_names, merges, print_model
 from archc.emit.readme import figures
 from archc.emit.training import losses, router_biases
 from archc.graph import Graph, Parameter, Value
@@ -20,6 +21,9 @@ from archc.graph.gradient import learned
 from archc.ops.sparse import IndexTopk
 from archc.schema import Model
 from archc.version import VERSION
+
+FUSED = '"""Functions of the model whose ops run as one kernel, each in a file with its kernels and its reference."""\n'
+"""The text of the package of functions."""
 
 PLAN = "plan.json"
 """The file that says what a package is, and which files archc wrote."""
@@ -58,6 +62,8 @@ def files(
     """
     text, modules = print_model(model, graph)
     tiny_text, tiny_modules = print_model(tiny, tiny_graph, above="..")
+    fused, tiny_fused = functions(graph, known_names()), functions(tiny_graph, known_names(), above="...")
+    modules = (*modules, *(module for function in (*fused, *tiny_fused) for module in function.modules))
     tables = has_tables(graph)
     merging = " and ".join(f"{ids:,}" for ids in sorted({ids for ids, _ in merges(graph).values()}))
     entry = (*RUNTIME_ENTRY, *(TABLE_ENTRY if tables else ()), *(MERGE_ENTRY if merging else ()))
@@ -69,6 +75,10 @@ def files(
     for folder in ("kernels", "runtime"):
         out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
     facts = plan_facts(model, graph, cost, carried)
+    for folder, found in (("fused", fused), ("tests/fused", tiny_fused)):
+        if found:
+            out[f"{folder}/__init__.py"] = FUSED
+        out |= {f"{folder}/{name}": printed for function in found for name, printed in function.files.items()}
     out["model.py"] = text
     out["tests/__init__.py"] = ""
     out["tests/tiny_model.py"] = tiny_text

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 
 from archc.graph import Node, Scope, Value
+from archc.ops import OPS
 from archc.ops.row import Binary
-from archc.plan.groups import Group
+from archc.plan.groups import is_work
 
 WORDS = {"rms_norm": "norm", "layer_norm": "norm", "signed_sqrt": "root", "sqrt_softplus": "softplus"}
 """What ops are called in names of functions, where that is not their kind."""
@@ -23,25 +24,28 @@ class Names:
 
     def __init__(self) -> None:
         self._known: dict[str, dict[tuple, str]] = {}
+        self._taken = {name for op in OPS.values() for name in op.needs}
 
-    def of(self, group: Group) -> str:
-        """The name of the function of a group: its ops in order (`mix_sinkhorn_collapse_norm`)."""
-        base = "_".join(words(group))
+    def of(self, function: Scope) -> str:
+        """The name of a function: its ops in order (`mix_sinkhorn_collapse_norm`)."""
+        base = "_".join(words(function))
+        if base in self._taken:
+            base += "_rows"
         known = self._known.setdefault(base, {})
-        return known.setdefault(form(group), base if not known else f"{base}_{len(known) + 1}")
+        return known.setdefault(form(function), base if not known else f"{base}_{len(known) + 1}")
 
 
-def words(group: Group) -> list[str]:
-    """What a group does, in order, arithmetic with few numbers left out if there is anything else."""
-    works = group.works()
+def words(function: Scope) -> list[str]:
+    """What a function does, in order, arithmetic with few numbers left out if there is anything else."""
+    works = list(filter(is_work, function.nodes()))
     size = max(_size(v) for node in works for v in node.outs)
     told = [n for n in works if n.op.kind not in PLAIN or max(map(_size, n.outs)) == size]
-    found: list[str] = []
-    for node in told or works:
-        word = SIGNS[node.op.sign] if isinstance(node.op, Binary) else WORDS.get(node.op.kind, node.op.kind)
-        if word not in found:
-            found.append(word)
-    return found
+    found = list(dict.fromkeys(map(_word, told)))
+    return found if len(found) > 1 else list(dict.fromkeys(map(_word, works)))
+
+
+def _word(node: Node) -> str:
+    return SIGNS[node.op.sign] if isinstance(node.op, Binary) else WORDS.get(node.op.kind, node.op.kind)
 
 
 def _size(value: Value) -> int:
@@ -49,9 +53,9 @@ def _size(value: Value) -> int:
     return math.prod(d for d in value.shape if isinstance(d, int))
 
 
-def form(group: Group) -> tuple:
-    """What two groups have in common if their functions are the same: ops, how they are wired, types but for the
-    number of tokens.
+def form(function: Scope) -> tuple:
+    """What two functions have in common if they are the same: ops, how they are wired, types but for the number of
+    tokens.
     """
     number: dict[Value, int] = {}
 
@@ -61,8 +65,8 @@ def form(group: Group) -> tuple:
     def types(values: Iterable[Value]) -> tuple:
         return tuple((tuple(d if isinstance(d, int) else "" for d in v.shape), v.type.dtype) for v in values)
 
-    nodes = tuple((n.op, place(n.ins), place(n.outs), types(n.ins), types(n.outs)) for n in group.nodes)
-    return nodes, place(group.takes), place(group.gives), tuple(v.param is None for v in group.takes)
+    nodes = tuple((n.op, place(n.ins), place(n.outs), types(n.ins), types(n.outs)) for n in function.nodes())
+    return nodes, place(function.args), place(function.returns), tuple(v.param is None for v in function.args)
 
 
 def parameter_names(function: Scope) -> dict[Value, str]:
@@ -72,7 +76,7 @@ def parameter_names(function: Scope) -> dict[Value, str]:
         for value in node.ins:
             if value.param is not None and value not in found:
                 owner, _, own = value.param.name.rpartition(".")
-                base = f"{WORDS.get(node.op.kind, node.op.kind)}_{own}" if owner and _module(node) else own
+                base = f"{_word(node)}_{own}" if owner and _module(node) else own
                 numbered = (base, *(f"{base}_{i}" for i in range(2, len(found) + 2)))
                 found[value] = next(name for name in numbered if name not in found.values())
     return found

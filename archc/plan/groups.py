@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
     def works(self) -> list[Node]:
         """Its nodes but views, casts, and what is made of parameters alone."""
-        return [node for node in self.nodes if not glue(node) and not of_params(node)]
+        return list(filter(is_work, self.nodes))
 
     def bytes(self) -> int:
         """What it takes and gives, of `TOKENS`."""
@@ -81,6 +81,11 @@ def of_params(node: Node) -> bool:
     return bool(node.ins) and all(
         v.param is not None or (v.node is not None and of_params(v.node)) for v in operands(node)
     )
+
+
+def is_work(node: Node) -> bool:
+    """Whether a node has work for each token."""
+    return not glue(node) and not of_params(node)
 
 
 def may_join(node: Node) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
 from itertools import chain, count, pairwise
 
-from archc.graph import Graph, Node, Scope, Value
+from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops.row import Cast
 from archc.plan.functions import Names, parameter_names
 from archc.plan.groups import Group, Item, Readers, Region, in_order, may_join, nodes_of, of_params, readers, reads
@@ -20,12 +20,26 @@ def fuse(graph: Graph) -> Graph:
     A chain stays within a module, or spans modules inside it that are no slots and go into it whole: of these only the
     parameters stay where they were. The nodes are the same, in an order in which they can run.
     """
-    names = Names()
     read_by = readers(graph)
     for scope in list(graph.root.scopes()):
         if scope.parent is not None and not scope.ahead and scope.items:
-            _fuse(scope, read_by, names)
+            _fuse(scope, read_by)
+    names = Names()
+    for scope in _inside_out(graph.root):
+        taken = {child.name for child in scope.children()}
+        for function in scope.functions():
+            function.function = function.cls = name = names.of(function)
+            function.name = next(n for n in chain((name,), (f"{name}_{i}" for i in count(2))) if n not in taken)
+            taken.add(function.name)
     return graph
+
+
+def _inside_out(scope: Scope) -> Iterator[Scope]:
+    """A scope after all those inside: what layers do often gets its name first."""
+    for item in scope.items:
+        for inside in (item,) if isinstance(item, Scope) else item.kinds if isinstance(item, Stack) else ():
+            yield from _inside_out(inside)
+    yield scope
 
 
 def fits(group: Group) -> bool:
@@ -43,7 +57,7 @@ def lowered(group: Group) -> Lowered:
     return lower(group.nodes, takes, {f"give_{i}": value for i, value in enumerate(group.gives)}, "group")
 
 
-def _fuse(scope: Scope, read_by: Readers, names: Names) -> None:
+def _fuse(scope: Scope, read_by: Readers) -> None:
     """Makes the functions of a scope, modules that go whole into one included."""
     opened = {child for child in scope.children() if _may_open(child)}
     while True:
@@ -58,12 +72,8 @@ def _fuse(scope: Scope, read_by: Readers, names: Names) -> None:
     groups = [group._replace(gives=tuple(_given(group, read_by))) for group in groups]
     ranked: list[tuple[int, Item]] = []
     gone: set[Node] = set()
-    taken = {item.name for item in scope.items if not isinstance(item, Node)}
     for group in groups:
-        name = names.of(group)
-        local = next(n for n in chain((name,), (f"{name}_{i}" for i in count(2))) if n not in taken)
-        taken.add(local)
-        function = _function(scope, name, local, group, read_by)
+        function = _function(scope, group, read_by)
         gone.update(function.nodes())
         ranked.append((max(region.place[node] for node in group.nodes), function))
     for child in opened:
@@ -111,9 +121,9 @@ def _rewire(node: Node, instead: dict[Value, Value], read_by: Readers) -> None:
     node.ins = tuple(instead.get(v, v) for v in node.ins)
 
 
-def _function(scope: Scope, name: str, local: str, group: Group, read_by: Readers) -> Scope:
-    """The function of a group, with the names that its values had."""
-    function = Scope(local, name, scope, function=name)
+def _function(scope: Scope, group: Group, read_by: Readers) -> Scope:
+    """The function of a group, still nameless, with the names that its values had."""
+    function = Scope("", "", scope, function="function")
     for source in dict.fromkeys(node.scope for node in group.nodes):
         function.hints.update(source.hints)
     inside, copies = set(group.nodes), dict[Value, Value]()
