@@ -48,8 +48,8 @@ def cost(
 def package(model: Model, *, tiny: bool = False, rotated: bool = False, fused: bool = False) -> dict[str, str]:
     """The files of a model's package by relative path; with ``tiny`` of its CPU-size twin.
 
-    Layers are ``rotated`` where each is to begin by leaving the one before (see `archc.plan.plan`). ``fused``: chains of
-    row-local ops are functions with kernels of their own, in layers that are rotated.
+    Layers are ``rotated`` where each is to begin by leaving the one before (see `archc.plan.plan`). Where they are
+    ``fused``, they are rotated, and chains of row-local ops are functions with kernels of their own.
     """
     from archc.emit.package import files
     from archc.plan.passes.fuse import fuse

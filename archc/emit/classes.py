@@ -23,7 +23,7 @@ _I = ast.Name(id="i", ctx=ast.Load())
 FRAME = frozenset({"Backbone", "Layer", "MemoryLayer", "BypassedLayer", "BypassedMemoryLayer"})
 """Classes of the frame around the drawers, whose names no drawer may take."""
 
-PARAMETERS = "It holds the parameters; the module around it hands them to a function that computes this, and more, at once."
+PARAMETERS = "It holds parameters, which the module around it hands to a function that computes this and more at once."
 """What is said of modules whose forward went into a function."""
 
 DEFAULT_STD = 0.02
