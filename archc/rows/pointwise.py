@@ -63,7 +63,7 @@ class Positive(Pointwise):
 class Tanh(Pointwise):
     """(e^x - e^-x) / (e^x + e^-x)"""
 
-    cpp, triton, numpy = "std::tanh({x})", "2.0 * tl.sigmoid(2.0 * {x}) - 1.0", "np.tanh(x)"
+    cpp, triton, numpy = "tangent({x})", "2.0 * tl.sigmoid(2.0 * {x}) - 1.0", "np.tanh(x)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         return (mul(grad, add(1.0, mul(mul(out, out), -1.0))),)
@@ -72,7 +72,7 @@ class Tanh(Pointwise):
 class Erf(Pointwise):
     """2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x."""
 
-    cpp, triton, numpy = "std::erf({x})", "tl.erf({x})", "np.vectorize(math.erf)(x)"
+    cpp, triton, numpy = "error({x})", "tl.erf({x})", "np.vectorize(math.erf)(x)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         (x,) = out.args
@@ -83,7 +83,7 @@ class Erf(Pointwise):
 class SqrtSoftplus(Pointwise):
     """sqrt(log(1 + e^x))"""
 
-    cpp = "std::sqrt(std::max({x}, 0.0f) + std::log1p(std::exp(-std::abs({x}))))"
+    cpp = "std::sqrt(softplus({x}))"
     # log(1 + t) loses the digits of a small t: below -3 its series in t = e^x
     triton = (
         "tl.where({x} < -3.0, tl.exp(0.5 * {x}) * tl.sqrt(1.0 - tl.exp({x}) * (1.0 / 2 - tl.exp({x}) * (1.0 / 3"

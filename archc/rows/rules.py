@@ -71,7 +71,7 @@ class Pointwise(Rule):
 class Exp(Pointwise):
     """e^x"""
 
-    cpp, triton, numpy = "std::exp({x})", "tl.exp({x})", "np.exp(x)"
+    cpp, triton, numpy = "exponential({x})", "tl.exp({x})", "np.exp(x)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         return (mul(grad, out),)
@@ -80,7 +80,7 @@ class Exp(Pointwise):
 class Log(Pointwise):
     """The natural logarithm."""
 
-    cpp, triton, numpy = "std::log({x})", "tl.log({x})", "np.log(x)"
+    cpp, triton, numpy = "logarithm({x})", "tl.log({x})", "np.log(x)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         return (mul(grad, recip(out.args[0])),)
@@ -89,7 +89,7 @@ class Log(Pointwise):
 class Sigmoid(Pointwise):
     """1 / (1 + e^-x)"""
 
-    cpp, triton, numpy = "1.0f / (1.0f + std::exp(-{x}))", "tl.sigmoid({x})", "1 / (1 + np.exp(-x))"
+    cpp, triton, numpy = "sigmoid({x})", "tl.sigmoid({x})", "1 / (1 + np.exp(-x))"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         return (mul(grad, mul(out, add(1.0, mul(out, -1.0)))),)
@@ -118,7 +118,7 @@ class Clip(Pointwise):
 
     low: float
     high: float
-    cpp = "std::min(std::max({x}, {low}f), {high}f)"
+    cpp = "limited({x}, {low}, {high})"
     triton = "tl.minimum(tl.maximum({x}, {low}), {high})"
     numpy = "np.clip(x, low, high)"
 
@@ -149,7 +149,7 @@ class Sign(Pointwise):
 class Softplus(Pointwise):
     """log(1 + e^x)"""
 
-    cpp = "std::max({x}, 0.0f) + std::log1p(std::exp(-std::abs({x})))"
+    cpp = "softplus({x})"
     triton = "tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))"
     numpy = "np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))"
 
@@ -162,7 +162,7 @@ class Inside(Pointwise):
 
     low: float
     high: float
-    cpp = "({x} >= {low}f && {x} <= {high}f ? 1.0f : 0.0f)"
+    cpp = "({x} >= {low} && {x} <= {high} ? 1.0f : 0.0f)"
     triton = "tl.where(({x} >= {low}) & ({x} <= {high}), 1.0, 0.0)"
     numpy = "((x >= low) & (x <= high)).astype(x.dtype)"
 

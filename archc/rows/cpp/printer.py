@@ -1,512 +1,356 @@
-"""Row programs as C++: tiles of tokens, passes over the row that compilers vectorise, small algebra between them."""
+"""Row programs as C++: passes over the row that compilers vectorise, and small algebra between them.
+
+A kernel without products of matrices runs token by token. One with them runs tiles of tokens, so that a chunk of a
+matrix serves several tokens while it is near.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-from archc.rows.cpp.text import HEAD, OUTER, PROJECT
-from archc.rows.elements import Element, Elements
+from archc.rows.cpp.numbers import Numbers, Place
+from archc.rows.cpp.rows import CHUNK, KINDS, Rows
+from archc.rows.cpp.schedule import HEAD, NoCpp, Pass, Schedule, count, prepared
+from archc.rows.cpp.text import HEAD as CARRIED
 from archc.rows.kernel import Kernel
-from archc.rows.rewrite import Levels
-from archc.rows.rules import (
-    Const,
-    Input,
-    Outer,
-    Param,
-    Placeholder,
-    Pointwise,
-    Project,
-    Repeat,
-    RepeatBack,
-    RowMax,
-    RowSum,
-    TokenSum,
-    Unproject,
-)
-from archc.rows.value import Row, order
-
-TILE = 4
-"""Tokens that meet a chunk of a projection's weight while it is in the first cache."""
-
-CHUNK = 1024
-"""Channels of such a chunk."""
+from archc.rows.rules import Input, Param, Project, RowMax, Spread, Take, TokenSum
+from archc.rows.value import Row
 
 FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
-    "-mprefer-vector-width=512",
-    "-ffast-math",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
     "-fopenmp",
     "-shared",
     "-fPIC",
     "-Wno-psabi",
 )
-"""What a compiler is asked for, after `-DACT=float` or `-DACT=bfloat16`."""
+"""What a compiler is asked for, after `-DACT=float` or `-DACT=bfloat16`. A product and a sum may be one operation, and
+nothing reads errno or the flags of exceptions. Without `-ffast-math` NaN and infinities stay what they are, and sums
+keep their order; only those over the row are of vectors, by `omp simd`."""
 
-KINDS = {"act": "act", "fp32": "float", "bf16": "bfloat16"}
-"""Formats in memory as C++ calls them."""
+TILE = 4
+"""Tokens that meet a chunk of a matrix while it is near."""
+
+STACK = 4096
+"""Numbers of a row buffer that may lie on the stack."""
 
 
-def elements_of(value: Row) -> int:
-    """How many numbers, or rows, a value has for each token."""
-    return math.prod(value.streams)
+class _Function:
+    """One kernel: the function of a tile of tokens, and the one that runs all of them."""
 
-
-class _Printer(Elements):
     def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.lines: list[str] = []
-        self.depth = 1
-        self.known: list[dict[int, list[Element]]] = [{}]
-        self.taken: set[str] = {
-            *kernel.takes,
-            *kernel.gives,
-            "t",
-            "b",
-            "d",
-            "lo",
-            "hi",
-            "i",
-            "t0",
-            "T",
-            "TB",
-            "project",
-            "outer",
-            "tile",
-        }
-
-    # --- lines -----------------------------------------------------------------------------------
-    def line(self, text: str) -> None:
-        self.lines.append("    " * self.depth + text if text else "")
-
-    @contextmanager
-    def block(self, head: str, *, scope: bool = True) -> Iterator[None]:
-        self.line(f"{head} {{")
-        self.depth += 1
-        if scope:
-            self.known.append({})
-        yield
-        if scope:
-            self.known.pop()
-        self.depth -= 1
-        self.line("}")
-
-    def name(self, hint: str) -> str:
-        """A name that is not taken."""
-        found = (
-            hint
-            if hint not in self.taken
-            else next(f"{hint}_{n}" for n in range(2, 1_000_000) if f"{hint}_{n}" not in self.taken)
+        self.kernel = kernel = prepared(kernel)
+        self.schedule = s = Schedule(kernel)
+        for name in (*kernel.takes, *kernel.gives):
+            if kernel.format(name) not in KINDS:
+                raise NoCpp(f"{name} of {kernel.name} is {kernel.format(name)}, C++ knows {', '.join(KINDS)}")
+        self.out = Numbers(
+            [*kernel.takes, *kernel.gives, *s.held, kernel.name],
+            s.every,
+            {v.id for v in kernel.gives.values()} | {v for v in s.block if self._read_by_rows(v)},
         )
-        self.taken.add(found)
-        return found
+        self.rows = Rows(self.out, s)
+        self.scratch = {n: f"{n}_numbers" for n, v in s.outers.items() if not s.late(v)}
+        """Numbers of all tokens, of products that are summed over tokens."""
 
-    # --- elements --------------------------------------------------------------------------------
-    def bind(self, text: str, hint: str) -> Element:
-        name = self.name(hint)
-        self.line(f"const float {name} = {text};")
-        return Element(name)
+    def _read_by_rows(self, id: int) -> bool:
+        return any(b % 2 == 1 for b in self.schedule.readers[id]) or len(self.schedule.readers[id]) > 1
 
-    def show(self, element: Element) -> str:
-        if element.number is None:
-            return element.text
-        text = f"{element.number!r}f"
-        return f"({text})" if element.number < 0 else text
-
-    def pointwise(self, rule: Pointwise, x: str) -> str:
-        return rule.cpp.format(x=x, **rule.__dict__)
-
-    def larger(self, a: str, b: str) -> str:
-        return f"std::max({a}, {b})"
-
-    def hint(self, value: Row) -> str:
-        names = value.program.names
-        return names.get(value.id) or f"{type(value.rule).__name__.lower()}"
-
-    def get(self, value: Row) -> list[Element] | None:
-        return next((m[value.id] for m in reversed(self.known) if value.id in m), None)
-
-    def made(self, value: Row) -> list[Element]:
-        """The elements of a value, written where they are not yet."""
-        found = self.get(value)
-        if found is None:
-            found = self.written(value)
-            self.known[-1][value.id] = found
-        return found
-
-    def written(self, value: Row) -> list[Element]:
-        rule = value.rule
-        count = elements_of(value)
-        if isinstance(rule, Input | Param):
-            if value.row:
-                return [Element(f"{rule.name}_{i}[d]") for i in range(count)]
-            at = f"{rule.name}[t * {count} + {{}}]" if value.token else f"{rule.name}[{{}}]"
-            return [self.bind(at.format(i), f"{rule.name}_{i}" if count > 1 else rule.name) for i in range(count)]
-        if isinstance(rule, Repeat):
-            return self._repeat(value)
-        if isinstance(rule, RepeatBack):
-            return self._repeat_back(value)
-        if isinstance(rule, Unproject):
-            numbers, weight = value.args
-            g, w = self.made(numbers), self.made(weight)
-            return [
-                self.bind(
-                    " + ".join(f"{self.show(n)} * {w[j * count + i].text}" for j, n in enumerate(g)), "unprojected"
-                )
-                for i in range(count)
-            ]
-        args = [self.made(a) for a in value.args]
-        return self.combine(value, args, self.hint(value))
-
-    def _repeat(self, value: Row) -> list[Element]:
-        start, state, end = value.args
-        assert isinstance(value.rule, Repeat)
-        name = self.name(self.hint(value))
-        first = self.made(start)
-        names = [f"{name}_{i}" for i in range(len(first))]
-        self.taken.update(names)
-        for n, e in zip(names, first, strict=True):
-            self.line(f"float {n} = {self.show(e)};")
-        with self.block(f"for (int i = 0; i < {value.rule.times}; ++i)"):
-            self.known[-1][state.id] = [Element(n) for n in names]
-            for n, e in zip(names, self.made(end), strict=True):
-                self.line(f"{n} = {self.show(e)};")
-        return [Element(n) for n in names]
-
-    def _repeat_back(self, value: Row) -> list[Element]:
-        start, grad, state, end, cotangent, back = value.args
-        assert isinstance(value.rule, RepeatBack)
-        first, size = self.made(start), elements_of(start)
-        given = self.made(grad)
-        rounds, name = self.name("rounds"), self.name("back")
-        self.line(f"float {rounds}[{value.rule.times}][{size}];")
-        for i, e in enumerate(first):
-            self.line(f"{rounds}[0][{i}] = {self.show(e)};")
-        with self.block(f"for (int i = 1; i < {value.rule.times}; ++i)"):
-            self.known[-1][state.id] = [Element(f"{rounds}[i - 1][{k}]") for k in range(size)]
-            for k, e in enumerate(self.made(end)):
-                self.line(f"{rounds}[i][{k}] = {self.show(e)};")
-        self.line(f"float {name}[{size}] = {{{', '.join(self.show(e) for e in given)}}};")
-        with self.block(f"for (int i = {value.rule.times - 1}; i >= 0; --i)"):
-            self.known[-1][state.id] = [Element(f"{rounds}[i][{k}]") for k in range(size)]
-            self.known[-1][cotangent.id] = [Element(f"{name}[{k}]") for k in range(size)]
-            made = [self.show(e) for e in self.made(back)]
-            for k, text in enumerate(made):
-                self.line(f"{name}[{k}] = {text};")
-        return [Element(f"{name}[{k}]") for k in range(size)]
-
-
-class _Forward(_Printer):
-    """A function that runs a tile of tokens: for each level the numbers, then a pass over the row."""
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__(kernel)
-        self.levels = Levels()
-        gives = kernel.gives
-        self.stored = {v.id: name for name, v in gives.items() if v.row and v.token}
-        self.accumulated = {name: v for name, v in gives.items() if not v.token}
-        self.held: set[str] = set()
-        """Rows that a product reads and nobody else gets: they lie in memory of the tile."""
-        self.held_rows: list[Row] = []
-        self.every = order(gives.values())
-        self.reduced = [v for v in self.every if isinstance(v.rule, RowSum | RowMax)]
-        self.projected = [v for v in self.every if isinstance(v.rule, Project)]
-        self.arrays: dict[int, str] = {}
-        self.depth_of = max((self.levels.of(v) for v in self.every), default=0)
-
-    def rows_at(self, level: int) -> list[Row]:
-        """Row values that a pass makes: those it stores, and those whose sums it takes."""
-        given = (*self.kernel.gives.values(), *self.held_rows)
-        found = [v for v in given if v.row and v.token and self.levels.of(v) == level]
-        found += [v.args[0] for v in self.reduced if self.levels.of(v.args[0]) == level]
-        for v in self.accumulated.values():
-            if isinstance(v.rule, TokenSum) and v.row and self.levels.of(v) == level:
-                found.append(v.args[0])
-        return list(dict.fromkeys(found))
-
-    def numbers_of(self, row: Row, level: int) -> Iterator[Row]:
-        """The numbers that a row value is made of in a pass of a level."""
-        for arg in row.args:
-            if not arg.row:
-                yield arg
-            elif not (arg.id in self.stored and self.levels.of(arg) < level):
-                yield from self.numbers_of(arg, level)
-
-    def wanted(self) -> dict[int, set[int]]:
-        """Numbers that are made, each with the blocks (2 * level, a pass one more) that read it."""
-        readers: dict[int, set[int]] = {}
-
-        def want(v: Row, block: int) -> None:
-            if isinstance(v.rule, Const | Placeholder):
-                return
-            new = v.id not in readers
-            readers.setdefault(v.id, set()).add(block)
-            if not new or isinstance(v.rule, RowSum | RowMax | Project):
-                return
-            mine = 2 * self.levels.of(v)
-            inner = (
-                v.args[:1] if isinstance(v.rule, Repeat) else v.args[:2] if isinstance(v.rule, RepeatBack) else v.args
-            )
-            for arg in inner:
-                want(arg, mine)
-
-        for name, v in self.kernel.gives.items():
-            if not v.row and v.token:
-                want(v, 2 * self.levels.of(v))
-            elif name in self.accumulated and isinstance(v.rule, Outer):
-                want(v.args[0], 2 * self.levels.of(v) + 1)
-            elif name in self.accumulated and isinstance(v.rule, TokenSum) and not v.row:
-                want(v.args[0], 2 * self.levels.of(v))
-        for level in range(self.depth_of + 1):
-            for row in self.rows_at(level):
-                for number in self.numbers_of(row, level):
-                    want(number, 2 * level + 1)
-        return readers
-
-    def print(self) -> str:
-        for v in (*self.projected, *(a for a in self.accumulated.values() if isinstance(a.rule, Outer))):
-            x = v.args[0 if isinstance(v.rule, Project) else 1]
-            if not isinstance(x.rule, Input) and x.id not in self.stored:
-                name = self.name(self.hint(x))
-                self.held.add(name)
-                self.stored[x.id] = name
-                size = elements_of(x) * self.kernel.width
-                self.line(f"static thread_local std::vector<float> {name}_memory(TB * {size});")
-                self.line(f"float* const {name} = {name}_memory.data();")
-                self.held_rows.append(x)
-        readers = self.wanted()
-        numbers = [v for v in self.every if v.id in readers and not v.row]
-        for v in numbers:
-            own = 2 * self.levels.of(v)
-            made_by_pass = isinstance(v.rule, RowSum | RowMax | Project)
-            if v.token and (made_by_pass or any(block != own for block in readers[v.id])):
-                self.arrays[v.id] = self.name(self.hint(v))
-                start = " = {}" if made_by_pass else ""
-                self.line(f"float {self.arrays[v.id]}[TB][{elements_of(v)}]{start};")
-        for v in numbers:
-            if not v.token and not isinstance(v.rule, Const):
-                self.made(v)
-        for v in self.reduced:
-            if isinstance(v.rule, RowMax):
-                self.line(f"for (auto& row : {self.arrays[v.id]}) for (float& x : row) x = -INFINITY;")
-        for level in range(self.depth_of + 1):
-            self._numbers(level, [v for v in numbers if v.token and self.levels.of(v) == level])
-            self._pass(level)
-        return "\n".join(self.lines)
-
-    def _numbers(self, level: int, numbers: Iterable[Row]) -> None:
-        sums = [
-            (name, v)
-            for name, v in self.accumulated.items()
-            if not v.row and isinstance(v.rule, TokenSum) and self.levels.of(v) == level
-        ]
-        outs = [(n, v) for n, v in self.kernel.gives.items() if not v.row and v.token and self.levels.of(v) == level]
-        numbers = [v for v in numbers if not isinstance(v.rule, RowSum | RowMax | Project)]
-        if not numbers and not sums and not outs:
-            return
-        with self.block("for (int b = 0; b < TB; ++b)"):
-            self.line("const int64_t t = t0 + b;")
-            self._earlier(level)
-            for v in numbers:
-                made = self.made(v)
-                if v.id in self.arrays:
-                    for i, e in enumerate(made):
-                        self.line(f"{self.arrays[v.id]}[b][{i}] = {self.show(e)};")
-            for name, v in outs:
-                for i, e in enumerate(self.made(v)):
-                    self.line(f"{name}[t * {elements_of(v)} + {i}] = {self.show(e)};")
-            for name, v in sums:
-                for i, e in enumerate(self.made(v.args[0])):
-                    self.line(f"{name}[{i}] += {self.show(e)};")
-
-    def _earlier(self, level: int) -> None:
-        """Makes known what earlier blocks left in arrays."""
-        for v in self.every:
-            name = self.arrays.get(v.id)
-            done = self.levels.of(v) < level or isinstance(v.rule, RowSum | RowMax | Project)
-            if name is not None and done and self.levels.of(v) <= level:
-                self.known[-1][v.id] = [Element(f"{name}[b][{i}]") for i in range(elements_of(v))]
-
-    def _pass(self, level: int) -> None:
-        rows = self.rows_at(level)
-        projected = [v for v in self.projected if self.levels.of(v.args[0]) == level]
-        outers = [
-            (name, v)
-            for name, v in self.accumulated.items()
-            if isinstance(v.rule, Outer) and self.levels.of(v) == level
-        ]
-        if not rows and not projected and not outers:
-            return
-        width = self.kernel.width
-        chunked = (projected or outers) and width > CHUNK
-        if chunked:
-            with self.block(f"for (int64_t lo = 0; lo < {width}; lo += {CHUNK})", scope=False):
-                self.line(f"const int64_t hi = std::min<int64_t>(lo + {CHUNK}, {width});")
-                self._chunk(level, rows, "lo", "hi", "hi - lo", projected, outers)
+    # --- the tile --------------------------------------------------------------------------------
+    def tile(self) -> str:
+        """What runs a tile of tokens, or one token after the other."""
+        out, s = self.out, self.schedule
+        self._leaves()
+        for v in s.numbers(HEAD):
+            if not isinstance(v.rule, Take | Spread):
+                out.made(v)
+        self._buffers()
+        if s.tiled:
+            self._arrays()
+            for segment in s.segments:
+                if len(segment) == 1 and segment[0] % 2 == 1:
+                    self._chunked(s.passes[segment[0] // 2])
+                elif segment == [s.end]:
+                    self._outers()
+                elif any(map(self._busy, segment)):
+                    with out.scope("for (int b = 0; b < TB; ++b)"):
+                        out.line("const int64_t t = t0 + b;")
+                        for v in s.every:
+                            if v.id in self.arrays:
+                                out.places[-1][v.id] = Place(f"{self.arrays[v.id]}[b]")
+                        for block in segment:
+                            self._block(block)
         else:
-            self._chunk(level, rows, "0", f"{width}", f"{width}", projected, outers)
+            with out.scope("for (int64_t t = first; t < end; ++t)"):
+                for block in range(s.end):
+                    self._block(block)
+        return "\n".join(out.lines)
 
-    def _chunk(
-        self, level: int, rows: list[Row], lo: str, hi: str, wide: str, projected: list[Row], outers: list
-    ) -> None:
-        width = self.kernel.width
-        if rows:
-            with self.block("for (int b = 0; b < TB; ++b)"):
-                self.line("const int64_t t = t0 + b;")
-                self._row_loop(level, rows, lo, hi)
-        for v in projected:
-            x, weight = v.args
-            name, n = self._pointer(x), elements_of(x)
-            assert isinstance(weight.rule, Param)
-            m = weight.streams[0]
+    def _leaves(self) -> None:
+        for v in self.schedule.every:
+            if v.row:
+                continue
+            if isinstance(v.rule, Input):
+                token = f"t / {v.rule.shared}" if v.rule.shared > 1 else "t"
+                start = f"{token} * {count(v)}" if count(v) > 1 else token
+                self.out.places[0][v.id] = Place(v.rule.name, start)
+            elif isinstance(v.rule, Param):
+                self.out.places[0][v.id] = Place(v.rule.name)
+
+    def _buffers(self) -> None:
+        """Memory of rows that only a tile keeps."""
+        out, s, width = self.out, self.schedule, self.kernel.width
+        rows = {name: count(v) * width for name, v in s.held.items()}
+        for p in s.passes:
+            for v in p.unprojected:
+                rows[self.rows.unprojected(v)] = count(v) * min(CHUNK, width)
+        for name, size in rows.items():
+            many = f"TB * {size}" if s.tiled else f"{size}"
+            if size * (TILE if s.tiled else 1) <= STACK:
+                out.line(f"alignas(64) float {name}[{many}];")
+            else:
+                out.line(f"static thread_local std::vector<float> {name}_memory({many});")
+                out.line(f"float* const {name} = {name}_memory.data();")
+
+    def _arrays(self) -> None:
+        """Numbers of a tile that one loop over its tokens makes and another reads."""
+        s = self.schedule
+        self.arrays: dict[int, str] = {}
+        for v in s.every:
+            if v.id in s.block and s.crosses(v):
+                self.arrays[v.id] = name = self.out.name(self.out.hint(v))
+                summed = s.block[v.id] % 2 == 1
+                self.out.line(f"float {name}[TB][{count(v)}]{' = {}' if summed else ''};")
+                if isinstance(v.rule, RowMax):
+                    self.out.line(f"for (auto& row : {name}) for (float& x : row) x = -INFINITY;")
+
+    # --- blocks ----------------------------------------------------------------------------------
+    def _busy(self, block: int) -> bool:
+        """Whether a block does anything."""
+        s = self.schedule
+        if block % 2 == 1:
+            return bool(s.passes[block // 2].ends)
+        turned = any(self.schedule.level(v) == block // 2 for v in s.every if v.id in s.turned)
+        return bool(s.numbers(block) or self._given(block) or turned)
+
+    def _given(self, block: int) -> list[tuple[str, Row]]:
+        """Numbers that go to memory after a block, or are added to a sum over tokens there."""
+        s, found = self.schedule, []
+        for name, v in s.kernel.gives.items():
+            x = v.args[0] if isinstance(v.rule, TokenSum) or name in self.scratch else v
+            if not x.row and name not in s.outers.keys() - self.scratch.keys() and 2 * s.level(x) == block:
+                found.append((name, v))
+        return found
+
+    def _block(self, block: int) -> None:
+        out, s = self.out, self.schedule
+        if block % 2 == 1:
+            p = s.passes[block // 2]
+            if p.ends:
+                self._comment(p)
+                sums = {v.id: Place(f"{self.arrays[v.id]}[b]") for v in p.reduced if s.tiled and v.id in self.arrays}
+                self.rows.loop(p, "0", str(self.kernel.width), sums)
+            return
+        for v in s.every:
+            if v.id in s.turned and s.level(v) == block // 2:
+                self.rows.turn(v, out.made(v.args[1]))
+        given = self._given(block)
+        direct = {v.id: name for name, v in reversed(given) if self._direct(name, v)}
+        for v in s.numbers(block):
+            if s.tiled and v.id in self.arrays:
+                del out.places[-1][v.id]
+                out.written(v, Place(f"{self.arrays[v.id]}[b]"))
+            elif v.id in direct:
+                out.written(v, self._memory(direct[v.id], v))
+            elif v.id in out.kept:
+                out.made(v)
+        for name, v in given:
+            if direct.get(v.id) == name and not (s.tiled and v.id in self.arrays):
+                continue
+            x = v.args[0] if isinstance(v.rule, TokenSum) or name in self.scratch else v
+            out.ready(x, line=True)
+            into = Place(name) if isinstance(v.rule, TokenSum) else self._memory(name, x)
+            sign = "+=" if isinstance(v.rule, TokenSum) else "="
+            with out.loops((count(x),)) as (i,):
+                out.line(f"{into.at(i)} {sign} {out.along(x, i)};")
+
+    def _memory(self, name: str, value: Row) -> Place:
+        """Where the numbers of a token lie in memory."""
+        start = f"t * {count(value)}" if count(value) > 1 else "t"
+        return Place(self.scratch.get(name, name), start)
+
+    def _direct(self, name: str, value: Row) -> bool:
+        """Whether a number is made where it goes to in memory."""
+        made = value.args and not isinstance(value.rule, TokenSum) and name not in self.scratch
+        return bool(made) and self.schedule.block.get(value.id, 1) % 2 == 0 and self.kernel.format(name) == "fp32"
+
+    def _comment(self, p: Pass) -> None:
+        """What a pass over the row makes."""
+        out, said = self.out, []
+        for name, v in (*p.stores, *p.summed):
+            said.append(f"{name} {shape(v)}")
+        said += [f"{'largest' if isinstance(v.rule, RowMax) else 'sums'} {out.hint(v)} {shape(v)}" for v in p.reduced]
+        out.line(f"// Over the row: {', '.join(' '.join(x.split()) for x in said)}")
+
+    # --- products of matrices ----------------------------------------------------------------------
+    def _chunked(self, p: Pass) -> None:
+        """A pass with products of matrices, chunk by chunk of the row."""
+        out, width = self.out, self.kernel.width
+        if p.ends:
+            self._comment(p)
+        for v in p.projected:
+            out.line(f"// {self.arrays[v.id]} {shape(v)}: {self.rows.where(v.args[0])} by {_param(v)}")
+        if width > CHUNK:
+            with out.scope(f"for (int64_t lo = 0; lo < {width}; lo += {CHUNK})"):
+                out.line(f"const int64_t hi = std::min<int64_t>(lo + {CHUNK}, {width});")
+                self._chunk(p, "lo", "hi", "hi - lo")
+        else:
+            self._chunk(p, "0", str(width), str(width))
+
+    def _chunk(self, p: Pass, lo: str, hi: str, wide: str) -> None:
+        out, width = self.out, self.kernel.width
+        shift = "" if lo == "0" else f" + {lo}"
+        for v in p.unprojected:
+            numbers, n, chunk = v.args[0], count(v), min(CHUNK, width)
             for i in range(n):
-                at = f"{self._first(name, n)} + {i * width}" + ("" if lo == "0" else f" + {lo}")
-                w = f"{weight.rule.name} + {i * width}" + ("" if lo == "0" else f" + {lo}")
-                self.line(f"project<TB, {m}>({at}, {n * width}, {w}, {n * width}, {wide}, {self.arrays[v.id]});")
-        for name, v in outers:
-            numbers, x = v.args
-            given, n = self._pointer(x), elements_of(x)
+                at = f"{i * width}{shift}" if i else lo
+                out.line(
+                    f"unproject<TB>({self.arrays[numbers.id]}, {_param(v)}{_plus(at)}, {n * width}, {wide}, "
+                    f"{self.rows.unprojected(v)}{_plus(str(i * chunk))}, {n * chunk});"
+                )
+        if p.ends:
+            with out.scope("for (int b = 0; b < TB; ++b)"):
+                out.line("const int64_t t = t0 + b;")
+                for v in self.schedule.every:
+                    if v.id in self.arrays:
+                        out.places[-1][v.id] = Place(f"{self.arrays[v.id]}[b]")
+                sums = {v.id: Place(f"{self.arrays[v.id]}[b]") for v in p.reduced}
+                self.rows.loop(p, lo, hi, sums)
+        for v in p.projected:
+            x, n = v.args[0], count(v.args[0])
             for i in range(n):
-                shift = "" if lo == "0" else f" + {lo}"
-                at = f"{self._first(given, n)} + {i * width}{shift}"
-                self.line(
-                    f"outer<TB, {elements_of(numbers)}>({self.arrays[numbers.id]}, {at}, {n * width},"
-                    f" {name} + {i * width}{shift}, {n * width}, {wide});"
+                at = f"{i * width}{shift}" if i else lo
+                start = self.rows.start(self.rows.where(x), x, "t0")
+                out.line(
+                    f"project<TB>({start}{_plus(at)}, {n * width}, {_param(v)}{_plus(at)}, {n * width}, {wide}, "
+                    f"{self.arrays[v.id]});"
                 )
 
-    def _row_of(self, name: str) -> str:
-        """Which row of memory is that of token t."""
-        return "b" if name in self.held else "t"
+    def _outers(self) -> None:
+        """Products that are summed over tokens, of rows that only this tile has."""
+        for name, v in self.schedule.outers.items():
+            if self.schedule.late(v):
+                numbers, x = v.args
+                m, n = count(numbers), count(x) * self.kernel.width
+                x_at = self.rows.start(self.rows.where(x), x, "t0")
+                self.out.line(f"outer<{m}>(&{self.arrays[numbers.id]}[0][0], {x_at}, {n}, {name}, TB);")
 
-    def _type(self, name: str) -> str:
-        """What an array of memory consists of."""
-        return "float" if name in self.held else KINDS[self.kernel.format(name)]
+    # --- the whole -------------------------------------------------------------------------------
+    def print(self) -> str:
+        """The text of the kernel."""
+        kernel, s = self.kernel, self.schedule
+        body = self.tile()
+        kinds = {n: f"const {KINDS[kernel.format(n)]}*" for n in kernel.takes}
+        kinds |= {n: f"{KINDS[kernel.format(n)]}*" for n in kernel.gives if n not in self.scratch}
+        kinds |= dict.fromkeys(self.scratch.values(), "float*")
+        args = [f"{kind} __restrict {n}" for n, kind in kinds.items()]
+        void = [f"{'const ' * (n in kernel.takes)}void* {n}" for n in (*kernel.takes, *kernel.gives)]
+        sums = {n: v for n, v in kernel.gives.items() if not v.token and n not in self.scratch}
+        given = [f"{n}_parts.of(slice)" if n in sums else n if n in self.scratch.values() else f"({kind}){n}"
+                 for n, kind in kinds.items()]  # fmt: skip
+        tile = f"{kernel.name}_{'tile' if s.tiled else 'tokens'}"
+        lines = [
+            "// " + " ".join(self._shapes()),
+            "template <int TB>" * s.tiled,
+            _listed(
+                f"static void {tile}(",
+                [*args, *(["int64_t t0"] if s.tiled else ["int64_t first", "int64_t end"])],
+                ") {",
+            ),
+            body,
+            "}",
+            "",
+            _listed(f'extern "C" void {kernel.name}(', [*void, "int64_t T"], ") {"),
+            f"    const int64_t slices = slices_of(T, {self._bytes()});",
+        ]
+        lines += [f"    std::unique_ptr<float[]> {name}_memory(new float[T * {count(s.outers[n].args[0])}]);\n"
+                  f"    float* const {name} = {name}_memory.get();" for n, name in self.scratch.items()]  # fmt: skip
+        lines += [
+            f"    Parts {n}_parts({n}, {count(v) * (kernel.width if v.row else 1)}, slices);" for n, v in sums.items()
+        ]
+        lines.append(
+            f"    in_slices(slices, T, {TILE if s.tiled else 1}, [&](int64_t slice, int64_t first, int64_t end) {{"
+        )
+        if s.tiled:
+            lines += [
+                "        int64_t t = first;",
+                _listed(f"        for (; t + {TILE} <= end; t += {TILE}) {tile}<{TILE}>(", [*given, "t"], ");"),
+                _listed(f"        for (; t < end; ++t) {tile}<1>(", [*given, "t"], ");"),
+            ]
+        else:
+            lines.append(_listed(f"        {tile}(", [*given, "first", "end"], ");"))
+        lines.append("    });")
+        for name, scratch in self.scratch.items():
+            v = s.outers[name]
+            m, n = count(v.args[0]), count(v.args[1]) * kernel.width
+            x = self.rows.where(v.args[1])
+            lines.append(f"    outer<{m}>({scratch}, (const {self.rows.kind(x)}*){x}, {n}, (float*){name}, T);")
+        return "\n".join([line for line in (*lines, "}", "") if line or line == ""])
 
-    def _first(self, name: str, count: int) -> str:
-        """Where the rows of a tile begin."""
-        return name if name in self.held else f"{name} + t0 * {count * self.kernel.width}"
+    def _shapes(self) -> list[str]:
+        some = [f"{n} {shape(v, self.kernel.width)}" for n, v in self.kernel.takes.items()]
+        made = [f"{n} {shape(v, self.kernel.width)}" for n, v in self.kernel.gives.items()]
+        return [f"{self.kernel.name}:", ", ".join(some), "->", ", ".join(made)]
 
-    def _pointer(self, x: Row) -> str:
-        """Where a row lies in memory."""
-        if isinstance(x.rule, Input):
-            return x.rule.name
-        return self.stored[x.id]
+    def _bytes(self) -> int:
+        """Bytes of a token, activations of 4."""
+        some = (*self.kernel.takes.values(), *self.kernel.gives.values())
+        return sum(4 * count(v) * (self.kernel.width if v.row else 1) for v in some if v.token)
 
-    def _row_loop(self, level: int, rows: list[Row], lo: str, hi: str) -> None:
-        width = self.kernel.width
-        self._earlier(level + 1)
-        # Numbers into locals: what is stored could alias arrays
-        used = dict.fromkeys(n for row in rows for n in self.numbers_of(row, level))
-        for v in used:
-            if v.token and v.id in self.arrays:
-                base = self.arrays[v.id]
-                found = [self.bind(f"{base}[b][{i}]", f"{base}_{i}") for i in range(elements_of(v))]
-                self.known[-1][v.id] = found
-        leaves: dict[int, Row] = {}
 
-        def collect(v: Row) -> None:
-            if not v.row or v.id in leaves:
-                return
-            if isinstance(v.rule, Input | Param) or (v.id in self.stored and self.levels.of(v) < level):
-                leaves[v.id] = v
-                return
-            for a in v.args:
-                collect(a)
+def shape(value: Row, width: int | None = None) -> str:
+    """The dims of a value as text."""
+    dims = [*(["T"] if value.token and width is not None else []), *map(str, value.streams)]
+    dims += [str(width) if width is not None else "D"] * value.row
+    return f"[{', '.join(dims)}]" if dims else ""
 
-        for row in rows:
-            if isinstance(row.rule, Input):
-                leaves[row.id] = row
-            collect(row)
-        for v in leaves.values():
-            name = self._pointer(v) if not isinstance(v.rule, Param) else v.rule.name
-            count = elements_of(v)
-            made = []
-            for i in range(count):
-                at = (
-                    f"{name} + {self._row_of(name)} * {count * width} + {i * width}"
-                    if v.token
-                    else f"{name} + {i * width}"
-                )
-                local = self.name(f"{name}_{i}" if count > 1 else f"{name}_row")
-                self.line(f"const {self._type(name)}* __restrict {local} = {at};")
-                made.append(Element(f"{local}[d]"))
-            self.known[-1][v.id] = made
-        stores = [v for v in rows if v.id in self.stored]
-        targets: dict[int, list[str]] = {}
-        for v in stores:
-            count, name = elements_of(v), self.stored[v.id]
-            targets[v.id] = []
-            for i in range(count):
-                local = self.name(f"to_{name}_{i}" if count > 1 else f"to_{name}")
-                self.line(
-                    f"{self._type(name)}* __restrict {local} = {name} + {self._row_of(name)} * {count * width} + {i * width};"
-                )
-                targets[v.id].append(local)
-        reduced = [v for v in self.reduced if self.levels.of(v.args[0]) == level]
-        clauses, ends = [], []
-        for v in reduced:
-            most = isinstance(v.rule, RowMax)
-            names = [self.name(f"{self.arrays[v.id]}_sum_{i}") for i in range(elements_of(v))]
-            self.line("float " + ", ".join(f"{n} = {'-INFINITY' if most else '0'}" for n in names) + ";")
-            clauses.append((v, most, names))
-            for i, n in enumerate(names):
-                at = f"{self.arrays[v.id]}[b][{i}]"
-                ends.append(f"{at} = std::max({at}, {n});" if most else f"{at} += {n};")
-        pragma = "#pragma omp simd"
-        for most, sign in ((False, "+"), (True, "max")):
-            names = [n for _, m, some in clauses if m == most for n in some]
-            if names:
-                pragma += f" reduction({sign}: {', '.join(names)})"
-        self.line(pragma)
-        with self.block(f"for (int64_t d = {lo}; d < {hi}; ++d)"):
-            for v in rows:
-                self.made(v)
-            for v in stores:
-                for local, e in zip(targets[v.id], self.made(v), strict=True):
-                    self.line(f"{local}[d] = {self.show(e)};")
-            for v, most, names in clauses:
-                for n, e in zip(names, self.made(v.args[0]), strict=True):
-                    text = self.show(e)
-                    self.line(f"{n} = std::max({n}, {text});" if most else f"{n} += {text};")
-            for name, v in self.accumulated.items():
-                if v.row and isinstance(v.rule, TokenSum) and self.levels.of(v) == level:
-                    for i, e in enumerate(self.made(v.args[0])):
-                        self.line(f"{name}[{i * width} + d] += {self.show(e)};")
-        for text in ends:
-            self.line(text)
+
+def _param(value: Row) -> str:
+    """The name of the matrix of a product."""
+    weight = value.args[1].rule
+    assert isinstance(weight, Param)
+    assert isinstance(value.rule, Project) or True
+    return weight.name
+
+
+def _plus(at: str) -> str:
+    return "" if at == "0" else f" + {at}"
+
+
+def _listed(head: str, items: Iterable[str], end: str) -> str:
+    """A list in parentheses, broken where lines would be too long."""
+    lines, indent = [head], " " * (len(head) - len(head.lstrip()) + 8)
+    for i, item in enumerate(items):
+        piece = (", " if i else "") + item
+        if len(lines[-1]) + len(piece) > 116:
+            lines[-1] += ","
+            lines.append(indent + item)
+        else:
+            lines[-1] += piece
+    return "\n".join(lines) + end
 
 
 def translation_unit(kernels: Iterable[Kernel]) -> str:
     """One file of C++ with a function for each kernel, of its name: pointers in the order of takes and gives, then how
-    many tokens T. Sums over tokens are added to what their memory holds.
+    many tokens T. Sums over tokens are added to what their memory holds. Raises `NoCpp` where a kernel has none.
     """
-    return "\n".join((HEAD, PROJECT, OUTER, *map(_function, kernels)))
+    return "\n".join((CARRIED, *(_Function(kernel).print() for kernel in kernels)))
 
 
 def print_cpp(kernel: Kernel) -> str:
     """The `translation_unit` of one kernel."""
     return translation_unit([kernel])
-
-
-def _function(kernel: Kernel) -> str:
-    """A kernel: what runs a tile of tokens, and the function that runs all of them."""
-    body = _Forward(kernel).print()
-    kinds = {n: f"const {KINDS[kernel.format(n)]}*" for n in kernel.takes}
-    kinds |= {n: f"{KINDS[kernel.format(n)]}*" for n in kernel.gives}
-    args = [f"{kind} __restrict {n}" for n, kind in kinds.items()]
-    plain = [f"{'const ' * (n in kernel.takes)}void* {n}" for n in kinds]
-    passed = ", ".join(f"({kind}){n}" for n, kind in kinds.items())
-    sums = any(not v.token for v in kernel.gives.values())
-    parallel = "" if sums else "    #pragma omp parallel for schedule(static)\n"
-    tile = f"{kernel.name}_tile"
-    return "\n".join(
-        (
-            f"template <int TB>\nstatic void {tile}({', '.join(args)}, int64_t t0) {{\n{body}\n}}\n",
-            f'extern "C" void {kernel.name}({", ".join(plain)}, int64_t T) {{',
-            f"{parallel}    for (int64_t q = 0; q < T / {TILE}; ++q) {tile}<{TILE}>({passed}, q * {TILE});",
-            f"    for (int64_t t = T / {TILE} * {TILE}; t < T; ++t) {tile}<1>({passed}, t);\n}}\n",
-        )
-    )
