@@ -35,7 +35,7 @@ HEAD = -1
 """The block of what all tokens share."""
 
 
-class NoCpp(Exception):
+class NoCpp(TypeError):
     """A kernel that has no C++."""
 
 
