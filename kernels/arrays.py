@@ -76,6 +76,7 @@ class Layout:
             tuple(a.dtype(dtype) for a in self.takes): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32)
         }
         self.spread = [(i, a) for i, a in enumerate(self.takes) if a.spread]
+        self.alike = [next((i for i, t in enumerate(self.takes) if _alike(a, t)), None) for a in self.gives]
         self.learned = [self.names.index(n) for n in learns]
         # Where the kernel of the gradient finds what it takes: among takes, gives and saved, then among the gradients
         places, grads = [*takes, *gives, *saved], [f"grad_{n}" for n in gives]
@@ -85,10 +86,16 @@ class Layout:
         self.read = [*(every[i] for i in self.kept), *(self.gives[i] for i in self.upstream)]
 
     def given(self, takes: Tensors, dtype: torch.dtype, *, training: bool) -> list[Tensor]:
-        """New tensors for what is given of takes, and in training for what is saved."""
+        """New tensors for what is given of takes without gaps, and in training for what is saved."""
         first = takes[self.first]
         lead = first.shape[: self.lead]
-        made = [first.new_empty((*lead, *a.own), dtype=a.dtype(dtype)) for a in self.gives]
+        # Like a take, where one has its dims: that is half the time of saying them
+        made = [
+            first.new_empty((*lead, *a.own), dtype=a.dtype(dtype))
+            if like is None
+            else torch.empty_like(takes[like])
+            for a, like in zip(self.gives, self.alike, strict=True)
+        ]
         if training:
             tokens = self.tokens(takes)
             made += [first.new_empty((tokens, *a.dims), dtype=a.dtype(dtype)) for a in self.saved]
@@ -112,6 +119,11 @@ class Layout:
     def tokens_back(self, read: Tensors) -> int:
         """The same of what the kernel of the gradient takes: last a gradient of what was given."""
         return read[-1].numel() // math.prod(self.read[-1].dims)
+
+
+def _alike(give: Array, take: Array) -> bool:
+    """Whether tensors of two arrays have the same dims and dtype."""
+    return (give.own, give.act) == (take.own, take.act) and not take.once and not take.spread
 
 
 def spread(array: Array, x: Tensor, like: Tensor) -> Tensor:

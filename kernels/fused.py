@@ -87,7 +87,7 @@ class Fused:
             return self.reference(*operands)
         if not PLAIN.issuperset(map(type, takes)) or _transformed():
             return self.reference(*operands)
-        made = Step.apply(self.layout, runner, *takes) if graded else runner.forward(takes)
+        made: Any = Step.apply(self.layout, runner, *takes) if graded else runner.forward(takes)
         return made if len(made) > 1 else made[0]
 
     def kind(self, takes: Tensors, dtype: torch.dtype) -> str | None:
@@ -164,7 +164,7 @@ def _operator(fused: Fused) -> Any:
 
     def forward_fake(*operands: Any) -> list[Tensor]:
         *takes, _ = operands
-        return layout.given(takes, dtype_of(takes), training=True)
+        return layout.given([x.contiguous() for x in takes], dtype_of(takes), training=True)
 
     def backward(read: list[Tensor], kind: str, dtype: torch.dtype) -> list[Tensor]:
         return runner(kind, dtype).backward(read)
