@@ -56,7 +56,7 @@ class Layout:
     has as many as the take ``tokens`` has.
 
     The kernel of the gradient takes ``backward``, names of takes, gives, what is saved, and ``grad_<give>``; it gives
-    the gradients of ``learns``, names of takes.
+    the gradients of ``learns``, names of takes; that of ``alike[take]`` is that of the take too.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Layout:
         saved: Mapping[str, Array],
         backward: Sequence[str],
         learns: Sequence[str],
+        alike: Mapping[str, str],
     ) -> None:
         self.lead, self.names = lead, list(takes)
         self.takes, self.gives, self.saved = list(takes.values()), list(gives.values()), list(saved.values())
@@ -78,6 +79,8 @@ class Layout:
         self.spread = [(i, a) for i, a in enumerate(self.takes) if a.spread]
         self.alike = [next((i for i, t in enumerate(self.takes) if _alike(a, t)), None) for a in self.gives]
         self.learned = [self.names.index(n) for n in learns]
+        # Each take that has a gradient, and which of those that the kernel gives is its
+        self.targets = [(self.names.index(n), list(learns).index(alike.get(n, n))) for n in (*learns, *alike)]
         # Where the kernel of the gradient finds what it takes: among takes, gives and saved, then among the gradients
         places, grads = [*takes, *gives, *saved], [f"grad_{n}" for n in gives]
         every = [*self.takes, *self.gives, *self.saved]
@@ -91,9 +94,7 @@ class Layout:
         lead = first.shape[: self.lead]
         # Like a take, where one has its dims: that is half the time of saying them
         made = [
-            first.new_empty((*lead, *a.own), dtype=a.dtype(dtype))
-            if like is None
-            else torch.empty_like(takes[like])
+            first.new_empty((*lead, *a.own), dtype=a.dtype(dtype)) if like is None else torch.empty_like(takes[like])
             for a, like in zip(self.gives, self.alike, strict=True)
         ]
         if training:

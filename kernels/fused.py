@@ -37,7 +37,7 @@ class Fused:
 
     ``takes`` and ``gives`` are its arrays by name, in order (`Layout`); a take that is None only the reference reads.
     ``saved`` are what its kernel gives in training beside. Without a gradient of takes (``backward``, ``learns``) the
-    reference runs where one is wanted.
+    reference runs where one is wanted; that of a take may be that of another (``alike``).
 
     ``cpp`` is a file with a function called as this, with <name>_training where something is saved, and with
     <name>_backward; they take and give pointers in these orders, then the number of tokens, and add to what memory of
@@ -57,13 +57,14 @@ class Fused:
         saved: Mapping[str, Array] = MappingProxyType({}),
         backward: Sequence[str] = (),
         learns: Sequence[str] = (),
+        alike: Mapping[str, str] = MappingProxyType({}),
         cpp: Path | None = None,
         triton: Sequence[Launcher] = (),
     ) -> None:
         self.name, self.reference, self.cpp, self.triton = name, reference, cpp, triton
         read = {n: a for n, a in takes.items() if a is not None}
         self.passed = None if len(read) == len(takes) else [list(takes).index(n) for n in read]
-        self.layout = Layout(lead, tokens, read, gives, saved, backward, learns)
+        self.layout = Layout(lead, tokens, read, gives, saved, backward, learns, alike)
         self.runners: dict[tuple[str, torch.dtype], Runner | None] = {}
         self.key = f"{NAMESPACE}::{name}"
         self.operator = _operator(self)
@@ -141,8 +142,8 @@ class Step(torch.autograd.Function):
         layout: Layout = ctx.layout
         found: list[Tensor | None] = [None] * (2 + len(layout.takes))
         made = ctx.runner.backward([*ctx.saved_tensors, *(grads[i] for i in layout.upstream)])
-        for i, grad in zip(layout.learned, made, strict=True):
-            found[2 + i] = grad if ctx.needs_input_grad[2 + i] else None
+        for i, at in layout.targets:
+            found[2 + i] = made[at] if ctx.needs_input_grad[2 + i] else None
         return tuple(found)
 
 
@@ -182,8 +183,8 @@ def _operator(fused: Fused) -> Any:
     def gradient(ctx: Any, grads: list[Tensor]) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = [None] * (len(layout.takes) + 1)
         made = backward_op([*ctx.saved_tensors, *(grads[i] for i in layout.upstream)], ctx.kind, ctx.dtype)
-        for i, grad in zip(layout.learned, made, strict=True):
-            found[i] = grad
+        for i, at in layout.targets:
+            found[i] = made[at]
         return tuple(found)
 
     schema = f"({', '.join(f'Tensor {n}' for n in layout.names)}, str kind) -> Tensor[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from archc.emit.layout import WIDTH, fill
@@ -27,6 +28,8 @@ class Kernels(NamedTuple):
     """The other dims of takes and gives. Takes that the kernels do not read are among them."""
     spread: Collection[str] = ()
     """Takes that may come with one row for all."""
+    alike: Mapping[str, str] = MappingProxyType({})
+    """Takes whose gradient is that of another."""
 
     @property
     def saved(self) -> dict[str, Row]:
@@ -50,10 +53,24 @@ def kernels(
     if not wanted:
         return Kernels(forward, forward, None, lead, shapes, spread)
     training, backward = trained(forward, wanted, [n for n, v in forward.gives.items() if v.row])
+    backward, alike = _distinct(backward, shapes)
     if not backward.gives:
         return Kernels(forward, forward, None, lead, shapes, spread)
     name = forward.name if training.gives.keys() == forward.gives.keys() else f"{forward.name}_training"
-    return Kernels(forward, training._replace(name=name), backward, lead, shapes, spread)
+    return Kernels(forward, training._replace(name=name), backward, lead, shapes, spread, alike)
+
+
+def _distinct(backward: Kernel, shapes: Mapping[str, Dims]) -> tuple[Kernel, dict[str, str]]:
+    """The kernel of the gradient without what it would give twice, of the terms of a sum, and takes that share one."""
+    first: dict[tuple[int, str, Dims | None], str] = {}
+    alike: dict[str, str] = {}
+    for name, value in backward.gives.items():
+        take = name.removeprefix("d_")
+        other = first.setdefault((value.id, backward.format(name), shapes.get(take)), take)
+        if other != take:
+            alike[take] = other
+    gives = {n: v for n, v in backward.gives.items() if n.removeprefix("d_") not in alike}
+    return backward._replace(gives=gives), alike
 
 
 def cpp(made: Kernels) -> str | None:
@@ -98,6 +115,9 @@ def table(made: Kernels, *, native: bool, launchers: Sequence[str]) -> list[str]
         lines += _arrays("saved", made, made.saved)
     if made.backward is not None:
         lines += _words("backward", made.backward.takes) + _words("learns", made.learns)
+    if made.alike:
+        pairs = ", ".join(f'"{take}": "{other}"' for take, other in made.alike.items())
+        lines.append(f"    alike={{{pairs}}},")
     if native:
         lines.append('    cpp=Path(__file__).with_suffix(".cpp"),')
     if launchers:
