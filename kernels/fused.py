@@ -81,8 +81,8 @@ class Fused:
         if torch.compiler.is_compiling():
             if not _ready(self.key, kind, dtype, graded):
                 return self.reference(*operands)
-            several: Tensors = tuple(self.operator(*takes, kind)[: len(self.layout.gives)])
-            return several if len(several) > 1 else several[0]
+            several: list[Tensor] = self.operator(*takes, kind)[: len(self.layout.gives)]
+            return tuple(several) if len(several) > 1 else several[0]
         runner = self.runner(kind, dtype)
         if runner is None or (graded and not runner.learns):
             return self.reference(*operands)

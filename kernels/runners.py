@@ -61,12 +61,15 @@ class Native(Runner):
 
     def _run(self, function: Any, takes: Tensors, *, training: bool) -> Tensors:
         layout = self.layout
+        tokens = layout.tokens(takes)
+        if not tokens:
+            return layout.given(takes, self.dtype, training=training)
         # Held until the end: where there were gaps, these are the only references to what was packed
         takes = [x.contiguous() for x in takes]
         made = layout.given(takes, self.dtype, training=training)
         for i, array in layout.spread:
             takes[i] = spread(array, takes[i], takes[layout.first])
-        function(*[x.data_ptr() for x in takes], *[x.data_ptr() for x in made], layout.tokens(takes))
+        function(*[x.data_ptr() for x in takes], *[x.data_ptr() for x in made], tokens)
         return made
 
     def backward(self, read: Tensors) -> list[Tensor]:
