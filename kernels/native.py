@@ -32,10 +32,12 @@ except ImportError:  # no such locks on Windows: there two processes may compile
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-FLAGS = ("-std=c++17", "-O3", "-ffast-math", "-fPIC", "-Wno-psabi")
-"""How everything is compiled. Sums may be reordered, so that they vectorise."""
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-Wno-psabi")
+"""How everything is compiled. A product and a sum may be one operation, and nothing reads errno or the flags of
+exceptions; NaN and infinities stay what they are, and sums keep their order but where the text allows vectors of them.
+"""
 
-MACHINE = ("-march=native", "-mprefer-vector-width=512")
+MACHINE = ("-march=native",)
 """Flags for just this processor."""
 
 ATTEMPTS = (((*MACHINE, "-fopenmp"), ("-fopenmp",)), (MACHINE, ()), ((), ()))
@@ -159,7 +161,8 @@ def _built(source: str, path: Path, compiling: Sequence[str], linking: Sequence[
         with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=path.parent) as work:
             text = f"{path.stem.rpartition('-')[0]}.cpp"
             (Path(work) / text).write_text(source, encoding="utf-8")
-            # In two steps: linked with -ffast-math, a library flushes denormal numbers to zero in all of the process
+            # In two steps: linked with -ffast-math, which a text may be compiled with, a library flushes denormal numbers
+            # to zero in all of the process
             _run([*compiling, "-c", "-o", "made.o", text], work)
             _run([*linking, "-o", path.name, "made.o", "-lm"], work)
             (Path(work) / path.name).replace(path)

@@ -45,7 +45,7 @@ SIGNATURES = {
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The functions for activations of a dtype; None where they cannot be compiled."""
     text = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
-    library = native.load(text, "on_cpu", f"-DACT={ACTS[dtype]}", "-fno-finite-math-only")
+    library = native.load(text, "on_cpu", f"-DACT={ACTS[dtype]}", "-ffast-math", "-fno-finite-math-only")
     if library is not None:
         for name, types in SIGNATURES.items():
             found = getattr(library, name)

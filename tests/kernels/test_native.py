@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from archc.rows import cpp
 from kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,8 +125,12 @@ def test_flags_that_a_compiler_lacks_are_left_out(tmp_path: Path, monkeypatch: p
     assert doubled(native.load(TWICE, "twice")).tolist() == [2, 4, 6]
 
 
+def test_generated_kernels_are_compiled_as_their_own_tests_do() -> None:
+    assert {*native.FLAGS, *native.MACHINE, "-fopenmp", "-shared"} == set(cpp.FLAGS)
+
+
 def test_denormal_numbers_stay_what_they_are() -> None:
-    assert native.load(TWICE, "twice") is not None
+    assert native.load(TWICE, "twice", "-ffast-math") is not None
     assert float(torch.tensor(1e-40) * 0.5) > 0
 
 
