@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 @click.command()
 @spec_argument
 @spec_options
+@click.option(
+    "--after",
+    type=click.Choice(["fuse"]),
+    help="What a pass that runs on request makes of it. fuse: the functions that run as one kernel each, their bytes, "
+    "and what stays alone.",
+)
 @format_option("text", "json")
 def command(
-    spec: str, model: str | None, params: dict[str, str], sets: dict[str, str], drawers: tuple[Path, ...], format: str
+    spec: str,
+    model: str | None,
+    params: dict[str, str],
+    sets: dict[str, str],
+    drawers: tuple[Path, ...],
+    after: str | None,
+    format: str,
 ) -> None:
     """Show the layers of a SPEC, the graph of each distinct one after all passes, and the kernels picked."""
     from archc.importers import load
@@ -30,6 +42,9 @@ def command(
     from archc.plan.runs import schedule
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
+    if after is not None:
+        _fused(resolved, format)
+        return
     graph = plan(resolved)
     facts = {
         "model": resolved.name,
@@ -44,6 +59,21 @@ def command(
         click.echo(json.dumps(facts, indent=2))
     else:
         _show(facts)
+
+
+def _fused(model: Model, format: str) -> None:
+    """Prints the functions of a model as `archc build --fuse` makes them."""
+    from archc.cli._plan.functions import fused, show
+    from archc.plan import plan
+    from archc.plan.passes.fuse import fuse
+
+    facts = fused(fuse(plan(model, rotated=True)))
+    if format == "json":
+        import json
+
+        click.echo(json.dumps({"model": model.name, **facts}, indent=2))
+    else:
+        show(model.name, facts)
 
 
 def _mtp(model: Model) -> dict[str, Any] | None:

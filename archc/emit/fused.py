@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from typing import NamedTuple
 
@@ -43,12 +43,22 @@ def functions(graph: Graph, known: Mapping[str, str], *, above: str = "..") -> l
 
     ``known`` are the modules of names that printed code may use; ``above`` is how their files reach the package.
     """
+    return [printer.function(wanted) for printer, wanted in _printers(graph, known, above)]
+
+
+def kernels_of(graph: Graph) -> dict[str, Kernels]:
+    """The kernels of each function of a graph."""
+    return {printer.name: printer.kernels(wanted) for printer, wanted in _printers(graph, {}, "..")}
+
+
+def _printers(graph: Graph, known: Mapping[str, str], above: str) -> Iterator[tuple[_Printer, list[int]]]:
+    """What prints each function, and the places of those of its arguments that get a gradient."""
     found: dict[str, list[Scope]] = {}
     for scope in graph.root.scopes():
         if scope.function:
             found.setdefault(scope.function, []).append(scope)
     if not found:
-        return []
+        return
     flow, fixed = Flow(graph), gradients(graph).constants
 
     def learns(values: Iterable[Value]) -> bool:
@@ -58,11 +68,9 @@ def functions(graph: Graph, known: Mapping[str, str], *, above: str = "..") -> l
             for v in values
         )
 
-    out = []
     for name, scopes in found.items():
         wanted = [i for i, like in enumerate(zip(*(s.args for s in scopes), strict=True)) if learns(like)]
-        out.append(_Printer(name, scopes[0], flow, known, above).function(wanted))
-    return out
+        yield _Printer(name, scopes[0], flow, known, above), wanted
 
 
 class _Printer:

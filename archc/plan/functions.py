@@ -15,7 +15,7 @@ WORDS = {"rms_norm": "norm", "layer_norm": "norm", "signed_sqrt": "root", "sqrt_
 
 SIGNS = {"+": "add", "-": "subtract", "*": "scale", "/": "divide"}
 
-PLAIN = frozenset({"binary", "cat", "clamp", "either", "inverse_rms", "project", "sigmoid", "sum", "tanh", "tokenwise"})
+PLAIN = frozenset({"binary", "cat", "clamp", "either", "inverse_rms", "project", "sigmoid", "tanh", "tokenwise"})
 """Arithmetic that a name does not tell, unless it is of the longest rows of a function."""
 
 
@@ -40,11 +40,12 @@ def words(function: Scope) -> list[str]:
     works = list(filter(is_work, function.nodes()))
     size = max(_size(v) for node in works for v in node.outs)
     told = [n for n in works if n.op.kind not in PLAIN or max(map(_size, n.outs)) == size]
-    found = list(dict.fromkeys(map(_word, told)))
-    return found if len(found) > 1 else list(dict.fromkeys(map(_word, works)))
+    found = list(dict.fromkeys(map(word, told)))
+    return found if len(found) > 1 else list(dict.fromkeys(map(word, works)))
 
 
-def _word(node: Node) -> str:
+def word(node: Node) -> str:
+    """What a node does, in a word."""
     return SIGNS[node.op.sign] if isinstance(node.op, Binary) else WORDS.get(node.op.kind, node.op.kind)
 
 
@@ -76,7 +77,7 @@ def parameter_names(function: Scope) -> dict[Value, str]:
         for value in node.ins:
             if value.param is not None and value not in found:
                 owner, _, own = value.param.name.rpartition(".")
-                base = f"{_word(node)}_{own}" if owner and _module(node) else own
+                base = f"{word(node)}_{own}" if owner and _module(node) else own
                 numbered = (base, *(f"{base}_{i}" for i in range(2, len(found) + 2)))
                 found[value] = next(name for name in numbered if name not in found.values())
     return found

@@ -135,7 +135,7 @@ class Region:
         def fit(nodes: list[Node]) -> bool:
             key = frozenset(nodes)
             if key not in known:
-                known[key] = self._fitting(nodes, fits) is not None
+                known[key] = self.fitting(nodes, fits) is not None
             return known[key]
 
         lone = {node for node in self._before if isinstance(node, Node) and may_join(node) and fit([node])}
@@ -147,12 +147,12 @@ class Region:
         found: list[Group] = []
         for nodes in sorted(self._merged(parts, fit), key=lambda part: self.place[part[0]]):
             others = {node for other in found for node in other.nodes if not of_params(node)}
-            group = self._fitting(nodes, fits, others)
+            group = self.fitting(nodes, fits, others)
             if group is not None and len(group.works()) > 1:
                 found.append(group)
         return found
 
-    def _fitting(self, nodes: list[Node], fits: Fits, without: Collection[Node] = ()) -> Group | None:
+    def fitting(self, nodes: list[Node], fits: Fits, without: Collection[Node] = ()) -> Group | None:
         """The group of these nodes, with or without the reshaping of what comes in: what fits and moves fewer bytes."""
         found = [self.group(nodes, without, reshaped=reshaped) for reshaped in (False, True)]
         return min(filter(fits, found), key=Group.bytes, default=None)

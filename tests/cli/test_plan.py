@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from archc.cli import main
+from archc.graph import Graph
+from archc.importers import load
+from archc.plan import plan as planned
+from archc.plan.groups import is_work, may_join
 
 SPEC = """arch 1
 model further {
@@ -85,3 +90,41 @@ def test_as_data(spec: str) -> None:
     ahead = [scope for scope in facts["graph"] if scope["scope"].startswith("mtp")]
     assert {node["component"] for scope in ahead for node in scope["nodes"]} == {"mtp"}
     assert json.loads(plan("llama_3_1_8b", "--format", "json"))["mtp"] is None
+
+
+# --- after fusion --------------------------------------------------------------------------------
+def test_functions_are_shown_with_what_must_move() -> None:
+    """An add and a norm take two rows and a weight, and give two rows: of 4,096 channels in bfloat16, 8 KiB each."""
+    lines = [" ".join(line.split()) for line in plan("llama_3_1_8b", "--after", "fuse").splitlines()]
+    assert "llama_3_1_8b: 2 functions run 130 ops of a forward as 65 kernels" in lines
+    assert any(re.fullmatch(r"add_norm 64 1 \+ \d 40.00 KiB 128.01 MiB 1\.\d\d 1\.25", line) for line in lines)
+    assert "add_norm Layer add, norm" in lines
+    assert "swiglu Swiglu 32 [B, S, 14336] no row program beside it" in lines
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_functions_fit_into_a_terminal(columns: str) -> None:
+    result = CliRunner(env={"COLUMNS": columns}).invoke(main, ["plan", "deepseek_v4_flash", "--after", "fuse"])
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert sum(line.startswith("mix_sinkhorn_collapse_norm ") for line in lines) == 2
+
+
+def test_functions_and_what_stays_alone_are_all_row_local_ops() -> None:
+    """Those of the graph before fusion, each as often; no function moves less than it must, or asks for less."""
+    graph = planned(load("deepseek_v4_flash"), rotated=True)
+    works = [times for n, times in graph.walk() if n.op.kind != "append" and may_join(n) and is_work(n)]
+    facts = json.loads(plan("deepseek_v4_flash", "--after", "fuse", "--format", "json"))
+    inside = sum(row["calls"] * len(row["ops"]) for row in facts["functions"])
+    assert inside + sum(row["calls"] for row in facts["alone"]) == sum(works) - of_steps(graph)
+    for row in facts["functions"]:
+        assert row["launches"][0] == 1
+        for at in row["bytes"]:
+            assert at["bound"] <= at["requested"]
+            assert at["bound"] < at["op_by_op"] or at["bound"] == 0
+
+
+def of_steps(graph: Graph) -> int:
+    """Row-local ops that run once for all layers."""
+    return sum(may_join(n) and is_work(n) for n in graph.steps.nodes())

@@ -16,6 +16,7 @@ from archc.graph.verify import verify
 from archc.plan import plan
 from archc.plan.groups import of_params
 from archc.plan.passes.fuse import fuse
+from archc.resolve import load_text
 from archc.schema import Model
 from tests.plan.test_agreement import LIBRARY, SPECS, model_of
 
@@ -111,3 +112,45 @@ def test_effects_keep_their_order(pair: Pair) -> None:
         return [f"{n.op.kind} {n.name}" for n in found if n.op.effect or any(v.state for v in n.ins)]
 
     assert effects(pair[1]) == effects(pair[2])
+
+
+# --- which chains come out -----------------------------------------------------------------------
+SMALL = """arch 1
+model small {
+  vocab = 61, dim = 32, layers = 2, context = 90
+  residual = RESIDUAL
+  attention = gqa { heads = 4, head_dim = 16, qk_norm = head, rope = rope }
+  ffn = swiglu { hidden = 48 }
+}
+"""
+
+
+def names_of(residual: str, *, rotated: bool = True) -> dict[str, int]:
+    """The functions of a small model with this residual drawer, with how often a forward calls them."""
+    model = load_text(SMALL.replace("RESIDUAL", residual))[0]
+    found: dict[str, int] = {}
+    for scope, times in fuse(plan(model, rotated=rotated)).scopes():
+        if scope.function:
+            found[scope.function] = found.get(scope.function, 0) + times
+    return found
+
+
+HEADS = {"norm_rotate": 4}
+"""Queries and keys of two layers, normed head by head and turned."""
+
+
+@pytest.mark.parametrize(
+    ("residual", "expected"),
+    [
+        ("add", {"add_norm": 4, "add_norm_2": 1}),
+        ("mhc", {"mix_sinkhorn_collapse_norm": 4, "mix_collapse_norm": 1}),
+        ("mhc { form = paper }", {"mix_sinkhorn_collapse_norm": 4, "mix_sum_norm": 1}),
+        ("mhc { form = single_pass }", {"mix_collapse_sinkhorn_norm": 4, "mix_collapse_norm": 1}),
+        ("hc", {"mix_collapse_norm": 4, "mix_sum_norm": 1}),
+        ("hc { dynamic = false }", {"mix_collapse_norm": 4, "mix_sum_norm": 1}),
+    ],
+    ids=str,
+)
+def test_the_residual_drawer_decides_what_is_fused(residual: str, expected: dict[str, int]) -> None:
+    """Whatever it is, leaving a sub-layer and entering the next is one kernel, as is the end of the model."""
+    assert names_of(residual) == expected | HEADS

@@ -46,7 +46,7 @@ def fits(group: Group) -> bool:
     """Whether a group of nodes is a row program."""
     try:
         lowered(group)
-    except (Unfit, AssertionError):
+    except Unfit:
         return False
     return True
 

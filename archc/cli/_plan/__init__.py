@@ -1,0 +1,1 @@
+"""What `archc plan` shows of passes that run on request."""
