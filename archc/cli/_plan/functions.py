@@ -159,6 +159,6 @@ def show(model: str, facts: dict[str, Any]) -> None:
 
 
 NOTES = (
-    "Kernels of the forward, and of its gradient. Bytes at a number of new tokens: each take and give once, in bfloat16.",
+    "Kernels of the forward, and of its gradient. Bytes at a number of new tokens: takes and gives, once, in bfloat16.",
     f"At {AT[-1]:,}, as multiples of this: what the kernel asks of caches and memory, and what op by op would move.",
 )
