@@ -39,7 +39,7 @@ def assemble(model: Model, *, names: bool = True, rotated: bool = False) -> Grap
 
     Where layers are ``rotated``, each begins by leaving the last sub-layer of the layer before, so that what leaves a
     sub-layer and what enters the next are always neighbours. They hand on what that takes; the first leaves one whose
-    output was the embedding. Models whose layers tokens may skip are never rotated.
+    output was the embedding. Models that gain nothing are never rotated, nor are those whose layers tokens may skip.
     """
     reads = model.mtp.reads if model.mtp is not None else "hidden"
     g = Builder(model.name, std=lambda role, fan_in: model.init.scale_of(role, fan_in, model.layers), names=names)
@@ -47,7 +47,7 @@ def assemble(model: Model, *, names: bool = True, rotated: bool = False) -> Grap
     def backbone(g: Builder) -> tuple[Value, Value]:
         with g.component("embedding"):
             x = g.embedding("embed_tokens", g.tokens, rows=model.vocab, dim=model.dim)
-        if rotated and not any(map(_bypass, model.schedule)):
+        if rotated and _gains_by_rotation(model):
             state = _rotated(g, model, x)
         else:
             with g.component("residual"):
@@ -118,6 +118,12 @@ def _layers(g: Builder, model: Model, state: tuple[Value, ...]) -> tuple[Value, 
     keys = [(slots, i > first) for i, slots in enumerate(model.schedule)]
     outs = g.stack("layers", keys, lambda key: _bypassed(model, *key), *state, confidence, cls=_bypassed_class)
     return outs[:-1]
+
+
+def _gains_by_rotation(model: Model) -> bool:
+    """Whether something stands between leaving a sub-layer and entering the next, and no token skips layers."""
+    between = model.norm_placement != "post" or model.residual.mixes_in
+    return between and not any(map(_bypass, model.schedule))
 
 
 def _rotated(g: Builder, model: Model, x: Value) -> tuple[Value, ...]:

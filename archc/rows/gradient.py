@@ -22,12 +22,18 @@ def fit(grad: Row, operand: Row) -> Row:
 
 
 def gradients(seeds: Mapping[Row, Row], wanted: Sequence[Row]) -> list[Row | None]:
-    """What ``wanted`` get of the gradients ``seeds`` of some values; None for what these do not depend on."""
+    """What ``wanted`` get of the gradients ``seeds`` of some values; None for what these do not depend on.
+
+    The gradient of a value with a name is called d_<name>.
+    """
     found: dict[int, Row] = {value.id: grad for value, grad in seeds.items()}
     for value in reversed(order(seeds)):
         if value.id not in found or not value.args:
             continue
-        for operand, part in zip(value.args, value.rule.vjp(value, found[value.id]), strict=True):
+        name, grad = value.program.names.get(value.id), found[value.id]
+        if name is not None and grad.args:
+            value.program.named(f"d_{name}", grad)
+        for operand, part in zip(value.args, value.rule.vjp(value, grad), strict=True):
             if part is None or isinstance(operand.rule, Const):
                 continue
             mine = fit(part, operand)

@@ -78,6 +78,8 @@ class Residual(Drawer):
     """How sub-layers are entered and left. ``state`` is a tuple of values that only this drawer understands."""
 
     slot = "residual"
+    mixes_in: ClassVar[bool] = False
+    """Whether a sub-layer reads something else than the state: then entering one is work."""
 
     def start(self, g: Builder, x: Value) -> tuple[Value, ...]:
         """The state before the first sub-layer, from the embedding x [B, S, D]."""

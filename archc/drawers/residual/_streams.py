@@ -17,6 +17,8 @@ class Streams(Residual):
     sub-layer's output is spread by (post [B, S, M]), and those that mix the streams (comb [B, S, M, M], [from, to]).
     """
 
+    mixes_in = True
+
     streams: int = field("residual streams", default=4, gt=0)
 
     def tiny(self) -> dict[str, Any]:
