@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from archc.rows.cpp import FLAGS, translation_unit
+from archc.rows.cpp import translation_unit
 from archc.rows.kernel import Kernel
 from archc.rows.value import Row
+from kernels import native
 
 NUMPY = {"float": np.float32, "bfloat16": ml_dtypes.bfloat16}
 
 
 @cache
 def library(text: str, act: str) -> ctypes.CDLL:
-    """The shared object of a text; what was compiled before is found again by the hash of everything it depends on."""
-    flags = (f"-DACT={act}", *FLAGS)
-    key = hashlib.sha256("\0".join((text, *flags)).encode()).hexdigest()[:24]
-    made = Path(tempfile.gettempdir()) / f"archc-rows-{os.getuid()}" / f"{key}.so"
-    if not made.exists():
-        made.parent.mkdir(exist_ok=True)
-        new = made.with_suffix(f".{os.getpid()}.so")
-        subprocess.run(["g++", "-x", "c++", "-", *flags, "-o", str(new)], input=text.encode(), check=True)
-        new.rename(made)
-    return ctypes.CDLL(str(made))
+    """The shared object of a text, as packages compile it; what was compiled before is found again."""
+    made = native.load(text, "rows", f"-DACT={act}")
+    assert made is not None, "no compiler"
+    return made
 
 
 def shape(v: Row, tokens: int, width: int) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """Row programs printed as C++."""
 
-from archc.rows.cpp.printer import FLAGS as FLAGS
 from archc.rows.cpp.printer import print_cpp as print_cpp
 from archc.rows.cpp.printer import translation_unit as translation_unit
 from archc.rows.cpp.schedule import NoCpp as NoCpp

@@ -16,22 +16,6 @@ from archc.rows.kernel import Kernel
 from archc.rows.rules import Input, Param, Project, RowMax, Spread, Take, TokenSum
 from archc.rows.value import Row
 
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-march=native",
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fopenmp",
-    "-shared",
-    "-fPIC",
-    "-Wno-psabi",
-)
-"""What a compiler is asked for, after `-DACT=float` or `-DACT=bfloat16`. A product and a sum may be one operation, and
-nothing reads errno or the flags of exceptions. Without `-ffast-math` NaN and infinities stay what they are, and sums
-keep their order; only those over the row are of vectors, by `omp simd`."""
-
 TILE = 4
 """Tokens that meet a chunk of a matrix while it is near."""
 
