@@ -12,6 +12,7 @@ import numpy as np
 
 from archc.rows.cpp import translation_unit
 from archc.rows.kernel import Kernel
+from archc.rows.rules import Input
 from archc.rows.value import Row
 from kernels import native
 
@@ -39,7 +40,8 @@ def call(kernels: list[Kernel], which: int, arrays: Mapping[str, Any], tokens: i
     def kind(name: str) -> Any:
         return NUMPY[act] if kernel.format(name) == "act" else np.float32
 
-    takes = [np.ascontiguousarray(arrays[name].astype(kind(name))) for name in kernel.takes]
+    shared = {name: v.rule.shared if isinstance(v.rule, Input) else 1 for name, v in kernel.takes.items()}
+    takes = [np.ascontiguousarray(arrays[name][:: shared[name]].astype(kind(name))) for name in kernel.takes]
     # What is given for each token starts as nonsense; sums over tokens are added to what is there
     gives = {
         n: np.full(shape(v, tokens, kernel.width), 7.0 if v.token else 0.0, kind(n)) for n, v in kernel.gives.items()

@@ -147,7 +147,11 @@ class _Function:
         for v in s.numbers(block):
             if s.tiled and v.id in self.arrays:
                 del out.places[-1][v.id]
-                out.written(v, Place(f"{self.arrays[v.id]}[b]"))
+                into = Place(f"{self.arrays[v.id]}[b]")
+                if s.loaded(v):
+                    out.copy(v, out.made(v), into)
+                else:
+                    out.written(v, into)
             elif v.id in direct:
                 out.written(v, self._memory(direct[v.id], v))
             elif v.id in out.kept:

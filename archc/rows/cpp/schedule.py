@@ -120,6 +120,9 @@ class Schedule:
         self.end = 2 * self.depth + 2
         self.block: dict[int, int] = {}
         """In which block a number is made."""
+        late = [v for v in self.outers.values() if self.late(v)]
+        self.multiplied = {v.args[0].id for v in (*late, *(u for p in self.passes for u in p.unprojected))}
+        """Numbers that a matrix multiplies: those of a tile lie one after another."""
         self.readers = self._readers()
         self._segments = self._segmented()
 
@@ -252,8 +255,13 @@ class Schedule:
 
     def numbers(self, block: int) -> list[Row]:
         """The numbers that a block makes by itself."""
+        here = [v for v in self.every if self.block.get(v.id) == block]
         leaf = (Input, Param, RowSum, RowMax, Project)
-        return [v for v in self.every if self.block.get(v.id) == block and not isinstance(v.rule, leaf)]
+        return [v for v in here if not isinstance(v.rule, leaf) or self.loaded(v)]
+
+    def loaded(self, value: Row) -> bool:
+        """Whether a number is read from memory in order to be multiplied by a matrix."""
+        return isinstance(value.rule, Input) and value.id in self.multiplied
 
     # --- segments --------------------------------------------------------------------------------
     def _segmented(self) -> list[list[int]]:
@@ -276,6 +284,8 @@ class Schedule:
 
     def crosses(self, value: Row) -> bool:
         """Whether a number is made in one loop over tokens and read in another."""
+        if value.id in self.multiplied:
+            return True
         if value.id not in self.block or self.block[value.id] == HEAD or isinstance(value.rule, Input | Param):
             return False
         at = {block: i for i, segment in enumerate(self._segments) for block in segment}
