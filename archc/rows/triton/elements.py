@@ -19,7 +19,7 @@ from archc.rows.value import Row, order
 
 FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
 HINTS = {
-    "Add": "sum",
+    "Add": "added",
     "Recip": "inverse",
     "Rotate": "turned",
     "Round": "rounded",

@@ -84,7 +84,8 @@ def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0)
     passed = [*arrays, "T", *options, "**FUSED_MULTIPLY_ADD"]
     call = f"_{kernel.name}_kernel[{grid}]({', '.join(passed)})"
     lines += ["    " * 3 + line for line in broken(call, LONGEST - 12)]
-    lines.append(f"    return {', '.join(kernel.gives)}" + ("," if len(kernel.gives) == 1 else ""))
+    gives = list(kernel.gives)
+    lines.append(f"    return ({gives[0]},)" if len(gives) == 1 else f"    return {', '.join(gives)}")
     return name, "\n".join(lines) + "\n"
 
 

@@ -59,7 +59,7 @@ class Passes(Forward):
             self.sizes = {None: Sizes(1, size, warps=4)}
         super().__init__(kernel, masked=masked)
         self.stored = {v.id: n for n, v in self.kernel.gives.items() if v.row and _as_stored(self.kernel, n, v)}
-        self.fields = 0
+        self.fields = self.walks = 0
         self.columns: dict[int, str] = {}
         self.sums: dict[int, str] = {}
 
@@ -72,7 +72,11 @@ class Passes(Forward):
                 self.store(name, v)
         name, text = launcher(self.kernel, self.sizes, self.fields)
         extra = ["partial", "arrived"] if self.shared else []
-        body = f"@jit\n{signature(self.kernel, extra, self.sizes[None])}\n{self.body.text()}\n"
+        made = ", ".join(self.kernel.gives)
+        shares = ", of which SPLIT programs share the first" if self.shared else " by each program"
+        passes = f"{self.walks} passes" if self.walks > 1 else "one pass"
+        what = f'"""{made}: a tile of tokens in {passes} over the row{shares}."""'
+        body = f"@jit\n{signature(self.kernel, extra, self.sizes[None])}\n    {what}\n{self.body.text()}\n"
         needs = {*NEEDS, *(("add_projection", "arrivals") if self.shared else ())}
         return Printed("\n\n".join((*self.functions, body, text)), name, frozenset(needs))
 
@@ -82,6 +86,7 @@ class Passes(Forward):
         sums = [v for v in self.reduced if self.levels.of(v) == level + 1]
         if not rows and not sums:
             return
+        self.walks += 1
         earlier = self._numbers_first([v for _, v in rows] + [v.args[0] for v in sums], level)
         split = self.shared and level == 0
         self._announce(level, rows, sums)

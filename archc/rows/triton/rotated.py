@@ -23,19 +23,24 @@ def rotated(tile: Tile, value: Row) -> list[Element]:
     if rule.pairs == "interleaved" and first % 2 == 0:
         return _neighbours(tile, rule, first, tile.made(x), angles, names)
     half, bind = rule.turned // 2, tile.body.assign
-    turns = bind(f"(d >= {first}) & (d < {first + rule.turned})", "turns")
     if rule.pairs == "half":
-        leading = bind(f"d < {first + half}", "leading")
-        partner = bind(f"tl.where({turns}, tl.where({leading}, d + {half}, d - {half}), d)", "partner")
-        pair = bind(f"tl.where({leading}, d, d - {half})" + (f" - {first}" if first else ""), "pair")
+        leading, apart = bind(f"d < {first + half}", "leading"), half
+        pair = f"tl.where({leading}, d, d - {half})" + (f" - {first}" if first else "")
     else:
-        leading = bind(f"(d - {first}) % 2 == 0", "leading")
-        partner = bind(f"tl.where({turns}, tl.where({leading}, d + 1, d - 1), d)", "partner")
-        pair = bind(f"(d - {first}) // 2", "pair")
+        leading, apart = bind(f"(d - {first}) % 2 == 0", "leading"), 1
+        pair = f"(d - {first}) // 2"
+    pair, partner = bind(pair, "pair"), f"tl.where({leading}, d + {apart}, d - {apart})"
     at, inside, wide = _angles(tile, rule, angles)
-    mask = f"{inside}{turns}[None, :]"
-    cos = bind(f"tl.load({at}2 * {pair}[None, :], mask={mask}, other=1.0){wide}", "cos")
-    sin = bind(f"tl.load({at}2 * {pair}[None, :] + 1, mask={mask}, other=0.0){wide}", "sin")
+    masks = ["inside[:, None]"] if inside else []
+    if not _all(tile, rule):
+        turns = bind(f"(d >= {first}) & (d < {first + rule.turned})", "turns")
+        partner = f"tl.where({turns}, {partner}, d)"
+        masks.append(f"{turns}[None, :]")
+    partner = bind(partner, "partner")
+    cos, sin = (
+        bind(f"tl.load({at}2 * {pair}[None, :]{more}{masked(masks, fill)}){wide}", name)
+        for name, more, fill in (("cos", "", "1.0"), ("sin", " + 1", "0.0"))
+    )
     signs = (f"-{sin}", sin) if not rule.inverse else (sin, f"-{sin}")
     sin = bind(f"tl.where({leading}[None, :], {signs[0]}, {signs[1]})", "signed")
     mine = tile.made(x)
@@ -55,13 +60,11 @@ def _neighbours(
     bind = tile.body.assign
     at, inside, wide = _angles(tile, rule, angles)
     channel = f"(d - {first})[None, :]" if first else "d[None, :]"
-    if rule.turned == tile.kernel.width and not tile.masked:
-        mask = ", mask=inside[:, None], other=0.0" if inside else ""
-    else:
+    masks, still = ["inside[:, None]"] if inside else [], "0.0"
+    if not _all(tile, rule):
         still = bind("((d + 1) % 2).to(tl.float32)[None, :]", "still")
-        turns = bind(f"(d >= {first}) & (d < {first + rule.turned})", "turns")
-        mask = f", mask={inside}{turns}[None, :], other={still}"
-    turn = bind(f"tl.load({at}{channel}{mask}){wide}", "turn")
+        masks.append(f"{bind(f'(d >= {first}) & (d < {first + rule.turned})', 'turns')}[None, :]")
+    turn = bind(f"tl.load({at}{channel}{masked(masks, still)}){wide}", "turn")
     cos, sin = tile.body.name("cos"), tile.body.name("sin")
     tile.line(f"{cos}, {sin} = tl.split(tl.reshape({turn}, (TILE, CHUNK // 2, 2)))")
     if rule.inverse:
@@ -75,12 +78,22 @@ def _neighbours(
     return made
 
 
-def _angles(tile: Tile, rule: Rotate, angles: Row) -> tuple[str, str, str]:
-    """Where the angles of a token lie, up to their own place; the mask of tokens; the cast of what is read."""
+def _all(tile: Tile, rule: Rotate) -> bool:
+    """Whether all of a tile's channels are turned."""
+    return rule.turned == tile.kernel.width and not tile.masked
+
+
+def masked(masks: list[str], other: str) -> str:
+    """The mask of a load, if there is one."""
+    return f", mask={' & '.join(masks)}, other={other}" if masks else ""
+
+
+def _angles(tile: Tile, rule: Rotate, angles: Row) -> tuple[str, bool, str]:
+    """Where the angles of a token lie, up to their own place; whether tokens have their own; the cast of a load."""
     leaf = angles.rule
     assert isinstance(leaf, Input | Param), "angles that are made"
     wide = "" if leaf.format == "fp32" else ".to(tl.float32)"
     if isinstance(leaf, Param):
-        return f"{leaf.name} + ", "", wide
+        return f"{leaf.name} + ", False, wide
     token = "t" if leaf.shared == 1 else tile.token(leaf.shared)
-    return f"{leaf.name} + {token}[:, None] * {rule.turned} + ", "inside[:, None] & ", wide
+    return f"{leaf.name} + {token}[:, None] * {rule.turned} + ", True, wide

@@ -5,13 +5,20 @@ from __future__ import annotations
 from archc.rows.elements import Element
 from archc.rows.kernel import Kernel
 from archc.rows.rules import RowMax
+from archc.rows.triton.elements import count
 from archc.rows.triton.forward import Forward, power_of_two
 from archc.rows.triton.launch import NEEDS, Sizes, launcher, signature
 from archc.rows.triton.printed import Printed
 from archc.rows.value import Row
 
 TILE = 2048
-"""Channels of a program where rows are shorter."""
+"""Channels of a program, streams counted, where rows are shorter."""
+
+LANES = 256
+"""Channels of a row at least for each warp: eight for a thread, 128 bits of bfloat16; half as many of ..."""
+
+MANY = 10
+"""... more streams than these, whose rows would take all registers."""
 
 
 class Whole(Forward):
@@ -26,8 +33,12 @@ class Whole(Forward):
         sizes = Sizes(128)
         self.head()
         if any(v.row for v in self.every):
-            tile = max(1, TILE // self.width)
-            sizes = Sizes(tile, self.width, warps=min(16, max(4, tile * self.width // 512)))
+            arrays = (*self.kernel.takes.values(), *self.kernel.gives.values())
+            streams = max(count(v) for v in arrays if v.row and v.token)
+            wide, lanes = self.width * streams, LANES if streams <= MANY else LANES // 2
+            tile = max(power_of_two(TILE // wide + 1) // 2, lanes // self.width, 1)
+            warps = max(1, min(16, max(4, tile * wide // 512), tile * self.width // lanes))
+            sizes = Sizes(tile, self.width, warps=warps)
             self.line("d = tl.arange(0, CHUNK)")
         for level in range(self.last + 1):
             for v in self.reduced:
@@ -36,7 +47,9 @@ class Whole(Forward):
             for name, v in (*self.numbers_at(level), *self.rows_at(level)):
                 self.store(name, v)
         name, text = launcher(self.kernel, {None: sizes})
-        body = f"@jit\n{signature(self.kernel, [], sizes)}\n{self.body.text()}\n"
+        made = ", ".join(self.kernel.gives)
+        what = f'"""{made}: a tile of {"whole rows" if sizes.chunk else "tokens"} per program."""'
+        body = f"@jit\n{signature(self.kernel, [], sizes)}\n    {what}\n{self.body.text()}\n"
         return Printed("\n\n".join((*self.functions, body, text)), name, NEEDS)
 
     def _reduced(self, v: Row) -> list[Element]:

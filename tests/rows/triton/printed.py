@@ -70,6 +70,12 @@ def drawn(kernel: Kernel, tokens: int, act: torch.dtype, **scales: float) -> dic
     return made
 
 
+def arrays(kernel: Kernel, tokens: int, act: torch.dtype) -> dict[str, Tensor]:
+    """Arrays for the takes that hold anything: to see what is launched with them."""
+    act_of = {n: act if kernel.format(n) == "act" else torch.float32 for n in kernel.takes}
+    return {n: torch.empty(shape(kernel, v, tokens), dtype=act_of[n]) for n, v in kernel.takes.items()}
+
+
 def exact(
     kernel: Kernel, takes: dict[str, Tensor], act: torch.dtype, made: dict[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
