@@ -257,4 +257,32 @@ void swiglu(const ACT* gate, const ACT* up, ACT* out, int64_t rows, int64_t dim,
     }
 }
 
+// x [tokens, groups, in] by a matrix of each group [groups, out, in]: y [tokens, groups, out].
+void by_group(const ACT* x, const ACT* matrices, ACT* y, int64_t tokens, int64_t groups, int64_t out, int64_t in,
+              int64_t threads) {
+    std::vector<float> room;
+    const float* wide = wide_rows(x, tokens * groups * in, room);
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t g = 0; g < groups; g++) {
+            const float* one = wide + (t * groups + g) * in;
+            times<1>(matrices + g * out * in, &one, nullptr, y + (t * groups + g) * out, out, in, threads);
+        }
+}
+
+// The `keep` tokens before the new ones and these: out [batch, keep + new, dim], of x [batch, new, dim] and a ring data
+// [batch, ring, dim] in which slot p lives in row p % ring; the new ones, the first of them of slot `past`, are then put
+// there.
+void recall(const ACT* x, ACT* data, ACT* out, int64_t batch, int64_t new_tokens, int64_t keep, int64_t ring,
+            int64_t past, int64_t dim) {
+    const int64_t row = dim * int64_t(sizeof(ACT));
+    for (int64_t b = 0; b < batch; b++, x += new_tokens * dim, data += ring * dim) {
+        for (int64_t i = 0; i < keep; i++, out += dim)
+            std::memcpy(out, data + ((past - keep + i) % ring + ring) % ring * dim, row);
+        std::memcpy(out, x, new_tokens * row);
+        out += new_tokens * dim;
+        for (int64_t i = std::max<int64_t>(0, new_tokens - ring); i < new_tokens; i++)
+            std::memcpy(data + (past + i) % ring * dim, x + i * dim, row);
+    }
+}
+
 }  // extern "C"

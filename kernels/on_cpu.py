@@ -28,6 +28,9 @@ ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 FEW = 32
 """Rows up to which the matrices of experts are read row by row, not handed to a library."""
 
+FEW_TOKENS = 4
+"""The same of tokens that all meet the same matrices."""
+
 POINTER, NUMBER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
     "attend": [*[POINTER] * 6, *[NUMBER] * 7, REAL, NUMBER],
@@ -35,6 +38,8 @@ SIGNATURES = {
     "sort_choices": [*[POINTER] * 3, *[NUMBER] * 2],
     "grouped": [*[POINTER] * 5, *[NUMBER] * 6],
     "combine": [*[POINTER] * 4, *[NUMBER] * 3],
+    "by_group": [*[POINTER] * 3, *[NUMBER] * 5],
+    "recall": [*[POINTER] * 3, *[NUMBER] * 6],
     "rms_norm": [*[POINTER] * 3, *[NUMBER] * 2, REAL, NUMBER],
     "rotate": [*[POINTER] * 3, *[NUMBER] * 6, REAL, NUMBER],
     "swiglu": [*[POINTER] * 3, *[NUMBER] * 4, *[REAL] * 3, NUMBER],
@@ -165,7 +170,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor | None:
     library = _library_for(x, *(() if weight is None else (weight,)))
     if library is None:
         return None
-    x, out, dim = x.contiguous(), torch.empty(x.shape, dtype=x.dtype), x.shape[-1]
+    x, out, dim = x.contiguous(), x.new_empty(x.shape), x.shape[-1]
     weight = None if weight is None else weight.contiguous()
     rows = x.numel() // dim
     library.rms_norm(x.data_ptr(), _pointer(weight), out.data_ptr(), rows, dim, eps, torch.get_num_threads())
@@ -178,7 +183,7 @@ def rotate(x: Tensor, angles: Tensor, *, neighbours: bool, last: bool, inverse: 
     if library is None or angles.dtype is not torch.float32 or angles.shape[0] != x.shape[0]:
         return None
     x, angles, dim, pairs = x.contiguous(), angles.contiguous(), x.shape[-1], angles.shape[2]
-    out, tokens = torch.empty(x.shape, dtype=x.dtype), x.shape[0] * x.shape[1]
+    out, tokens = x.new_empty(x.shape), x.shape[0] * x.shape[1]
     library.rotate(
         *(x.data_ptr(), angles.data_ptr(), out.data_ptr()),
         *(tokens, x.shape[2] if x.dim() == 4 else 1, dim, dim - 2 * pairs if last else 0, pairs, neighbours),
@@ -192,7 +197,7 @@ def swiglu(gate: Tensor, up: Tensor, limit: float | None, alpha: float, shift: f
     library = _library_for(gate, up)
     if library is None:
         return None
-    out, dim = torch.empty(gate.shape, dtype=gate.dtype), gate.shape[-1]
+    out, dim = gate.new_empty(gate.shape), gate.shape[-1]
     if gate.is_contiguous() and up.is_contiguous():
         rows, steps = gate.numel() // dim, (dim, dim)
     else:
@@ -202,4 +207,38 @@ def swiglu(gate: Tensor, up: Tensor, limit: float | None, alpha: float, shift: f
         *(gate.data_ptr(), up.data_ptr(), out.data_ptr(), rows, dim, *steps),
         *(float("inf") if limit is None else limit, alpha, shift, torch.get_num_threads()),
     )
+    return out
+
+
+def by_group(x: Tensor, matrices: Tensor) -> Tensor | None:
+    """Few x [B, S, G, I] by a matrix of each group [G, O, I]: [B, S, G, O]."""
+    batch, new, groups, width = x.shape
+    if batch * new > FEW_TOKENS or not use_cpp(x, matrices) or not matrices.is_contiguous():
+        return None
+    library = _library(x.dtype)
+    if library is None:
+        return None
+    x, out = x.contiguous(), matrices.shape[1]
+    y = x.new_empty((batch, new, groups, out))
+    library.by_group(
+        *(x.data_ptr(), matrices.data_ptr(), y.data_ptr()),
+        *(batch * new, groups, out, width, torch.get_num_threads()),
+    )
+    return y
+
+
+def recall(x: Tensor, data: Tensor, keep: int, time: Clock) -> Tensor | None:
+    """`recall` of a store of x's own dtype, where rows are aligned and full."""
+    if not (time.aligned and time.full) or keep > data.shape[1] or not use_cpp(x, data):
+        return None
+    library = _library(x.dtype)
+    if library is None or not data.is_contiguous():
+        return None
+    x, (batch, new) = x.contiguous(), x.shape[:2]
+    out = x.new_empty((batch, keep + new, *x.shape[2:]))
+    if out.numel():
+        library.recall(
+            *(x.data_ptr(), data.data_ptr(), out.data_ptr()),
+            *(batch, new, keep, data.shape[1], time.past, x[0, 0].numel()),
+        )
     return out

@@ -46,6 +46,8 @@ class Native(Runner):
     def __init__(self, name: str, layout: Layout, dtype: torch.dtype, library: ctypes.CDLL) -> None:
         super().__init__(layout, dtype)
         given = len(layout.takes) + len(layout.gives)
+        self._first, self._lead, self._size = layout.first, layout.lead, layout.size
+        self._given = [(a.own, a.dtype(dtype)) for a in layout.gives]
         self.learns = bool(layout.learned)
         self._forward = self._training = native.function(library, name, given)
         if layout.saved:
@@ -54,23 +56,26 @@ class Native(Runner):
             self._backward = native.function(library, f"{name}_backward", len(layout.read) + len(layout.learned))
 
     def forward(self, takes: Tensors) -> Tensors:
-        return self._run(self._forward, takes, training=False)
+        # Run many times for each token that is decoded, so without more ado
+        first = takes[self._first]
+        lead = first.shape[: self._lead]
+        made = [first.new_empty(lead + own, dtype=dtype) for own, dtype in self._given]
+        self._run(self._forward, takes, made, first.numel() // self._size)
+        return made
 
     def training(self, takes: Tensors) -> Tensors:
-        return self._run(self._training, takes, training=True)
+        made = self.layout.given(takes, self.dtype, training=True)
+        self._run(self._training, takes, made, self.layout.tokens(takes))
+        return made
 
-    def _run(self, function: Any, takes: Tensors, *, training: bool) -> Tensors:
-        layout = self.layout
-        tokens = layout.tokens(takes)
+    def _run(self, function: Any, takes: Tensors, made: Tensors, tokens: int) -> None:
         if not tokens:
-            return layout.given(takes, self.dtype, training=training)
+            return
         # Held until the end: where there were gaps, these are the only references to what was packed
         takes = [x.contiguous() for x in takes]
-        made = layout.given(takes, self.dtype, training=training)
-        for i, array in layout.spread:
-            takes[i] = spread(array, takes[i], takes[layout.first])
+        for i, array in self.layout.spread:
+            takes[i] = spread(array, takes[i], takes[self._first])
         function(*[x.data_ptr() for x in takes], *[x.data_ptr() for x in made], tokens)
-        return made
 
     def backward(self, read: Tensors) -> list[Tensor]:
         layout = self.layout

@@ -14,6 +14,8 @@ from typing import ClassVar, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
+from . import on_cpu
+
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Layouts that every cache may have."""
 
@@ -164,6 +166,8 @@ def recall(x: Tensor, store: RingStore | None, time: Clock) -> Tensor:
     if store is None:
         return x
     data, keep = store.data, store.keep
+    if store.packing is None and (recalled := on_cpu.recall(x, data, keep, time)) is not None:
+        return recalled
     # New tokens read as the store will return them later, whatever the chunking.
     stored = _stored(x, store)
     recent = torch.cat([*_read_ring(data, keep, time), stored], 1)

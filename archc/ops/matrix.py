@@ -120,7 +120,7 @@ class Embed(Op):
 class Einsum(Op):
     """A sum of products, in einsum notation."""
 
-    needs = {"torch": "torch"}
+    needs = {"einsum": "kernels.einsum"}
     uniform = True
     spec: str
     keep: ClassVar[tuple] = (B, S)
@@ -179,4 +179,4 @@ class Einsum(Op):
         return t.permute(t.reshape(z, tuple(sizes[c] for c in order)), [order.index(c) for c in out])
 
     def code(self, *ins: ast.expr) -> ast.expr:
-        return expr("torch.einsum(spec, *ins)", spec=self.spec, ins=ins)
+        return expr("einsum(spec, *ins)", spec=self.spec, ins=ins)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels.rms_norm import rms_norm
@@ -39,6 +40,11 @@ class Linear(nn.Linear):
         nn.init.normal_(self.weight, std=self.std)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The matrix times each vector of x [..., in], plus the bias: [..., out]."""
+        weight = self._parameters.get("weight")  # as an attribute it would be searched for, at every token anew
+        return super().forward(x) if weight is None else F.linear(x, weight, self._parameters["bias"])
 
 
 class Embedding(nn.Embedding):

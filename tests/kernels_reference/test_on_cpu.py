@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kernels import on_cpu
+from kernels.einsum import BY_GROUP, einsum
 from kernels.expert_rows import combine, dispatch
 from kernels.grouped_linear import grouped_linear
 from kernels.index_topk import index_topk
 from kernels.rms_norm import rms_norm
 from kernels.rotate import rotate
 from kernels.sparse_attention import sparse_attention
+from kernels.state import Ring, recall
 from kernels.swiglu import swiglu
 from tests.kernels_reference.clock import Rows
 
@@ -192,6 +195,42 @@ def test_attention_and_picks(
     how = {"scale": dim**-0.5, "window": window, "picks": picks, "every": every}
     got = sparse_attention(q, recent, sinks, time, entries=entries, **how)
     close(got, sparse_attention(wide[0], wide[1], wide[2], time, entries=wide[3], **how))  # pyright: ignore[reportArgumentType]
+
+
+@settings(max_examples=20)
+@given(dtype=dtypes, seed=seeds, tokens=st.integers(1, 6), groups=st.integers(1, 3), width=sizes, out=sizes)
+def test_each_group_has_a_matrix_of_its_own(
+    dtype: torch.dtype, seed: int, tokens: int, groups: int, width: int, out: int
+) -> None:
+    r = torch.Generator().manual_seed(seed)
+    x, matrices = normal(r, dtype, 1, tokens, groups, width), normal(r, dtype, groups, out, width)
+    close(einsum(BY_GROUP, x, matrices), torch.einsum(BY_GROUP, x.double(), matrices.double()))
+    assert (on_cpu.by_group(x, matrices) is None) == (tokens > on_cpu.FEW_TOKENS)
+
+
+@settings(max_examples=30)
+@given(
+    dtype=dtypes,
+    seed=seeds,
+    batch=st.integers(1, 3),
+    keep=st.integers(0, 6),
+    rewind=st.integers(0, 3),
+    chunks=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+)
+def test_recall(dtype: torch.dtype, seed: int, batch: int, keep: int, rewind: int, chunks: list[int]) -> None:
+    """A ring gives the very tokens that were put in, chunk after chunk."""
+    r = torch.Generator().manual_seed(seed)
+    ring = Ring(keep=keep, shape=(2, 3)).allocate(batch, 64, rewind, dtype, torch.device("cpu"))
+    history = normal(r, dtype, batch, sum(chunks), 2, 3)
+    for past, new in zip(accumulate([0, *chunks]), chunks, strict=False):
+        time = Rows(pasts=(past,) * batch, counts=(new,) * batch, new=new, cached=True)
+        before = ring.data.clone()
+        got = recall(history[:, past : past + new], ring, time)
+        seen = min(keep, past)
+        assert torch.equal(got[:, keep - seen :], history[:, past - seen : past + new])
+        after, ring.data[:] = ring.data.clone(), before
+        assert on_cpu.recall(history[:, past : past + new], ring.data, keep, time) is not None
+        assert torch.equal(ring.data, after)
 
 
 def test_equal_scores_go_to_the_lower_entry() -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .kernels.balance import sequence_balance
+from .kernels.einsum import einsum
 from .kernels.expert_rows import combine, dispatch
 from .kernels.group_pool import group_pool
 from .kernels.grouped_linear import grouped_linear
@@ -113,7 +114,7 @@ class SwaAttention(nn.Module):
         out = rotate(y, step.rope, pairs="interleaved", end="last", inverse=True)  # [B, S, 64, 512]
         out = out.flatten(-2).unflatten(-1, (8, 4096))                             # [B, S, 8, 4096]
         weight = self.o_a_proj.weight.unflatten(0, (8, -1))                        # [8, 1024, 4096]
-        out = torch.einsum("bsgi,goi->bsgo", out, weight)                          # [B, S, 8, 1024]
+        out = einsum("bsgi,goi->bsgo", out, weight)                                # [B, S, 8, 1024]
         return self.o_b_proj(out.flatten(-2))                                      # [B, S, 4096]
 
 
@@ -305,7 +306,7 @@ class CsaAttention(nn.Module):
         out = rotate(y, step.rope_yarn, pairs="interleaved", end="last", inverse=True)  # [B, S, 64, 512]
         out = out.flatten(-2).unflatten(-1, (8, 4096))                                  # [B, S, 8, 4096]
         weight = self.o_a_proj.weight.unflatten(0, (8, -1))                             # [8, 1024, 4096]
-        out = torch.einsum("bsgi,goi->bsgo", out, weight)                               # [B, S, 8, 1024]
+        out = einsum("bsgi,goi->bsgo", out, weight)                                     # [B, S, 8, 1024]
         return self.o_b_proj(out.flatten(-2))                                           # [B, S, 4096]
 
 
@@ -381,7 +382,7 @@ class HcaAttention(nn.Module):
         out = rotate(y, step.rope_yarn, pairs="interleaved", end="last", inverse=True)  # [B, S, 64, 512]
         out = out.flatten(-2).unflatten(-1, (8, 4096))                                  # [B, S, 8, 4096]
         weight = self.o_a_proj.weight.unflatten(0, (8, -1))                             # [8, 1024, 4096]
-        out = torch.einsum("bsgi,goi->bsgo", out, weight)                               # [B, S, 8, 1024]
+        out = einsum("bsgi,goi->bsgo", out, weight)                                     # [B, S, 8, 1024]
         return self.o_b_proj(out.flatten(-2))                                           # [B, S, 4096]
 
 
