@@ -10,7 +10,9 @@ With a gradient, kernels run in an autograd function that keeps what the kernel 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from . import native
 from .arrays import Array, Layout, Tensors, act, fp32
 from .dispatch import chosen, use_triton
-from .library import NAMESPACE
+from .library import in_a_name
 from .runners import Launched, Launcher, Native, Runner
 
 __all__ = ["Array", "Fused", "act", "fp32"]
@@ -66,7 +68,9 @@ class Fused:
         self.passed = None if len(read) == len(takes) else [list(takes).index(n) for n in read]
         self.layout = Layout(lead, tokens, read, gives, saved, backward, learns, alike)
         self.runners: dict[tuple[str, torch.dtype], Runner | None] = {}
-        self.key = f"{NAMESPACE}::{name}"
+        # Names of operators are global: two packages may have functions of one name, as may a model and its twin
+        self.namespace = in_a_name(reference.__module__.rpartition(".")[0])
+        self.key = f"{self.namespace}::{name}"
         self.operator = _operator(self)
         _KNOWN[self.key] = self
 
@@ -103,16 +107,30 @@ class Fused:
     def runner(self, kind: str, dtype: torch.dtype) -> Runner | None:
         """What runs kernels of a kind for activations of a dtype; None where that cannot be."""
         if (kind, dtype) not in self.runners:
-            made: Runner | None = Launched(self.triton, self.layout, dtype)
             if kind == "cpp":
-                assert self.cpp is not None
-                library = native.load(self.cpp.read_text(encoding="utf-8"), self.name, f"-DACT={ACTS[dtype]}")
-                made = None if library is None else Native(self.name, self.layout, dtype, library)
-            self.runners[kind, dtype] = made
+                _compile(self.namespace, dtype)
+            else:
+                self.runners[kind, dtype] = Launched(self.triton, self.layout, dtype)
         return self.runners[kind, dtype]
+
+    def compile(self, dtype: torch.dtype) -> None:
+        """Makes its C++ ready for activations of a dtype."""
+        assert self.cpp is not None
+        library = native.load(self.cpp.read_text(encoding="utf-8"), self.name, f"-DACT={ACTS[dtype]}")
+        self.runners["cpp", dtype] = None if library is None else Native(self.name, self.layout, dtype, library)
 
 
 _KNOWN: dict[str, Fused] = {}
+
+
+def _compile(namespace: str, dtype: torch.dtype) -> None:
+    """Makes all C++ ready of the functions of a folder: a model that calls one calls most, and compilers run side by
+    side.
+    """
+    waiting = [f for f in _KNOWN.values() if f.namespace == namespace and f.cpp and ("cpp", dtype) not in f.runners]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda fused: fused.compile(dtype), waiting))
+
 
 _transformed = torch._C._are_functorch_transforms_active  # noqa: SLF001 - has no other name
 

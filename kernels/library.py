@@ -34,8 +34,14 @@ INTERPRETED: bool = triton is not None and bool(triton.knobs.runtime.interpret)
 # Multiply-adds round once: the default of Triton up to 3.9, and no longer of 3.10, so it is said at every launch.
 FUSED_MULTIPLY_ADD = {"enable_fp_fusion": True}
 
+
+def in_a_name(package: str) -> str:
+    """The path of a package as part of the name of an operator."""
+    return re.sub(r"[^0-9A-Za-z_]", lambda c: f"u{ord(c[0]):x}", package.replace(".", "__"))
+
+
 # Two generated packages may live in one process, each with its own copy of these files; operator names are global.
-NAMESPACE = re.sub(r"[^0-9A-Za-z_]", lambda c: f"u{ord(c[0]):x}", (__package__ or "archc_kernels").replace(".", "__"))
+NAMESPACE = in_a_name(__package__ or "archc_kernels")
 
 
 def jit(kernel: Callable[..., None]) -> Any:

@@ -19,7 +19,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +47,6 @@ beside the one that PyTorch has loaded.
 TIMEOUT = 300.0
 """Seconds after which a compiler is given up."""
 
-_LOCK = threading.Lock()
-
 
 class Unbuilt(Exception):
     """C++ that could not be compiled or loaded; the message says why."""
@@ -70,8 +67,7 @@ def load(source: str, name: str, *more: str) -> ctypes.CDLL | None:
         _warn_once(f"{error}: all functions run in PyTorch")
         return None
     try:
-        with _LOCK:
-            return _loaded(source, name, command, more)
+        return _loaded(source, name, command, more)
     except (Unbuilt, OSError) as error:
         _warn_once(f"{name} runs in PyTorch: {error}")
         return None
@@ -161,7 +157,7 @@ def _built(source: str, path: Path, compiling: Sequence[str], linking: Sequence[
         with tempfile.TemporaryDirectory(prefix=f"{path.stem}-", dir=path.parent) as work:
             text = f"{path.stem.rpartition('-')[0]}.cpp"
             (Path(work) / text).write_text(source, encoding="utf-8")
-            # In two steps: linked with -ffast-math, which a text may be compiled with, a library flushes denormal numbers
+            # In two steps: linked with -ffast-math, which a text may be compiled with, a library flushes denormals
             # to zero in all of the process
             _run([*compiling, "-c", "-o", "made.o", text], work)
             _run([*linking, "-o", path.name, "made.o", "-lm"], work)
