@@ -116,7 +116,7 @@ class Fused:
     def compile(self, dtype: torch.dtype) -> None:
         """Makes its C++ ready for activations of a dtype."""
         assert self.cpp is not None
-        library = native.load(self.cpp.read_text(encoding="utf-8"), self.name, f"-DACT={ACTS[dtype]}")
+        library = native.load(native.text(self.cpp), self.name, f"-DACT={ACTS[dtype]}")
         self.runners["cpp", dtype] = None if library is None else Native(self.name, self.layout, dtype, library)
 
 

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import signal
@@ -44,6 +45,8 @@ ATTEMPTS = (((*MACHINE, "-fopenmp"), ("-fopenmp",)), (MACHINE, ()), ((), ()))
 beside the one that PyTorch has loaded.
 """
 
+INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
+
 TIMEOUT = 300.0
 """Seconds after which a compiler is given up."""
 
@@ -54,6 +57,12 @@ class Unbuilt(Exception):
 
 class Hung(Unbuilt):
     """A compiler that does not end."""
+
+
+def text(path: Path) -> str:
+    """The C++ of a file, with the files beside it that it includes."""
+    found = path.read_text(encoding="utf-8")
+    return INCLUDE.sub(lambda match: (path.parent / match[1]).read_text(encoding="utf-8"), found)
 
 
 def load(source: str, name: str, *more: str) -> ctypes.CDLL | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from archc.emit.body import Body
 from archc.emit.classes import returned
 from archc.emit.flow import Flow
-from archc.emit.kernels import Kernels, cpp, kernels, table, triton
+from archc.emit.kernels import CARRIED, HEADER, Kernels, cpp, kernels, table, triton
 from archc.emit.layout import WIDTH, aligned, docstring, fill
 from archc.graph import Graph, Scope, Value
 from archc.graph.gradient import FLOATS, gradients
@@ -99,7 +99,7 @@ class _Printer:
         text = "\n".join([*self._head(made, per_token, once), "", *imports, "", "", body]) + "\n"
         files = {f"{self.name}.py": text}
         if native is not None:
-            files[f"{self.name}.cpp"] = native
+            files |= {f"{self.name}.cpp": native, HEADER: CARRIED}
         return Function(self.name, files, modules, (per_token, once))
 
     def kernels(self, wanted: Sequence[int]) -> Kernels:

@@ -7,13 +7,19 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from archc.emit.layout import WIDTH, fill
-from archc.rows.cpp import translation_unit
+from archc.rows.cpp import HEAD, NoCpp, translation_unit
 from archc.rows.kernel import Kernel, optimised, trained
 from archc.rows.rules import Input
 from archc.rows.triton import Printed, print_forward
 from archc.rows.value import Row
 
 Dims = tuple[int, ...]
+
+HEADER = "rows.h"
+"""The file of what the C++ of all functions uses."""
+
+CARRIED = f"// What the C++ of functions shares: numbers in memory, functions of them, products of matrices\n{HEAD}"
+"""Its text."""
 
 
 class Kernels(NamedTuple):
@@ -77,8 +83,8 @@ def cpp(made: Kernels) -> str | None:
     """The kernels as one file of C++; None where there are ops that it has no form for."""
     several = {k.name: k for k in (made.forward, made.training, made.backward) if k is not None}
     try:
-        return translation_unit(list(several.values()))
-    except TypeError:
+        return translation_unit(list(several.values()), f'#include "{HEADER}"\n')
+    except NoCpp:
         return None
 
 

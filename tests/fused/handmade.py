@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from archc.emit.kernels import cpp, kernels, table
+from archc.emit.kernels import CARRIED, HEADER, cpp, kernels, table
 from kernels import fused
 from tests.rows.boundary import boundary, reference
 
@@ -35,6 +35,7 @@ def function(name: str = "boundary") -> fused.Fused:
     _FOLDERS.append(folder)
     path = Path(folder.name) / f"{name}.py"
     path.with_suffix(".cpp").write_text(cpp(made) or "")
+    (path.parent / HEADER).write_text(CARRIED)
     names = {"Fused": fused.Fused, "act": fused.act, "fp32": fused.fp32, "Path": Path, "reference": composed}
     names["__file__"] = str(path)
     exec("\n".join(table(made, native=True, launchers=[])), names)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from archc.rows import cpp
 from kernels import native
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,10 +124,6 @@ def test_flags_that_a_compiler_lacks_are_left_out(tmp_path: Path, monkeypatch: p
     assert doubled(native.load(TWICE, "twice")).tolist() == [2, 4, 6]
 
 
-def test_generated_kernels_are_compiled_as_their_own_tests_do() -> None:
-    assert {*native.FLAGS, *native.MACHINE, "-fopenmp", "-shared"} == set(cpp.FLAGS)
-
-
 def test_denormal_numbers_stay_what_they_are() -> None:
     assert native.load(TWICE, "twice", "-ffast-math") is not None
     assert float(torch.tensor(1e-40) * 0.5) > 0
@@ -157,3 +152,9 @@ def test_the_cache_is_where_the_system_has_caches(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/somebody")
     assert native.cache_folder() == Path("/somebody/.cache/archc/native")
+
+
+def test_what_a_text_includes_stands_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "shared.h").write_text("// shared\n")
+    (tmp_path / "some.cpp").write_text('#include "shared.h"\n#include <cmath>\n')
+    assert native.text(tmp_path / "some.cpp") == "// shared\n\n#include <cmath>\n"

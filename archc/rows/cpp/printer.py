@@ -332,11 +332,13 @@ def _listed(head: str, items: Iterable[str], end: str) -> str:
     return "\n".join(lines) + end
 
 
-def translation_unit(kernels: Iterable[Kernel]) -> str:
+def translation_unit(kernels: Iterable[Kernel], head: str = CARRIED) -> str:
     """One file of C++ with a function for each kernel, of its name: pointers in the order of takes and gives, then how
     many tokens T. Sums over tokens are added to what their memory holds. Raises `NoCpp` where a kernel has none.
+
+    ``head`` stands before them: what all of them use, or how that is included.
     """
-    return "\n".join((CARRIED, *(_Function(kernel).print() for kernel in kernels)))
+    return "\n".join((head, *(_Function(kernel).print() for kernel in kernels)))
 
 
 def print_cpp(kernel: Kernel) -> str:
