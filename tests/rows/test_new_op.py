@@ -1,4 +1,4 @@
-"""A row-local op that joins: an entry with a gradient and printed lines, a rule, and it is fused and runs everywhere."""
+"""A row-local op that joins: one entry with its gradient and lines to print, one rule, and it is fused everywhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Capped(Pointwise):
     """cap tanh(x / cap): Gemma 2 (arXiv:2408.00118, section 2)."""
 
     cap: float
-    cpp = "{cap}f * std::tanh({x} / {cap}f)"
+    cpp = "{cap} * std::tanh({x} / {cap})"
     triton = "{cap} * (2.0 * tl.sigmoid(2.0 / {cap} * {x}) - 1.0)"
     numpy = "cap * np.tanh(x / cap)"
 
