@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from archc.rows.few_bits import Through
 from archc.rows.rewrite import Matrix
 from archc.rows.rules import Add, Const, Pad, Pointwise, Product, Spread, StreamMax, Take
 from archc.rows.value import Row, Streams
@@ -81,6 +82,8 @@ class Elements(ABC):
         if isinstance(rule, StreamMax):
             width = len(args[0]) // len(names)
             return [self._largest(args[0][i * width : (i + 1) * width], n) for i, n in enumerate(names)]
+        if isinstance(rule, Through):
+            return list(args[1])
         if isinstance(rule, Matrix):
             return self._matrix(rule, value.args[0], args[0], names)
         raise TypeError(f"no elements of {rule}")

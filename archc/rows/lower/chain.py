@@ -11,7 +11,7 @@ from archc.ops import Shape
 from archc.rows import pointwise as pw
 from archc.rows import rules as r
 from archc.rows.kernel import Kernel
-from archc.rows.lower.lowering import REASONS, RULES, Dims, Leaf, Lowering, Term, Unfit
+from archc.rows.lower.lowering import BLOCKS, REASONS, RULES, Dims, Leaf, Lowering, Term, Unfit
 from archc.rows.value import Row
 
 NARROWEST = 16
@@ -38,8 +38,8 @@ def lower(nodes: Sequence[Node], takes: Mapping[Value, str], gives: Mapping[str,
     mine = [v for v in values if v not in alone and v.param is None and v.type.dtype in ("act", "fp32")]
     tokens = _tokens(v for v in mine if v.step is None)
     reason, furthest = Unfit("there is nothing to compute"), -1
-    for heads, width in _choices(mine, tokens):
-        attempt = _Attempt(nodes, takes, gives, Lowering(tokens, heads, width))
+    for heads, width, blocks in (*_blocks(nodes), *_choices(mine, tokens)):
+        attempt = _Attempt(nodes, takes, gives, Lowering(tokens, heads, width, blocks=blocks))
         try:
             return Lowered(attempt.kernel(name), (*tokens, *heads))
         except Unfit as why:
@@ -71,7 +71,18 @@ def _leading(value: Value) -> Shape:
     return value.shape[:count]
 
 
-def _choices(values: Sequence[Value], tokens: Shape) -> Iterator[tuple[Dims, int]]:
+def _blocks(nodes: Sequence[Node]) -> Iterator[tuple[Dims, int, bool]]:
+    """Widths of rows that ops ask for: each a token of its own, or several to a token."""
+    for node in nodes:
+        if type(node.op) in BLOCKS:
+            channels = node.ins[0].type.last
+            width = BLOCKS[type(node.op)](node.op, node.ins[0].type)
+            if channels > width:
+                yield (channels // width,), width, True
+            yield (), width, False
+
+
+def _choices(values: Sequence[Value], tokens: Shape) -> Iterator[tuple[Dims, int, bool]]:
     """Dims of heads and widths of rows to try, in order: as many tokens as can be, and rows as wide as can be."""
     dims = [tuple(n for n in v.shape[len(tokens) :] if isinstance(n, int)) for v in values if v.step is None]
     heads = {d[:i] for d in dims for i in range(1, len(d))}
@@ -80,7 +91,7 @@ def _choices(values: Sequence[Value], tokens: Shape) -> Iterator[tuple[Dims, int
         widths = {*last, math.gcd(*last)} if last else set()
         rows = sorted((w for w in widths if w >= NARROWEST), reverse=True)
         narrow = sorted((w for w in widths if 1 < w < NARROWEST), reverse=True)
-        yield from ((some, w) for w in (*rows, 1, *narrow))
+        yield from ((some, w, False) for w in (*rows, 1, *narrow))
 
 
 class _Attempt:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from archc.graph import Value
-from archc.ops import Op, Shape
+from archc.ops import Op, Shape, Type
 from archc.rows import rules as r
 from archc.rows.value import Program, Row, Rule, Streams
 
@@ -44,10 +44,13 @@ class Leaf(NamedTuple):
 
 
 class Lowering:
-    """Makes a program of rows ``width`` wide, whose tokens are what ``tokens`` and ``heads``, dims of values, count."""
+    """Makes a program of rows ``width`` wide, whose tokens are what ``tokens`` and ``heads``, dims of values, count.
 
-    def __init__(self, tokens: Shape, heads: Dims, width: int) -> None:
-        self.program, self.tokens, self.heads, self.width = Program(), tokens, heads, width
+    Where it works on ``blocks``, these are in one dim with their channels, as heads that nothing tells apart are.
+    """
+
+    def __init__(self, tokens: Shape, heads: Dims, width: int, *, blocks: bool = False) -> None:
+        self.program, self.tokens, self.heads, self.width, self.blocks = Program(), tokens, heads, width, blocks
         self.takes: dict[str, Row] = {}
 
     def make(self, rule: Rule, *args: Row) -> Row:
@@ -111,8 +114,8 @@ class Lowering:
         return "".join(names[:-1]), names[-1] if names else ""
 
     # --- leaves --------------------------------------------------------------------------------------
-    def leaf(self, name: str, value: Value, *, headed: bool = False) -> Term:
-        """A value that comes from memory; ``headed``: one whose heads are in one dim with their channels."""
+    def leaf(self, name: str, value: Value) -> Term:
+        """A value that comes from memory."""
         dims = self.dims(value)
         form = self.format(value)
         if value.param is not None:
@@ -122,15 +125,17 @@ class Lowering:
                 raise Unfit(f"the parameter {value.param.name} {value.type} has no rows of {self.width} channels")
             return Term(self.take(name, r.Param(name=name, streams=streams, row=row, format=form)), dims)
         mine = bool(self.heads) and dims[: len(self.heads)] == self.heads
-        own = dims[len(self.heads) :] if mine else (dims[0] // math.prod(self.heads), *dims[1:]) if headed else dims
-        shared = math.prod(self.heads) if self.heads and not (mine or headed) else 1
+        own = dims[len(self.heads) :] if mine else dims
+        if self.blocks and dims == (self.heads[0] * self.width,):
+            mine, own = True, (self.width,)
+        shared = 1 if mine else math.prod(self.heads)
         if shared > 1 and value.step is None:
             raise Unfit(f"{value.type} is shared by the heads {list(self.heads)} of a token, and has a gradient")
         row = self.wide(own)
         streams = self.streams(own, row=row)
         self.small(streams, row=row)
         leaf = self.take(name, r.Input(name=name, streams=streams, row=row, format=form, shared=shared))
-        return Term(leaf, dims, mine or headed)
+        return Term(leaf, dims, mine)
 
     def angles(self, given: Leaf) -> Row:
         """The angles [pairs, 2] of tokens, the same for all heads, as a leaf."""
@@ -171,6 +176,9 @@ class Lowering:
         """Letters of the streams of two operands whose dims broadcast, letters and sizes of those of the result, and
         a term with the dims of the result.
         """
+        if a.headed and b.headed and a.dims == b.dims and a.row.axes == b.row.axes:
+            letters = "abcdefgh"[: len(a.row.streams)]
+            return letters, letters, letters, a.row.streams, a
         n = max(len(a.dims), len(b.dims))
         headed = a.headed or b.headed
         skip = len(self.heads) if headed else 0
@@ -185,15 +193,15 @@ class Lowering:
         rest = dims[skip:]
         sizes = self.sizes(rest, row=row)
         names = ["" if size == 1 else "abcdefgh"[i] for i, size in enumerate(sizes)]
-        letters = []
+        kept = []
         for t, own in zip((a, b), padded, strict=True):
             if row and not t.row.row and own[-1:] != (1,) and rest:
                 raise Unfit(f"{own[-1]} numbers meet a row of {self.width} channels")
             same = [m == d for m, d in zip(own[skip:], rest, strict=True)]
-            letters.append("".join(c for c, kept in zip(names, same, strict=True) if kept))
+            kept.append("".join(c for c, stays in zip(names, same, strict=True) if stays))
         made = tuple(size for size in sizes if size != 1)
         self.small(made, row=row)
-        return letters[0], letters[1], "".join(names), made, Term(a.row, dims, headed)
+        return kept[0], kept[1], "".join(names), made, Term(a.row, dims, headed)
 
     def times(self, a: Term, b: Term) -> Term:
         """a * b, broadcast from the right."""
@@ -263,6 +271,8 @@ class Entry(NamedTuple):
 
 RULES: dict[type[Op], Entry] = {}
 """How ops are written as row values: functions of the lowering, the op and its operands that give its results."""
+BLOCKS: dict[type[Op], Callable[[Any, Type], int]] = {}
+"""Ops of which so many channels of their operand after one another are worked on together, and no others."""
 REASONS: dict[type[Op], str] = {}
 """Why row-local ops are not written as row values."""
 

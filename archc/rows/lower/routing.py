@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from archc.ops import bypass, expert, rounding
+from archc.ops import bypass, expert
 from archc.rows import pointwise as pw
 from archc.rows import rules as r
 from archc.rows.lower.lowering import REASONS, Leaf, Lowering, Term, pointwise, rule
@@ -12,8 +12,6 @@ pointwise(expert.SqrtSoftplus, lambda op: pw.SqrtSoftplus())
 REASONS[expert.Topk] = "the largest of a row are found by comparing its channels with one another"
 REASONS[expert.GroupMask] = "groups of experts are compared with one another"
 REASONS[expert.Gather] = "ids say which channels are read"
-REASONS[rounding.Quantise] = "blocks of channels share a scale"
-REASONS[rounding.Hadamard] = "every channel of a row becomes a sum of all"
 REASONS[bypass.Decide] = "training and inference differ in what they decide"
 
 
