@@ -64,7 +64,7 @@ def test_groups_are_rows(build: Any, dim: int, tokens: str, width: int) -> None:
     assert max(fits(graph, found)) < 1e-12
 
 
-def alone(to: str, dim: int) -> Kernel:
+def alone(to: Any, dim: int) -> Kernel:
     """A kernel that rounds and does nothing else."""
     g = Builder("rounded")
     x = g.embedding("embed", g.tokens, rows=11, dim=dim)
