@@ -77,7 +77,6 @@ class Layout:
             tuple(a.dtype(dtype) for a in self.takes): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32)
         }
         self.spread = [(i, a) for i, a in enumerate(self.takes) if a.spread]
-        self.alike = [next((i for i, t in enumerate(self.takes) if _alike(a, t)), None) for a in self.gives]
         self.learned = [self.names.index(n) for n in learns]
         # Each take that has a gradient, and which of those that the kernel gives is its
         self.targets = [(self.names.index(n), list(learns).index(alike.get(n, n))) for n in (*learns, *alike)]
@@ -88,19 +87,12 @@ class Layout:
         self.upstream = [grads.index(n) for n in backward if n in grads]
         self.read = [*(every[i] for i in self.kept), *(self.gives[i] for i in self.upstream)]
 
-    def given(self, takes: Tensors, dtype: torch.dtype, *, training: bool) -> list[Tensor]:
-        """New tensors for what is given of takes without gaps, and in training for what is saved."""
+    def given(self, takes: Tensors, dtype: torch.dtype) -> list[Tensor]:
+        """New tensors for what is given of takes and what is saved."""
         first = takes[self.first]
-        lead = first.shape[: self.lead]
-        # Like a take, where one has its dims: that is half the time of saying them
-        made = [
-            first.new_empty((*lead, *a.own), dtype=a.dtype(dtype)) if like is None else torch.empty_like(takes[like])
-            for a, like in zip(self.gives, self.alike, strict=True)
-        ]
-        if training:
-            tokens = self.tokens(takes)
-            made += [first.new_empty((tokens, *a.dims), dtype=a.dtype(dtype)) for a in self.saved]
-        return made
+        lead, tokens = first.shape[: self.lead], self.tokens(takes)
+        made = [first.new_empty((*lead, *a.own), dtype=a.dtype(dtype)) for a in self.gives]
+        return made + [first.new_empty((tokens, *a.dims), dtype=a.dtype(dtype)) for a in self.saved]
 
     def gradients(self, read: Tensors, dtype: torch.dtype) -> list[Tensor]:
         """New tensors for the gradients of what learns, of what their kernel takes: zeros in float32 for sums."""
@@ -120,11 +112,6 @@ class Layout:
     def tokens_back(self, read: Tensors) -> int:
         """The same of what the kernel of the gradient takes: last a gradient of what was given."""
         return read[-1].numel() // math.prod(self.read[-1].dims)
-
-
-def _alike(give: Array, take: Array) -> bool:
-    """Whether tensors of two arrays have the same dims and dtype."""
-    return (give.own, give.act) == (take.own, take.act) and not take.once and not take.spread
 
 
 def spread(array: Array, x: Tensor, like: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class Native(Runner):
         return made
 
     def training(self, takes: Tensors) -> Tensors:
-        made = self.layout.given(takes, self.dtype, training=True)
+        made = self.layout.given(takes, self.dtype)
         self._run(self._training, takes, made, self.layout.tokens(takes))
         return made
 
@@ -98,7 +98,7 @@ class Launched(Runner):
     def training(self, takes: Tensors) -> Tensors:
         layout, tokens = self.layout, self.layout.tokens(takes)
         if tokens == 0:
-            return layout.given(takes, self.dtype, training=True)
+            return layout.given(takes, self.dtype)
         for i, array in layout.spread:
             takes = [*takes[:i], spread(array, takes[i], takes[layout.first]), *takes[i + 1 :]]
         made = self._launched(0, layout.takes, takes, tokens)

@@ -82,14 +82,16 @@ def test_kernels_run_in_float32_and_bfloat16_on_a_cpu(ran: Mock, monkeypatch: py
 
 
 def test_operands_with_gaps_and_repeated_rows(ran: Mock) -> None:
-    takes = operands((2, 3), torch.float32)
-    with torch.no_grad():
-        once = takes[0][:1, :1, :1]
-        spread = [once.expand_as(takes[0]), takes[1].transpose(0, 1).contiguous().transpose(0, 1), *takes[2:]]
-        packed = [x.contiguous() for x in spread]
-        for got, want in zip(function()(*spread), function()(*packed), strict=True):
+    takes = [x.detach() for x in operands((2, 3), torch.float32)]
+    turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in takes[1:4]]
+    spread = [takes[0][:1, :1, :1].expand_as(takes[0]), *turned, *takes[4:]]
+    for graded in (False, True):
+        made = [[x.requires_grad_(graded) for x in some] for some in (spread, [x.contiguous() for x in spread])]
+        for got, want in zip(*(function()(*some) for some in made), strict=True):
             assert torch.equal(got, want)
-    assert ran.call_count == 2
+    for got, want in zip(*(gradients(function(), some)[1] for some in made), strict=True):
+        assert torch.equal(got, want)
+    assert ran.call_count == 6
 
 
 def test_only_what_wants_a_gradient_gets_one(ran: Mock) -> None:
