@@ -83,7 +83,7 @@ class _Launches(_python_dispatch.TorchDispatchMode):
         """Runs a kernel on the interpreter, and lists it."""
         names = inspect.signature(executor.fn).parameters
         bound = inspect.getcallargs(executor.fn, *args, **{k: v for k, v in kwargs.items() if k in names})
-        grid = executor.grid(bound) if callable(executor.grid) else executor.grid
+        grid: Any = executor.grid(bound) if callable(executor.grid) else executor.grid
         self.made.append(Traced(executor.fn.__name__, "triton", tuple(int(n) for n in grid)))
         storages: dict[int, _Memory] = {}
         for name, value in bound.items():
