@@ -13,6 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit as jit_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -45,6 +46,9 @@ _PTX = re.compile(
     r"|(?:ld|st)\.(?:\w+\.)*?global(?:\.[\w:]+)*?(?:\.v(?P<many>\d+))?\.[bfsu](?P<bits>\d+)\b"
     r"|cp\.async\.c[ag]\.shared\.global[^,]*,[^,]*,\s*(?P<bytes>\w+)"
 )
+
+
+_FACTS: dict[tuple[Any, ...], Facts] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +84,25 @@ class Facts:
 
 def launches(operator: Callable[..., Any], *args: Any) -> list[Launch]:
     """The launches that operator(*args) makes, in order; no kernel runs, so results are garbage."""
-    made: list[Launch] = []
-
-    def record(kernel: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **kwargs: Any) -> None:  # noqa: ARG001
-        made.append(Launch(kernel, grid, args, kwargs))
-
-    with patch.object(jit_module.JITFunction, "run", record):
+    with recording() as made:
         operator(*args)
     return made
 
 
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Lists the launches made inside, none of which runs."""
+    made: list[Launch] = []
+
+    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:  # noqa: ARG001
+        made.append(Launch(kernel, grid, args, kwargs))
+
+    with patch.object(jit_module.JITFunction, "run", record):
+        yield made
+
+
 def compiled(launch: Launch, target: str) -> Facts:
-    """The facts of a launch compiled for a target of ``TARGETS``."""
+    """The facts of a launch compiled for a target of ``TARGETS``; launches with equal code share them."""
     gpu = TARGETS[target]
     backend = make_backend(gpu)
     kernel: Any = launch.kernel
@@ -100,10 +111,13 @@ def compiled(launch: Launch, target: str) -> Facts:
     options, signature, constants, attributes = kernel._pack_args(
         backend, dict(launch.kwargs), bound, specialisation, None
     )
-    source = ASTSource(kernel, signature, constants, attributes)
-    binary: Any = triton.compile(source, target=gpu, options=options.__dict__)
-    name = f"{Path(kernel.fn.__code__.co_filename).stem}.{kernel.fn.__name__}"
-    return _amd(name, binary) if gpu.backend == "hip" else _nvidia(name, kernel, binary)
+    key = (kernel, target, repr((options, signature, constants, attributes)))
+    if key not in _FACTS:
+        source = ASTSource(kernel, signature, constants, attributes)
+        binary: Any = triton.compile(source, target=gpu, options=options.__dict__)
+        name = f"{Path(kernel.fn.__code__.co_filename).stem}.{kernel.fn.__name__}"
+        _FACTS[key] = _amd(name, binary) if gpu.backend == "hip" else _nvidia(name, kernel, binary)
+    return _FACTS[key]
 
 
 def narrowest(facts: Facts, moved: Mapping[str, int], share: float = 0.05) -> int:

@@ -1,0 +1,202 @@
+"""Runs the calls of a job in a process of its own: ``python -m archc.cli._bench.static.child compile|trace < JOB``.
+
+``compile`` records what calls would launch and compiles it; ``trace`` runs them in the interpreter, which must have been
+asked for before Triton is imported (``TRITON_INTERPRET=1``), and counts bytes. Both print one line of JSON, as the last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+DTYPES = {"act": torch.bfloat16, "fp32": torch.float32, "int": torch.int64, "bool": torch.bool}
+DOUBLED = (64, 128, 256, 512, 1024)
+"""Numbers of tokens, of which the first two neighbours are traced that launch as the largest number does: bytes of the
+largest lie on the line through theirs."""
+
+WAYS = ("forward", "backward")
+Ways = dict[str, list[Any]]
+
+
+def main() -> None:
+    """Does the job."""
+    how, job = sys.argv[1], json.load(sys.stdin)
+    sys.path.insert(0, job["folder"])
+    os.environ["ARCHC_KERNELS"] = "triton"
+    torch.set_num_threads(1)
+    found = (_compiled if how == "compile" else _traced)(job)
+    print("\n" + json.dumps(found))
+
+
+class Call:
+    """A subject as a function of the number of tokens."""
+
+    def __init__(self, package: str, subject: dict[str, Any]) -> None:
+        self.operands = subject["operands"]
+        names = {n: _named(package, n, module) for n, module in subject["names"].items()}
+        code = compile(subject["call"], "<call>", "eval")
+        self.run: Callable[..., Any] = lambda *ins: eval(  # noqa: S307 - printed by archc
+            code, names | {f"_{i}": x for i, x in enumerate(ins)}
+        )
+
+    def ways(self, tokens: int, made: list[Any], fill: Callable[[Tensor], Any]) -> Ways:
+        """What the call adds to ``made`` forward without gradients, and then backward."""
+        ins = [self._operand(o, tokens, fill) for o in self.operands]
+        made.clear()
+        with torch.no_grad():
+            self.run(*ins)
+        found = {"forward": list(made)}
+        made.clear()
+        wanted = [x.requires_grad_() for x, o in zip(ins, self.operands, strict=True) if o["wanted"]]
+        outs = [y for y in _tensors(self.run(*ins)) if y.requires_grad] if wanted else []
+        if outs:
+            upstream = [torch.empty_like(y) for y in outs]
+            for grad in upstream:
+                fill(grad)
+            made.clear()
+            torch.autograd.grad(outs, wanted, upstream, allow_unused=True)
+        found["backward"] = list(made) if outs else []
+        made.clear()
+        return found
+
+    @staticmethod
+    def _operand(operand: dict[str, Any], tokens: int, fill: Callable[[Tensor], Any]) -> Tensor:
+        x = torch.empty(operand["shapes"][str(tokens)], dtype=DTYPES[operand["dtype"]])
+        fill(x)
+        return x
+
+
+def _named(package: str, name: str, module: str) -> Any:
+    """What a name means in a package where ``module`` defines it."""
+    if module in ("torch", "torch.nn.functional"):
+        found = import_module(module)
+        return found if name in ("torch", "F") else getattr(found, name)
+    return getattr(import_module(f"{package}.{module}"), name)
+
+
+def _tensors(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+@contextmanager
+def _as_on(package: str, processors: int) -> Iterator[None]:
+    """The kernels of a package launch as they would on a GPU of so many processors."""
+    modules = [m for name, m in sys.modules.items() if name.startswith(f"{package}.") and hasattr(m, "processors")]
+    with patch.object(import_module(f"{package}.kernels.dispatch"), "INTERPRETED", True):  # noqa: FBT003
+        kept = [(m, m.processors) for m in modules]
+        for module in modules:
+            module.processors = lambda _: processors
+        try:
+            yield
+        finally:
+            for module, function in kept:
+                module.processors = function
+
+
+# --- compiling -----------------------------------------------------------------------------------
+def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each subject the facts of its launches by way, number of tokens and target, and which numbers to trace."""
+    from archc.cli._bench.static import compiled
+
+    found = []
+    for subject in job["subjects"]:
+        try:
+            call = Call(job["package"], subject)
+            counts = sorted({*job["tokens"], *DOUBLED})
+            with _as_on(job["package"], job["processors"]), compiled.recording() as made:
+                recorded = {n: call.ways(n, made, lambda _: None) for n in counts}
+            facts = {
+                target: {
+                    n: {way: [_facts(launch, target) for launch in some] for way, some in recorded[n].items()}
+                    for n in job["tokens"]
+                }
+                for target in job["targets"]
+            }
+            found.append({"facts": facts, "pairs": {way: _pair(recorded, way, max(job["tokens"])) for way in WAYS}})
+        except Exception:  # noqa: BLE001 - reported where the row would stand
+            found.append({"error": traceback.format_exc(limit=-3)})
+    return found
+
+
+def _facts(launch: Any, target: str) -> dict[str, Any]:
+    from archc.cli._bench.static import compiled
+
+    facts = compiled.compiled(launch, target)
+    return {name: getattr(facts, name) for name in compiled.Facts.__slots__}
+
+
+def _pair(recorded: dict[int, Ways], way: str, largest: int) -> tuple[int, int] | None:
+    """The first neighbours of `DOUBLED` whose launches become those of the largest number on a straight line."""
+    for a, b in pairwise(DOUBLED):
+        three = [recorded[n][way] for n in (a, b, largest)]
+        same = len({len(some) for some in three}) == 1
+        if same and all(_straight(*launches, (a, b, largest)) for launches in zip(*three, strict=True)):
+            return a, b
+    return None
+
+
+def _straight(x: Any, y: Any, z: Any, counts: tuple[int, int, int]) -> bool:
+    """Whether three launches, of so many tokens, are of one kernel with numbers that grow in proportion."""
+    if not (x.kernel is y.kernel is z.kernel and x.kwargs.keys() == y.kwargs.keys() == z.kwargs.keys()):
+        return False
+    a, b, c = counts
+    numbers = [(launch.grid, *launch.args, *launch.kwargs.values()) for launch in (x, y, z)]
+
+    def grows(u: Any, v: Any, w: Any) -> bool:
+        if isinstance(u, tuple):
+            return len(u) == len(v) == len(w) and all(map(grows, u, v, w))
+        if isinstance(u, bool | float | str | type(None)):
+            return u == v == w
+        if isinstance(u, int):
+            return (v - u) * (c - b) == (w - v) * (b - a)
+        return isinstance(v, type(u)) and isinstance(w, type(u))
+
+    return all(map(grows, *numbers))
+
+
+# --- tracing -------------------------------------------------------------------------------------
+def _traced(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """For each subject what its launches move, by number of tokens and way."""
+    import numpy as np
+
+    from archc.cli._bench.static.interpreter import repair
+    from archc.cli._bench.static.traced import tracing
+
+    repair()
+    np.seterr(all="ignore")
+    found: list[dict[str, Any]] = []
+    for subject in job["subjects"]:
+        try:
+            call, made_at = Call(job["package"], subject), {}
+            with _as_on(job["package"], job["processors"]):
+                for tokens in subject["trace"]:
+                    with tracing() as made:
+                        made_at[tokens] = call.ways(tokens, made, _numbers)
+            found.append({n: {w: [asdict(t) for t in some] for w, some in ways.items()} for n, ways in made_at.items()})
+        except Exception:  # noqa: BLE001 - reported where the row would stand
+            found.append({"error": traceback.format_exc(limit=-3)})
+        print(f"\r{len(found)} of {len(job['subjects'])}", end="", file=sys.stderr)
+    return found
+
+
+def _numbers(x: Tensor) -> None:
+    if x.is_floating_point():
+        x.normal_()
+    else:
+        x.zero_()
+
+
+if __name__ == "__main__":
+    main()
