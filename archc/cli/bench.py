@@ -1,41 +1,87 @@
-"""`archc bench`: what this machine takes for the calls that models are made of."""
+"""`archc bench`: what this machine takes for the calls that models are made of, and facts of a model's kernels."""
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from archc.cli._console import print_all
 from archc.cli._needs import require
-from archc.cli.options import format_option
+from archc.cli.options import format_option, spec_options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from archc.schema import Model
+
+TARGETS = {"80": "sm_80", "90": "sm_90", "100": "sm_100", "gfx942": "gfx942"}
+
 
 @click.command()
-@click.argument("spec", metavar="[SPEC|DIR]", required=False)
+@click.argument("spec", metavar="[SPEC]", required=False)
+@spec_options
 @click.option("--calibrate", is_flag=True, help="Measure this machine, for `archc cost --hardware local`.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to measure with; by default PyTorch's own number.")
-@format_option("text", "json")
-def command(spec: str | None, calibrate: bool, threads: int | None, format: str) -> None:
-    """Measure this machine once: matrix products, fused attention, memory and small calls, in about half a minute.
+@click.option("--static", is_flag=True, help="Facts of the kernels of SPEC that need no GPU.")
+@click.option(
+    "--arch",
+    "archs",
+    type=click.Choice(list(TARGETS)),
+    multiple=True,
+    default=("90",),
+    show_default=True,
+    help="What kernels are compiled for; may be given again.",
+)
+@click.option("-k", "select", metavar="TEXT", help="Only kernels of what has TEXT in its name, no layers.")
+@format_option("table", "json")
+def command(
+    spec: str | None,
+    model: str | None,
+    params: dict[str, str],
+    sets: dict[str, str],
+    drawers: tuple[Path, ...],
+    calibrate: bool,
+    threads: int | None,
+    static: bool,
+    archs: tuple[str, ...],
+    select: str | None,
+    format: str,
+) -> None:
+    """Measure this machine, or look at the kernels of a SPEC without a GPU.
 
-    The figures go into the user's data folder, one file for each number of threads; `archc cost --hardware local` reads
-    the one of OMP_NUM_THREADS, or else the one of PyTorch's own number of threads.
+    --calibrate measures matrix products, fused attention, memory and small calls once, in about half a minute. The
+    figures go into the user's data folder, one file for each number of threads; `archc cost --hardware local` reads the
+    one of OMP_NUM_THREADS, or else the one of PyTorch's own number of threads.
+
+    --static builds SPEC and runs each of its Triton kernels, forward and backward in bfloat16, on 1 and 64 tokens in
+    Triton's interpreter, counting launches and bytes (of 4,096 tokens they follow from smaller numbers), and compiles
+    them ahead of time: registers, spills, shared memory, width of accesses, products of matrices. It also counts what
+    each layer of the tiny twin launches. None of these is a time.
     """
+    if calibrate and static:
+        raise click.UsageError("--calibrate measures this machine, --static looks at a model: one at a time")
+    if static:
+        if spec is None:
+            raise click.UsageError("whose kernels? archc bench --static SPEC")
+        require(("torch", "triton", "ml_dtypes"))
+        from archc.importers import load
+
+        _static(load(spec, model=model, params=params, set=sets, drawers=drawers), archs, select, format)
+        return
     if spec is not None:
-        raise click.UsageError("`archc bench` measures machines, not models yet: archc bench --calibrate")
+        raise click.UsageError(f"of a model `archc bench` tells what needs no GPU: archc bench --static {spec}")
     if not calibrate:
-        raise click.UsageError("nothing to do: archc bench --calibrate measures this machine")
+        raise click.UsageError("nothing to do: --calibrate measures this machine, --static SPEC looks at kernels")
     require(("torch",))
     from archc import machine
     from archc.cli._bench.calibrate import calibrate as measure
 
     begun = time.perf_counter()
-    data = measure(threads, lambda what: click.echo(f"measuring {what} ...", err=True))
+    data = measure(threads, _tell)
     data["date"], data["seconds"] = time.strftime("%Y-%m-%d"), round(time.perf_counter() - begun, 1)
     path = machine.save(data, default=threads is None)
     if format == "json":
@@ -45,6 +91,36 @@ def command(spec: str | None, calibrate: bool, threads: int | None, format: str)
         return
     print_all(f"[bold]{data['cpu']}[/], {data['threads']} threads, PyTorch {data['torch']}", "", _table(data))
     click.echo(f"measured in {data['seconds']:.0f} s, kept in {path}")
+
+
+def _tell(what: str) -> None:
+    click.echo(f"{'measuring ' * (' ' not in what)}{what} ...", err=True)
+
+
+def _static(model: Model, archs: tuple[str, ...], select: str | None, format: str) -> None:
+    """Prints facts of a model's kernels."""
+    from archc.api import build
+    from archc.cli._bench.rows import COUNTS, layers, rows
+    from archc.cli._bench.subjects import subjects
+    from archc.plan import plan
+
+    found = [s for s in subjects(plan(model), COUNTS) if select is None or select in s.op]
+    if not found:
+        raise click.UsageError(f"no kernel of {model.name} has `{select}` in its name")
+    with tempfile.TemporaryDirectory(prefix="archc-bench-", ignore_cleanup_errors=True) as scratch:
+        package = build(model, scratch)
+        made = rows(package, found, [TARGETS[arch] for arch in archs], _tell)
+        whole = [] if select else layers(package)
+    if format == "json":
+        import json
+
+        click.echo(json.dumps({"model": model.name, "rows": made, "layers": whole}, indent=1))
+    else:
+        from archc.cli._bench.table import show
+
+        show(model.name, made, whole)
+    if any("error" in row for row in made):
+        raise SystemExit(1)
 
 
 def _table(data: dict[str, Any]) -> Table:

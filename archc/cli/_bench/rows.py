@@ -17,6 +17,13 @@ from archc.cli._bench.subjects import Subject
 TOKENS = (1, 64, 4096)
 """A step of decoding, a small batch, and a training row."""
 
+SMALLER = (64, 128, 256, 512, 1024)
+"""Numbers of tokens, of which the first two neighbours are traced that launch as the largest of `TOKENS` does: its
+bytes lie on the line through theirs. In the interpreter that one would take an hour.
+"""
+
+COUNTS = tuple(sorted({*TOKENS, *SMALLER}))
+
 PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
 """Multiprocessors of an A100, H100 and B200, and compute units of an MI300X: how many programs kernels start."""
 
@@ -33,6 +40,7 @@ def rows(folder: Path, found: Sequence[Subject], targets: Sequence[str], tell: C
         "folder": str(folder.parent),
         "package": folder.name,
         "tokens": TOKENS,
+        "smaller": SMALLER,
         "targets": targets,
         "processors": PROCESSORS[targets[0]],
     }
@@ -47,6 +55,11 @@ def rows(folder: Path, found: Sequence[Subject], targets: Sequence[str], tell: C
     ]
 
 
+def layers(folder: Path) -> list[dict[str, Any]]:
+    """Launches of each layer of the tiny twin in a package, by number of tokens: with its kernels and by reference."""
+    return _run("layers", {"folder": str(folder.parent), "package": folder.name})
+
+
 def _traced(subject: Subject, compiled: dict[str, Any]) -> dict[str, Any]:
     """The subject with the numbers of tokens at which it is traced."""
     pairs = [n for pair in compiled.get("pairs", {}).values() if pair for n in pair]
@@ -55,12 +68,11 @@ def _traced(subject: Subject, compiled: dict[str, Any]) -> dict[str, Any]:
 
 def _run(how: str, job: dict[str, Any]) -> Any:
     """What the child says."""
-    env = {**os.environ, "TRITON_INTERPRET": "1" if how == "trace" else "0", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "TRITON_INTERPRET": "0" if how == "compile" else "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "archc.cli._bench.static.child", how],
         input=json.dumps(job),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env=env,
         text=True,
         encoding="utf-8",

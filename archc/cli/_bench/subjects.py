@@ -56,7 +56,7 @@ def subjects(graph: Graph, tokens: Sequence[int]) -> list[Subject]:
     fixed = gradients(graph).constants
     found: dict[tuple[str, tuple[Type, ...]], Subject] = {}
     for scope, times in graph.scopes():
-        calls = [_function(scope)] if getattr(scope, "function", "") else [_op(node) for node in _alone(scope)]
+        calls = [_function(scope)] if scope.function else [_op(node) for node in _alone(scope)]
         for name, call, names, takes, gives, nodes in calls:
             key = (call, tuple(v.type for v in takes))
             known = found.get(key)

@@ -1,7 +1,8 @@
-"""Runs the calls of a job in a process of its own: ``python -m archc.cli._bench.static.child compile|trace < JOB``.
+"""Does a job in a process of its own: ``python -m archc.cli._bench.static.child compile|trace|layers < JOB``.
 
-``compile`` records what calls would launch and compiles it; ``trace`` runs them in the interpreter, which must have been
-asked for before Triton is imported (``TRITON_INTERPRET=1``), and counts bytes. Both print one line of JSON, as the last.
+``compile`` records what calls would launch and compiles it. ``trace`` runs them in the interpreter and counts bytes,
+and ``layers`` the tiny twin, whose launches it counts; the interpreter must have been asked for before Triton is
+imported (``TRITON_INTERPRET=1``). Each prints one line of JSON, as the last.
 """
 
 from __future__ import annotations
@@ -22,10 +23,6 @@ import torch
 from torch import Tensor
 
 DTYPES = {"act": torch.bfloat16, "fp32": torch.float32, "int": torch.int64, "bool": torch.bool}
-DOUBLED = (64, 128, 256, 512, 1024)
-"""Numbers of tokens, of which the first two neighbours are traced that launch as the largest number does: bytes of the
-largest lie on the line through theirs."""
-
 WAYS = ("forward", "backward")
 Ways = dict[str, list[Any]]
 
@@ -36,8 +33,7 @@ def main() -> None:
     sys.path.insert(0, job["folder"])
     os.environ["ARCHC_KERNELS"] = "triton"
     torch.set_num_threads(1)
-    found = (_compiled if how == "compile" else _traced)(job)
-    print("\n" + json.dumps(found))
+    print("\n" + json.dumps({"compile": _compiled, "trace": _traced, "layers": _layers}[how](job)))
 
 
 class Call:
@@ -93,8 +89,8 @@ def _tensors(result: Any) -> tuple[Tensor, ...]:
 @contextmanager
 def _as_on(package: str, processors: int) -> Iterator[None]:
     """The kernels of a package launch as they would on a GPU of so many processors."""
-    modules = [m for name, m in sys.modules.items() if name.startswith(f"{package}.") and hasattr(m, "processors")]
-    with patch.object(import_module(f"{package}.kernels.dispatch"), "INTERPRETED", True):  # noqa: FBT003
+    modules: list[Any] = [m for n, m in sys.modules.items() if n.startswith(f"{package}.") and hasattr(m, "processors")]
+    with patch.object(import_module(f"{package}.kernels.dispatch"), "INTERPRETED", True):
         kept = [(m, m.processors) for m in modules]
         for module in modules:
             module.processors = lambda _: processors
@@ -114,7 +110,7 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
     for subject in job["subjects"]:
         try:
             call = Call(job["package"], subject)
-            counts = sorted({*job["tokens"], *DOUBLED})
+            counts = sorted({*job["tokens"], *job["smaller"]})
             with _as_on(job["package"], job["processors"]), compiled.recording() as made:
                 recorded = {n: call.ways(n, made, lambda _: None) for n in counts}
             facts = {
@@ -124,7 +120,7 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
                 }
                 for target in job["targets"]
             }
-            found.append({"facts": facts, "pairs": {way: _pair(recorded, way, max(job["tokens"])) for way in WAYS}})
+            found.append({"facts": facts, "pairs": {way: _pair(recorded, way, job) for way in WAYS}})
         except Exception:  # noqa: BLE001 - reported where the row would stand
             found.append({"error": traceback.format_exc(limit=-3)})
     return found
@@ -137,17 +133,18 @@ def _facts(launch: Any, target: str) -> dict[str, Any]:
     return {name: getattr(facts, name) for name in compiled.Facts.__slots__}
 
 
-def _pair(recorded: dict[int, Ways], way: str, largest: int) -> tuple[int, int] | None:
-    """The first neighbours of `DOUBLED` whose launches become those of the largest number on a straight line."""
-    for a, b in pairwise(DOUBLED):
+def _pair(recorded: dict[int, Ways], way: str, job: dict[str, Any]) -> tuple[int, int] | None:
+    """The first two neighbours among smaller numbers of tokens whose launches grow in proportion up to the largest."""
+    largest = max(job["tokens"])
+    for a, b in pairwise(job["smaller"]):
         three = [recorded[n][way] for n in (a, b, largest)]
         same = len({len(some) for some in three}) == 1
-        if same and all(_straight(*launches, (a, b, largest)) for launches in zip(*three, strict=True)):
+        if same and all(_straight((a, b, largest), *launches) for launches in zip(*three, strict=True)):
             return a, b
     return None
 
 
-def _straight(x: Any, y: Any, z: Any, counts: tuple[int, int, int]) -> bool:
+def _straight(counts: tuple[int, int, int], x: Any, y: Any, z: Any) -> bool:
     """Whether three launches, of so many tokens, are of one kernel with numbers that grow in proportion."""
     if not (x.kernel is y.kernel is z.kernel and x.kwargs.keys() == y.kwargs.keys() == z.kwargs.keys()):
         return False
@@ -175,7 +172,7 @@ def _traced(job: dict[str, Any]) -> list[dict[str, Any]]:
     from archc.cli._bench.static.traced import tracing
 
     repair()
-    np.seterr(all="ignore")
+    np.seterr(all="ignore")  # a GPU overflows in silence
     found: list[dict[str, Any]] = []
     for subject in job["subjects"]:
         try:
@@ -189,6 +186,15 @@ def _traced(job: dict[str, Any]) -> list[dict[str, Any]]:
             found.append({"error": traceback.format_exc(limit=-3)})
         print(f"\r{len(found)} of {len(job['subjects'])}", end="", file=sys.stderr)
     return found
+
+
+def _layers(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Launches of each layer of the tiny twin."""
+    from archc.cli._bench.static.interpreter import repair
+    from archc.cli._bench.static.layers import launches
+
+    repair()
+    return launches(job["package"])
 
 
 def _numbers(x: Tensor) -> None:
