@@ -36,6 +36,7 @@ TARGETS = {"80": "sm_80", "90": "sm_90", "100": "sm_100", "gfx942": "gfx942"}
     show_default=True,
     help="What kernels are compiled for; may be given again.",
 )
+@click.option("--fuse/--no-fuse", default=True, show_default=True, help="Look at the fused package, or the plain one.")
 @click.option("-k", "select", metavar="TEXT", help="Only kernels of what has TEXT in its name, no layers.")
 @format_option("table", "json")
 def command(
@@ -48,6 +49,7 @@ def command(
     threads: int | None,
     static: bool,
     archs: tuple[str, ...],
+    fuse: bool,
     select: str | None,
     format: str,
 ) -> None:
@@ -70,7 +72,7 @@ def command(
         require(("torch", "triton", "ml_dtypes"))
         from archc.importers import load
 
-        _static(load(spec, model=model, params=params, set=sets, drawers=drawers), archs, select, format)
+        _static(load(spec, model=model, params=params, set=sets, drawers=drawers), archs, fuse, select, format)
         return
     if spec is not None:
         raise click.UsageError(f"of a model `archc bench` tells what needs no GPU: archc bench --static {spec}")
@@ -97,18 +99,20 @@ def _tell(what: str) -> None:
     click.echo(f"{'measuring ' * (' ' not in what)}{what} ...", err=True)
 
 
-def _static(model: Model, archs: tuple[str, ...], select: str | None, format: str) -> None:
+def _static(model: Model, archs: tuple[str, ...], fused: bool, select: str | None, format: str) -> None:
     """Prints facts of a model's kernels."""
     from archc.api import build
     from archc.cli._bench.rows import COUNTS, layers, rows
     from archc.cli._bench.subjects import subjects
     from archc.plan import plan
+    from archc.plan.passes.fuse import fuse
 
-    found = [s for s in subjects(plan(model), COUNTS) if select is None or select in s.op]
+    graph = fuse(plan(model, rotated=True)) if fused else plan(model)
+    found = [s for s in subjects(graph, COUNTS) if select is None or select in s.op]
     if not found:
         raise click.UsageError(f"no kernel of {model.name} has `{select}` in its name")
     with tempfile.TemporaryDirectory(prefix="archc-bench-", ignore_cleanup_errors=True) as scratch:
-        package = build(model, scratch)
+        package = build(model, scratch, fused=fused)
         made = rows(package, found, [TARGETS[arch] for arch in archs], _tell)
         whole = [] if select else layers(package)
     if format == "json":
