@@ -59,10 +59,10 @@ def command(
     figures go into the user's data folder, one file for each number of threads; `archc cost --hardware local` reads the
     one of OMP_NUM_THREADS, or else the one of PyTorch's own number of threads.
 
-    --static builds SPEC and runs each of its Triton kernels, forward and backward in bfloat16, on 1 and 64 tokens in
-    Triton's interpreter, counting launches and bytes (of 4,096 tokens they follow from smaller numbers), and compiles
-    them ahead of time: registers, spills, shared memory, width of accesses, products of matrices. It also counts what
-    each layer of the tiny twin launches. None of these is a time.
+    --static builds SPEC and runs each of its Triton kernels, forward and backward in bfloat16, on 1, 64 and 4,096
+    tokens in Triton's interpreter (of many equal programs a few), counting launches and bytes; and compiles them ahead
+    of time: registers, spills, shared memory, width of accesses, products of matrices. It also counts what each layer
+    of the tiny twin launches. None of these is a time.
     """
     if calibrate and static:
         raise click.UsageError("--calibrate measures this machine, --static looks at a model: one at a time")
@@ -102,13 +102,13 @@ def _tell(what: str) -> None:
 def _static(model: Model, archs: tuple[str, ...], fused: bool, select: str | None, format: str) -> None:
     """Prints facts of a model's kernels."""
     from archc.api import build
-    from archc.cli._bench.rows import COUNTS, layers, rows
+    from archc.cli._bench.rows import TOKENS, layers, rows
     from archc.cli._bench.subjects import subjects
     from archc.plan import plan
     from archc.plan.passes.fuse import fuse
 
     graph = fuse(plan(model, rotated=True)) if fused else plan(model)
-    found = [s for s in subjects(graph, COUNTS) if select is None or select in s.op]
+    found = [s for s in subjects(graph, TOKENS) if select is None or select in s.op]
     if not found:
         raise click.UsageError(f"no kernel of {model.name} has `{select}` in its name")
     with tempfile.TemporaryDirectory(prefix="archc-bench-", ignore_cleanup_errors=True) as scratch:

@@ -54,3 +54,20 @@ def test_tensor_operations_count_what_they_read_and_write(interpreted: Worker) -
         ("aten::_to_copy", 24 * 4 + 24 * 2),
     ]
     assert {launch.backend for launch in made} == {"torch"}
+
+
+@pytest.mark.parametrize(
+    ("case", "sizes"),
+    [
+        ("norm", (64 * 16, 96)),
+        ("norm", (70, 96)),  # a last program of few rows
+        ("rotation", (64, 48)),  # programs of one token read the same angles
+        ("rotation", (64, 5)),  # rows of a program belong to several tokens
+        ("uneven", (64,)),
+    ],
+)
+def test_a_few_programs_tell_of_all(interpreted: Worker, case: str, sizes: tuple[int, ...]) -> None:
+    few, whole = (interpreted(getattr(traced, case), *sizes, sampled) for sampled in (True, False))
+    assert [(x.kernel, by_name(x, "requested"), by_name(x, "distinct")) for x in few] == [
+        (x.kernel, by_name(x, "requested"), by_name(x, "distinct")) for x in whole
+    ]

@@ -40,8 +40,14 @@ def _bytes(rows: Sequence[Row]) -> Table:
     table = Table(Column("way"), *(Column(title, "right") for title in titles))
     for (way, tokens), some in _by(rows, "way", "tokens").items():
         bound = some[0]["bytes_bound"]
-        moved = [_ratio([row[kind] for row in some], bound) for kind in ("bytes_footprint", "bytes_requested")]
-        table.add(way, f"{tokens:,}", str(sum(row["launches"] for row in some)), bytes_text(bound), *moved)
+        moved = [sum(row[kind] for row in some) for kind in ("bytes_footprint", "bytes_requested")]
+        table.add(
+            way,
+            f"{tokens:,}",
+            str(sum(row["launches"] for row in some)),
+            bytes_text(bound),
+            *(f"{n / bound:.2f}x" for n in moved),
+        )
     return table
 
 
@@ -86,9 +92,3 @@ def _by(rows: Sequence[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:
     for row in rows:
         found.setdefault(tuple(str(row[n]) if isinstance(row[n], dict) else row[n] for n in names), []).append(row)
     return found
-
-
-def _ratio(moved: Sequence[int | None], bound: int) -> str:
-    """`1.04x`; a question mark where it cannot be told."""
-    known = [n for n in moved if n is not None]
-    return f"{sum(known) / bound:.2f}x" if len(known) == len(moved) and bound else "?"

@@ -229,3 +229,19 @@ def last_arriver(x: Tensor) -> tuple[Tensor, Tensor]:
     parts, arrived, out = torch.empty(len(x)), torch.zeros(1, dtype=torch.int32), torch.full((1,), -1.0)
     _last_arriver_kernel[(len(x),)](x, parts, arrived, out, PROGRAMS=len(x), N=x.shape[1])
     return out, arrived
+
+
+@jit
+def _uneven_kernel(out, HALF: tl.constexpr):
+    program = tl.program_id(0)
+    if program < HALF:
+        tl.store(out + program * 4 + tl.arange(0, 4), tl.zeros((4,), tl.float32))
+    else:
+        tl.store(out + program * 4, 1.0)
+
+
+def uneven(programs: int) -> Tensor:
+    """A first half of programs that store four numbers, and a second half that store one."""
+    out = torch.empty(programs * 4)
+    _uneven_kernel[(programs,)](out, HALF=programs // 2)
+    return out

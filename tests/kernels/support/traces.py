@@ -9,19 +9,29 @@ import torch
 
 from archc.cli._bench.static.traced import Traced, tracing
 from kernels.rms_norm import rms_norm
+from kernels.rotate import rotate
 from kernels.swiglu import swiglu
 from tests.kernels.support import probes
 
 
-def _traced(run: Callable[[], Any]) -> list[Traced]:
-    with tracing() as made:
+def _traced(run: Callable[[], Any], *, sampled: bool = False) -> list[Traced]:
+    with tracing(sampled=sampled) as made:
         run()
     return made
 
 
-def norm(rows: int, width: int) -> list[Traced]:
+def norm(rows: int, width: int, sampled: bool = False) -> list[Traced]:
     x, weight = torch.randn(rows, width).bfloat16(), torch.ones(width).bfloat16()
-    return _traced(lambda: rms_norm(x, weight, eps=1e-6))
+    return _traced(lambda: rms_norm(x, weight, eps=1e-6), sampled=sampled)
+
+
+def rotation(tokens: int, heads: int, sampled: bool) -> list[Traced]:
+    x, angles = torch.randn(1, tokens, heads, 64).bfloat16(), torch.randn(1, tokens, 16, 2)
+    return _traced(lambda: rotate(x, angles), sampled=sampled)
+
+
+def uneven(programs: int, sampled: bool) -> list[Traced]:
+    return _traced(lambda: probes.uneven(programs), sampled=sampled)
 
 
 def norm_backward(rows: int, width: int) -> list[Traced]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -23,7 +22,6 @@ import torch
 from torch import Tensor
 
 DTYPES = {"act": torch.bfloat16, "fp32": torch.float32, "int": torch.int64, "bool": torch.bool}
-WAYS = ("forward", "backward")
 Ways = dict[str, list[Any]]
 
 
@@ -47,9 +45,9 @@ class Call:
             code, names | {f"_{i}": x for i, x in enumerate(ins)}
         )
 
-    def ways(self, tokens: int, made: list[Any], fill: Callable[[Tensor], Any]) -> Ways:
-        """What the call adds to ``made`` forward without gradients, and then backward."""
-        ins = [self._operand(o, tokens, fill) for o in self.operands]
+    def ways(self, tokens: int, made: list[Any]) -> Ways:
+        """What the call adds to ``made`` forward without gradients, and then backward, on whatever lies in memory."""
+        ins = [torch.empty(o["shapes"][str(tokens)], dtype=DTYPES[o["dtype"]]) for o in self.operands]
         made.clear()
         with torch.no_grad():
             self.run(*ins)
@@ -59,19 +57,11 @@ class Call:
         outs = [y for y in _tensors(self.run(*ins)) if y.requires_grad] if wanted else []
         if outs:
             upstream = [torch.empty_like(y) for y in outs]
-            for grad in upstream:
-                fill(grad)
             made.clear()
             torch.autograd.grad(outs, wanted, upstream, allow_unused=True)
         found["backward"] = list(made) if outs else []
         made.clear()
         return found
-
-    @staticmethod
-    def _operand(operand: dict[str, Any], tokens: int, fill: Callable[[Tensor], Any]) -> Tensor:
-        x = torch.empty(operand["shapes"][str(tokens)], dtype=DTYPES[operand["dtype"]])
-        fill(x)
-        return x
 
 
 def _named(package: str, name: str, module: str) -> Any:
@@ -103,16 +93,15 @@ def _as_on(package: str, processors: int) -> Iterator[None]:
 
 # --- compiling -----------------------------------------------------------------------------------
 def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """For each subject the facts of its launches by way, number of tokens and target, and which numbers to trace."""
+    """For each subject the facts of its launches by target, number of tokens and way."""
     from archc.cli._bench.static import compiled
 
     found = []
     for subject in job["subjects"]:
         try:
             call = Call(job["package"], subject)
-            counts = sorted({*job["tokens"], *job["smaller"]})
             with _as_on(job["package"], job["processors"]), compiled.recording() as made:
-                recorded = {n: call.ways(n, made, lambda _: None) for n in counts}
+                recorded = {n: call.ways(n, made) for n in job["tokens"]}
             facts = {
                 target: {
                     n: {way: [_facts(launch, target) for launch in some] for way, some in recorded[n].items()}
@@ -120,7 +109,7 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
                 }
                 for target in job["targets"]
             }
-            found.append({"facts": facts, "pairs": {way: _pair(recorded, way, job) for way in WAYS}})
+            found.append(facts)
         except Exception:  # noqa: BLE001 - reported where the row would stand
             found.append({"error": traceback.format_exc(limit=-3)})
     return found
@@ -131,36 +120,6 @@ def _facts(launch: Any, target: str) -> dict[str, Any]:
 
     facts = compiled.compiled(launch, target)
     return {name: getattr(facts, name) for name in compiled.Facts.__slots__}
-
-
-def _pair(recorded: dict[int, Ways], way: str, job: dict[str, Any]) -> tuple[int, int] | None:
-    """The first two neighbours among smaller numbers of tokens whose launches grow in proportion up to the largest."""
-    largest = max(job["tokens"])
-    for a, b in pairwise(job["smaller"]):
-        three = [recorded[n][way] for n in (a, b, largest)]
-        same = len({len(some) for some in three}) == 1
-        if same and all(_straight((a, b, largest), *launches) for launches in zip(*three, strict=True)):
-            return a, b
-    return None
-
-
-def _straight(counts: tuple[int, int, int], x: Any, y: Any, z: Any) -> bool:
-    """Whether three launches, of so many tokens, are of one kernel with numbers that grow in proportion."""
-    if not (x.kernel is y.kernel is z.kernel and x.kwargs.keys() == y.kwargs.keys() == z.kwargs.keys()):
-        return False
-    a, b, c = counts
-    numbers = [(launch.grid, *launch.args, *launch.kwargs.values()) for launch in (x, y, z)]
-
-    def grows(u: Any, v: Any, w: Any) -> bool:
-        if isinstance(u, tuple):
-            return len(u) == len(v) == len(w) and all(map(grows, u, v, w))
-        if isinstance(u, bool | float | str | type(None)):
-            return u == v == w
-        if isinstance(u, int):
-            return (v - u) * (c - b) == (w - v) * (b - a)
-        return isinstance(v, type(u)) and isinstance(w, type(u))
-
-    return all(map(grows, *numbers))
 
 
 # --- tracing -------------------------------------------------------------------------------------
@@ -178,9 +137,9 @@ def _traced(job: dict[str, Any]) -> list[dict[str, Any]]:
         try:
             call, made_at = Call(job["package"], subject), {}
             with _as_on(job["package"], job["processors"]):
-                for tokens in subject["trace"]:
-                    with tracing() as made:
-                        made_at[tokens] = call.ways(tokens, made, _numbers)
+                for tokens in job["tokens"]:
+                    with tracing(sampled=job.get("sampled", True)) as made:
+                        made_at[tokens] = call.ways(tokens, made)
             found.append({n: {w: [asdict(t) for t in some] for w, some in ways.items()} for n, ways in made_at.items()})
         except Exception:  # noqa: BLE001 - reported where the row would stand
             found.append({"error": traceback.format_exc(limit=-3)})
@@ -195,13 +154,6 @@ def _layers(job: dict[str, Any]) -> list[dict[str, Any]]:
 
     repair()
     return launches(job["package"])
-
-
-def _numbers(x: Tensor) -> None:
-    if x.is_floating_point():
-        x.normal_()
-    else:
-        x.zero_()
 
 
 if __name__ == "__main__":

@@ -2,15 +2,22 @@
 
 ``tracing`` lists every launch of a Triton kernel, and every operation of PyTorch that is no view, in order. Masks are
 honoured: what a kernel skips does not count.
+
+Of a launch of many programs, sampled tracing runs a few. Programs are taken in windows, neighbours along the first axis
+of the grid with all of its other axes: where the first four windows, two from the middle and the last each add as many
+bytes to every array, all do. Windows grow until that is so (programs that share what they read alternate), or else all
+programs run.
+What a launch then leaves in memory is not what it would.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -27,6 +34,9 @@ MADE_BY_NAME = frozenset(
     ("_reshape_alias", "_unsafe_view", "alias", "detach", "empty", "empty_like", "empty_strided", "new_empty")
 )
 """Operations of PyTorch that look or allocate only, and do not say so in their signature."""
+
+WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Programs of a window, tried in turn."""
 
 
 @dataclass(slots=True)
@@ -46,8 +56,10 @@ class _Memory:
     def __init__(self, name: str, start: int, size: int) -> None:
         self.name, self.start, self.end = name, start, start + size
         self.touched = np.zeros(-(-size // 16) * 16, bool)
+        self.requested = 0
 
     def mark(self, addresses: NDArray[np.uint64], width: int) -> None:
+        self.requested += addresses.size * width
         places = addresses.astype(np.int64) - self.start
         if width > 1 and not (places % width).any():
             self.touched.reshape(-1, width)[places // width] = True
@@ -56,11 +68,54 @@ class _Memory:
                 self.touched[places + byte] = True
 
 
+class _Programs:
+    """A launch whose programs can be run some at a time: what `GridExecutor.__call__` does with all."""
+
+    def __init__(self, executor: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = inspect.signature(executor.fn).parameters
+        kwargs = {name: value for name, value in kwargs.items() if name in names}
+        self.function = executor.fn
+        self.bound = inspect.getcallargs(executor.fn, *args, **kwargs)
+        constants = executor.constexprs
+        self.args = {n: x if n in constants else interpreter._implicit_cvt(x) for n, x in self.bound.items()}
+        grid: Any = executor.grid(self.bound) if callable(executor.grid) else executor.grid
+        self.grid = tuple(int(n) for n in grid)
+
+    @contextmanager
+    def patched(self) -> Iterator[None]:
+        """Inside, the language's functions are the interpreter's."""
+        scope = interpreter._patch_lang(self.function)
+        interpreter.interpreter_builder.set_grid_dim(*self.grid, *(1,) * (3 - len(self.grid)))
+        try:
+            yield
+        finally:
+            scope.restore()
+
+    def run(self, first: Iterable[int]) -> None:
+        """Runs the programs with such numbers along the first axis."""
+        _, height, depth = *self.grid, *(1,) * (3 - len(self.grid))
+        for x in first:
+            for y in range(height):
+                for z in range(depth):
+                    interpreter.interpreter_builder.set_grid_idx(x, y, z)
+                    self.function(**self.args)
+
+    def memories(self) -> list[_Memory]:
+        """The storages of its arrays, untouched."""
+        found: dict[int, _Memory] = {}
+        for name, value in self.bound.items():
+            if isinstance(value, torch.Tensor) and value.numel():
+                storage = value.untyped_storage()
+                found.setdefault(storage.data_ptr(), _Memory(name, storage.data_ptr(), storage.nbytes()))
+        return list(found.values())
+
+
 class _Launches(_python_dispatch.TorchDispatchMode):
     """Lists what PyTorch runs, and what kernels that the interpreter runs move."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sampled: bool) -> None:
         super().__init__()
+        self.sampled = sampled
         self.made: list[Traced] = []
         self.memories: list[_Memory] | None = None
 
@@ -79,25 +134,46 @@ class _Launches(_python_dispatch.TorchDispatchMode):
             self.made.append(Traced(func._schema.name, "torch", (), {"": moved}, {"": moved}))
         return out
 
-    def launched(self, shipped: Any, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def launched(self, executor: Any, *args: Any, **kwargs: Any) -> None:
         """Runs a kernel on the interpreter, and lists it."""
-        names = inspect.signature(executor.fn).parameters
-        bound = inspect.getcallargs(executor.fn, *args, **{k: v for k, v in kwargs.items() if k in names})
-        grid: Any = executor.grid(bound) if callable(executor.grid) else executor.grid
-        self.made.append(Traced(executor.fn.__name__, "triton", tuple(int(n) for n in grid)))
-        storages: dict[int, _Memory] = {}
-        for name, value in bound.items():
-            if isinstance(value, torch.Tensor) and value.numel():
-                storage = value.untyped_storage()
-                start = storage.data_ptr()
-                storages.setdefault(start, _Memory(name, start, storage.nbytes()))
-        self.memories = list(storages.values())
-        try:
-            with _python_dispatch._disable_current_modes():
-                return shipped(executor, *args, **kwargs)
-        finally:
-            self.made[-1].distinct = {m.name: n for m in self.memories if (n := int(m.touched.sum()))}
-            self.memories = None
+        launch = _Programs(executor, args, kwargs)
+        entry = Traced(executor.fn.__name__, "triton", launch.grid)
+        self.made.append(entry)
+        with _python_dispatch._disable_current_modes(), launch.patched():
+            for window in WINDOWS if self.sampled else ():
+                found = self._from_windows(launch, window)
+                if found is not None:
+                    entry.requested, entry.distinct = found
+                    return
+            self.memories = launch.memories()
+            launch.run(range(launch.grid[0]))
+            entry.requested, entry.distinct = self._totals()
+        self.memories = None
+
+    def _from_windows(self, launch: _Programs, width: int) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Bytes of a whole launch as told by windows of so many programs; None where these do not agree."""
+        count = launch.grid[0] // width
+        if launch.grid[0] % width or count < 8:
+            return None
+        self.memories = launch.memories()
+        seen = []
+        for at in (0, 1, 2, 3, count // 2, count // 2 + 1, count - 1):
+            launch.run(range(at * width, (at + 1) * width))
+            seen.append(self._totals())
+        self.memories = None
+        totals = []
+        for kind in (0, 1):
+            first, last = seen[0][kind], seen[-1][kind]
+            steps = [{n: y[kind].get(n, 0) - x[kind].get(n, 0) for n in last} for x, y in pairwise(seen)]
+            if any(step != steps[0] for step in steps):
+                return None
+            totals.append({n: first.get(n, 0) + (count - 1) * steps[0][n] for n in last})
+        return totals[0], totals[1]
+
+    def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Bytes requested, and distinct ones, by array so far."""
+        memories = [m for m in self.memories or () if m.requested]
+        return {m.name: m.requested for m in memories}, {m.name: int(m.touched.sum()) for m in memories}
 
     def moves(self, pointers: Any, mask: Any) -> None:
         """Counts one access of one program."""
@@ -109,19 +185,15 @@ class _Launches(_python_dispatch.TorchDispatchMode):
             return
         width = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         first = int(addresses.flat[0])
-        memory = next(m for m in self.memories if m.start <= first < m.end)
-        memory.mark(addresses, width)
-        requested = self.made[-1].requested
-        requested[memory.name] = requested.get(memory.name, 0) + addresses.size * width
+        next(m for m in self.memories if m.start <= first < m.end).mark(addresses, width)
 
 
 @contextmanager
-def tracing() -> Iterator[list[Traced]]:
+def tracing(*, sampled: bool = False) -> Iterator[list[Traced]]:
     """What runs inside is listed. The interpreter must be `repaired <archc.cli._bench.static.interpreter.repair>`."""
     builder: Any = interpreter.InterpreterBuilder
     load, store, atomic = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
-    call = interpreter.GridExecutor.__call__
-    launches = _Launches()
+    launches = _Launches(sampled=sampled)
 
     def loads(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         launches.moves(pointers, mask)
@@ -136,8 +208,8 @@ def tracing() -> Iterator[list[Traced]]:
         launches.moves(pointers, mask)
         return atomic(self, operation, pointers, value, mask, *rest)
 
-    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return launches.launched(call, self, *args, **kwargs)
+    def called(self: Any, *args: Any, **kwargs: Any) -> None:
+        launches.launched(self, *args, **kwargs)
 
     methods = {"create_masked_load": loads, "create_masked_store": stores, "create_atomic_rmw": updates}
     with (
