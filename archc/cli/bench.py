@@ -75,7 +75,7 @@ def command(
         _static(load(spec, model=model, params=params, set=sets, drawers=drawers), archs, fuse, select, format)
         return
     if spec is not None:
-        raise click.UsageError(f"of a model `archc bench` tells what needs no GPU: archc bench --static {spec}")
+        raise click.UsageError(f"archc bench --static {spec} looks at kernels; --calibrate alone measures this machine")
     if not calibrate:
         raise click.UsageError("nothing to do: --calibrate measures this machine, --static SPEC looks at kernels")
     require(("torch",))
