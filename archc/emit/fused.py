@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from archc.emit.kernels import CARRIED, HEADER, Kernels, cpp, kernels, table, tr
 from archc.emit.layout import WIDTH, aligned, docstring, fill
 from archc.graph import Graph, Scope, Value
 from archc.graph.gradient import FLOATS, gradients
+from archc.plan.functions import word
+from archc.plan.groups import is_work
 from archc.rows.lower import lower
 from archc.rows.traffic import bound, moved
 from archc.rows.triton import Printed
@@ -79,6 +82,7 @@ class _Printer:
     def __init__(self, name: str, scope: Scope, flow: Flow, known: Mapping[str, str], above: str) -> None:
         self.name, self.scope, self.flow, self.above = name, scope, flow, above
         self.known = {**known, **MACHINERY}
+        self.heads = 1
         self.reserved = frozenset(self.known) | frozenset(EXTERNAL) | {"KERNELS", "Tensor", "reference", "tl", name}
         self.takes = _named(scope, scope.args, self.reserved)
         self.gives = _named(scope, scope.returns, self.reserved | frozenset(self.takes.values()), "y", "next")
@@ -95,7 +99,7 @@ class _Printer:
         ]
         body = "\n\n\n".join("\n".join(lines) for lines in parts)
         imports, modules = self._imports(body, launched)
-        per_token, once = _bytes(made)
+        per_token, once = _bytes(made, self.heads)
         text = "\n".join([*self._head(made, per_token, once), "", *imports, "", "", body]) + "\n"
         files = {f"{self.name}.py": text}
         if native is not None:
@@ -107,6 +111,7 @@ class _Printer:
         gives = {name: value for value, name in self.gives.items()}
         lowered = lower(list(self.scope.nodes()), self.takes, gives, self.name)
         lead = sum(not isinstance(n, int) for n in lowered.tokens)
+        self.heads = math.prod(n for n in lowered.tokens if isinstance(n, int))
         shapes = {}
         for value, name in (*self.takes.items(), *self.gives.items()):
             dims = value.shape if value.param is not None else value.shape[lead:]
@@ -117,7 +122,7 @@ class _Printer:
 
     def _head(self, made: Kernels, per_token: int, once: int) -> list[str]:
         """The documentation of the file."""
-        *some, last = dict.fromkeys(n.op.kind for n in self.scope.nodes() if not n.op.view)
+        *some, last = dict.fromkeys(map(word, filter(is_work, self.scope.nodes())))
         ops = f"{', '.join(some)} and {last}" if some else last
         whole = f", and {once:,} for all" if once else ""
         text = (
@@ -173,12 +178,12 @@ class _Printer:
         return lines, tuple(sorted(modules))
 
 
-def _bytes(made: Kernels) -> tuple[int, int]:
-    """Bytes that must move for each of many tokens, and once."""
+def _bytes(made: Kernels, heads: int) -> tuple[int, int]:
+    """Bytes that must move for each of many tokens with ``heads`` that a kernel works on one by one, and once."""
     kernel = made.forward
     once = sum(moved(kernel, n, 1) for n, v in kernel.takes.items() if not v.token)
     many = 1 << 12
-    return round((bound(kernel, many) - once) / many), once
+    return round((bound(kernel, many * heads) - once) / many), once
 
 
 def _named(

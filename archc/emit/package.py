@@ -84,7 +84,10 @@ def files(
     out["tests/tiny_model.py"] = tiny_text
     tiny_facts = plan_facts(tiny, tiny_graph, tiny_cost, carried)
     out["tests/tiny_plan.json"] = json.dumps(tiny_facts, indent=1) + "\n"
+    if fused:
+        facts["functions"] = {f.name: dict(zip(("bytes_per_token", "bytes"), f.bound, strict=True)) for f in fused}
     shown = {
+        "fused": bool(fused),
         "tables": tables,
         "merging": merging,
         "model": model,

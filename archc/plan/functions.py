@@ -83,5 +83,36 @@ def parameter_names(function: Scope) -> dict[Value, str]:
     return found
 
 
+def argument_names(function: Scope) -> dict[Value, str]:
+    """Names for what a function takes without one: that of what a view looks at, or of what is made of it first."""
+    found: dict[Value, str] = {}
+    for value in function.args:
+        if value.param is None and value.step is None and value not in function.hints:
+            name = _seen(value, function) or _becomes(value, function)
+            if name is not None:
+                found[value] = name
+    return found
+
+
+def _seen(value: Value, function: Scope) -> str | None:
+    """The name of what a value is a view of."""
+    while value.node is not None and value.node.op.view and value.node.ins:
+        value = value.node.ins[0]
+        if value in function.hints:
+            return function.hints[value]
+    return None
+
+
+def _becomes(value: Value, function: Scope) -> str | None:
+    """The name of what a function makes of a value, as far as it makes but one thing of it."""
+    while True:
+        readers = [node for node in function.nodes() if value in node.ins]
+        if len(readers) != 1 or len(readers[0].outs) != 1:
+            return None
+        (value,) = readers[0].outs
+        if value in function.hints:
+            return function.hints[value]
+
+
 def _module(node: Node) -> bool:
     return node.name is not None and node.op.module(*(v.type for v in node.ins)) is not None

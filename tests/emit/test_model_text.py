@@ -43,6 +43,13 @@ def test_golden_of_mixtures(spec: str, golden) -> None:
     golden(f"{spec}/model.py", package(archc.load(spec))["model.py"])
 
 
+def test_golden_of_functions(golden) -> None:
+    """Layers that begin by leaving the one before, and boundaries that are one call."""
+    from archc.api import package
+
+    golden("deepseek_v4_flash/fused/model.py", package(archc.load("deepseek_v4_flash"), fused=True)["model.py"])
+
+
 @pytest.mark.parametrize(("spec", "most"), [("deepseek_v3", 400), ("deepseek_v4_flash", 600), ("deepseek_v4_pro", 600)])
 def test_a_model_is_read_in_one_sitting(spec: str, most: int) -> None:
     from archc.api import package

@@ -38,14 +38,19 @@ ROTATED = {"rotated V4": "deepseek_v4_flash", "rotated Llama": "llama_3_1_8b"}
 """Models whose layers begin by leaving the one before."""
 
 
+FUSED = {"fused V4": "deepseek_v4_flash", "fused Qwen3": "qwen3_235b_a22b", "fused HC": "streams_mixed_freely"}
+"""Models with functions, which run by reference here: the plan is that of the graph before these were made."""
+
+
 class Case:
     """A model, its graph, and modules of its package in two dtypes."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        rotated, name = name in ROTATED, ROTATED.get(name, name)
+        fused, rotated = name in FUSED, name in {*ROTATED, *FUSED}
+        name = {**ROTATED, **FUSED}.get(name, name)
         self.model: Model = load_text(f"{HEAD}{MORE[name]}\n}}\n")[0] if name in MORE else model_of(name)
         self.graph: Graph = plan(self.model, rotated=rotated)
-        package = built(self.model, folder, rotated=rotated)
+        package = built(self.model, folder, rotated=rotated, fused=fused)
         self.modules = {width: package.Model(dtype=dtype) for width, dtype in WIDTHS.items()}
 
     def workload(self, batch: int, new: int, act: int = 4) -> Workload:
@@ -55,7 +60,7 @@ class Case:
         return torch.randint(self.model.vocab, (batch, new), generator=torch.Generator().manual_seed(new))
 
 
-@pytest.fixture(scope="module", params=[*LIBRARY, *SPECS, *MORE, *ROTATED])
+@pytest.fixture(scope="module", params=[*LIBRARY, *SPECS, *MORE, *ROTATED, *FUSED])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 

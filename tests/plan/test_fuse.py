@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 
+from archc.api import package
 from archc.cost.count import count
 from archc.graph import Graph, Node, Scope
 from archc.graph.interpreter import Interpreter
@@ -154,3 +156,15 @@ HEADS = {"norm_rotate": 4}
 def test_the_residual_drawer_decides_what_is_fused(residual: str, expected: dict[str, int]) -> None:
     """Whatever it is, leaving a sub-layer and entering the next is one kernel, as is the end of the model."""
     assert names_of(residual) == expected | HEADS
+
+
+def test_functions_name_what_they_take_by_what_becomes_of_it() -> None:
+    graph = fuse(plan(model_of("engram_27b"), rotated=True))
+    gate = next(f for f in functions(graph) if "root" in f.function)
+    assert [gate.hints[v] for v in gate.args] == ["keys", "streams", "value", "k_weight", "q_weight", "conv_norm"]
+
+
+def test_bytes_of_functions_count_all_heads() -> None:
+    """Four heads of 16 channels in bfloat16, read and written, and 8 angles with cos and sin in float32."""
+    text = package(load_text(SMALL.replace("RESIDUAL", "add"))[0], fused=True)["plan.json"]
+    assert json.loads(text)["functions"]["norm_rotate"] == {"bytes_per_token": 4 * 16 * 2 * 2 + 8 * 2 * 4, "bytes": 32}

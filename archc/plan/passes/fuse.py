@@ -8,7 +8,7 @@ from itertools import chain, count, pairwise
 
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops.row import Cast
-from archc.plan.functions import Names, parameter_names
+from archc.plan.functions import Names, argument_names, parameter_names
 from archc.plan.groups import Group, Item, Readers, Region, in_order, may_join, nodes_of, of_params, readers, reads
 from archc.plan.groups import made as made_by
 from archc.rows.lower import Lowered, Unfit, lower
@@ -140,6 +140,7 @@ def _function(scope: Scope, group: Group, read_by: Readers) -> Scope:
     read = dict.fromkeys(v for node in function.nodes() for v in node.ins if v not in own)
     function.args = [*(v for v in read if v.param is None), *(v for v in read if v.param is not None)]
     function.returns = list(group.gives)
+    function.hints.update(argument_names(function))
     function.hints.update(parameter_names(function))
     return function
 
