@@ -37,8 +37,10 @@ FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-tra
 exceptions; NaN and infinities stay what they are, and sums keep their order but where the text allows vectors of them.
 """
 
-MACHINE = ("-march=native",)
-"""Flags for just this processor."""
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() in {"x86_64", "AMD64"} else ()
+MACHINE = ("-march=native", *WIDE)
+"""Flags for just this processor: compilers would take half of its widest vectors, at which a boundary of mHC takes a
+fifth longer for one token."""
 
 ATTEMPTS = (((*MACHINE, "-fopenmp"), ("-fopenmp",)), (MACHINE, ()), ((), ()))
 """More flags to compile and to link with, tried in turn: not every compiler has all of them, nor an OpenMP that fits

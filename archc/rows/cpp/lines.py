@@ -14,13 +14,13 @@ RESERVED = frozenset(
     re.findall(
         r"\w+",
         """
-        T TB t t0 b d round end first i j k l m n lo hi act slices slice numbers alignas and asm auto bool break
+        T t t0 b d round end first i j k l m n lo hi act slices slice numbers alignas and asm auto bool break
         case catch char class const constexpr continue decltype default delete do double else enum explicit
         export extern false float for friend goto if inline int long main mutable namespace new not operator or
         private protected public register return short signed sizeof static std struct switch template this
         throw true try typedef typename union unsigned using virtual void volatile while xor INFINITY NAN Lanes
         Words Halves Parts bfloat16 columns error exponential larger lanes limited logarithm outer project
-        rounded sigmoid softplus tangent unproject in_slices slices_of
+        rounded sigmoid softplus tangent unproject unproject_rows in_slices slices_of
         """,
     )
 )

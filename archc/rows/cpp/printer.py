@@ -16,7 +16,7 @@ from archc.rows.kernel import Kernel
 from archc.rows.rules import Input, Param, Project, RowMax, Spread, Take, TokenSum
 from archc.rows.value import Row
 
-TILE = 4
+TILE = 8
 """Tokens that meet a chunk of a matrix while it is near."""
 
 STACK = 4096
@@ -61,7 +61,7 @@ class _Function:
                 elif segment == [s.end]:
                     self._outers()
                 elif any(map(self._busy, segment)):
-                    with out.scope("for (int b = 0; b < TB; ++b)"):
+                    with out.scope("for (int b = 0; b < n; ++b)"):
                         out.line("const int64_t t = t0 + b;")
                         for v in s.every:
                             if v.id in self.arrays:
@@ -93,7 +93,7 @@ class _Function:
             for v in p.unprojected:
                 rows[self.rows.unprojected(v)] = count(v) * min(CHUNK, width)
         for name, size in rows.items():
-            many = f"TB * {size}" if s.tiled else f"{size}"
+            many = f"{TILE * size}" if s.tiled else f"{size}"
             if size * (TILE if s.tiled else 1) <= STACK:
                 out.line(f"alignas(64) float {name}[{many}];")
             else:
@@ -108,7 +108,7 @@ class _Function:
             if v.id in s.block and s.crosses(v):
                 self.arrays[v.id] = name = self.out.name(self.out.hint(v))
                 summed = s.block[v.id] % 2 == 1
-                self.out.line(f"float {name}[TB][{count(v)}]{' = {}' if summed else ''};")
+                self.out.line(f"float {name}[{TILE}][{count(v)}]{' = {}' if summed else ''};")
                 if isinstance(v.rule, RowMax):
                     self.out.line(f"for (auto& row : {name}) for (float& x : row) x = -INFINITY;")
 
@@ -207,11 +207,11 @@ class _Function:
             for i in range(n):
                 at = f"{i * width}{shift}" if i else lo
                 out.line(
-                    f"unproject<TB>({self.arrays[numbers.id]}, {_param(v)}{_plus(at)}, {n * width}, {wide}, "
+                    f"unproject(n, {self.arrays[numbers.id]}, {_param(v)}{_plus(at)}, {n * width}, {wide}, "
                     f"{self.rows.unprojected(v)}{_plus(str(i * chunk))}, {n * chunk});"
                 )
         if p.ends:
-            with out.scope("for (int b = 0; b < TB; ++b)"):
+            with out.scope("for (int b = 0; b < n; ++b)"):
                 out.line("const int64_t t = t0 + b;")
                 for v in self.schedule.every:
                     if v.id in self.arrays:
@@ -224,7 +224,7 @@ class _Function:
                 at = f"{i * width}{shift}" if i else lo
                 start = self.rows.start(self.rows.where(x), x, "t0")
                 out.line(
-                    f"project<TB>({start}{_plus(at)}, {n * width}, {_param(v)}{_plus(at)}, {n * width}, {wide}, "
+                    f"project(n, {start}{_plus(at)}, {n * width}, {_param(v)}{_plus(at)}, {n * width}, {wide}, "
                     f"{self.arrays[v.id]});"
                 )
 
@@ -235,7 +235,7 @@ class _Function:
                 numbers, x = v.args
                 m, n = count(numbers), count(x) * self.kernel.width
                 x_at = self.rows.start(self.rows.where(x), x, "t0")
-                self.out.line(f"outer<{m}>(&{self.arrays[numbers.id]}[0][0], {x_at}, {n}, {name}, TB);")
+                self.out.line(f"outer<{m}>(&{self.arrays[numbers.id]}[0][0], {x_at}, {n}, {name}, n);")
 
     # --- the whole -------------------------------------------------------------------------------
     def print(self) -> str:
@@ -253,10 +253,9 @@ class _Function:
         tile = f"{kernel.name}_{'tile' if s.tiled else 'tokens'}"
         lines = [
             "// " + " ".join(self._shapes()),
-            "template <int TB>" * s.tiled,
             _listed(
                 f"static void {tile}(",
-                [*args, *(["int64_t t0"] if s.tiled else ["int64_t first", "int64_t end"])],
+                [*args, *(["int64_t t0", "int n"] if s.tiled else ["int64_t first", "int64_t end"])],
                 ") {",
             ),
             body,
@@ -274,11 +273,9 @@ class _Function:
             f"    in_slices(slices, T, {TILE if s.tiled else 1}, [&](int64_t slice, int64_t first, int64_t end) {{"
         )
         if s.tiled:
-            lines += [
-                "        int64_t t = first;",
-                _listed(f"        for (; t + {TILE} <= end; t += {TILE}) {tile}<{TILE}>(", [*given, "t"], ");"),
-                _listed(f"        for (; t < end; ++t) {tile}<1>(", [*given, "t"], ");"),
-            ]
+            rest = f"int(std::min<int64_t>({TILE}, end - t))"
+            lines.append(f"        for (int64_t t = first; t < end; t += {TILE})")
+            lines.append(_listed(f"            {tile}(", [*given, "t", rest], ");"))
         else:
             lines.append(_listed(f"        {tile}(", [*given, "first", "end"], ");"))
         lines.append("    });")

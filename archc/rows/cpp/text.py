@@ -141,62 +141,73 @@ constexpr int columns(int all) {
     return all % 6 == 0 ? 6 : all % 5 == 0 ? 5 : all % 4 == 0 ? 4 : all % 3 == 0 ? 3 : all % 2 == 0 ? 2 : 1;
 }
 
-// sums[b][i] += the products of row b of x, `stride` after the row before, and row i of weight, `apart` after the row
-// before, over `width` channels
-template <int TB, int M, class X, class W>
-static void project(const X* x, int64_t stride, const W* weight, int64_t apart, int64_t width, float (*sums)[M]) {
-    constexpr int R = TB % 4 == 0 ? 4 : TB, G = columns(M);
+// Of R rows: sums[b][i] += the products of row b of x and row i of weight
+template <int R, int M, class X, class W>
+static void project_rows(const X* x, int64_t stride, const W* weight, int64_t apart, int64_t width, float (*sums)[M]) {
+    constexpr int G = columns(M);
     const int64_t whole = width / 16 * 16;
-    for (int b = 0; b < TB; b += R)
-        for (int i = 0; i < M; i += G) {
-            Lanes total[R][G] = {};
-            for (int64_t d = 0; d < whole; d += 16) {
-                Lanes a[R];
-                for (int r = 0; r < R; ++r) a[r] = lanes(x + (b + r) * stride + d);
-                for (int j = 0; j < G; ++j) {
-                    const Lanes w = lanes(weight + (i + j) * apart + d);
-                    for (int r = 0; r < R; ++r) total[r][j] += a[r] * w;
-                }
+    for (int i = 0; i < M; i += G) {
+        Lanes total[R][G] = {};
+        for (int64_t d = 0; d < whole; d += 16) {
+            Lanes a[R];
+            for (int b = 0; b < R; ++b) a[b] = lanes(x + b * stride + d);
+            for (int j = 0; j < G; ++j) {
+                const Lanes w = lanes(weight + (i + j) * apart + d);
+                for (int b = 0; b < R; ++b) total[b][j] += a[b] * w;
             }
-            for (int r = 0; r < R; ++r)
-                for (int j = 0; j < G; ++j) {
-                    float sum = 0;
-                    for (int l = 0; l < 16; ++l) sum += total[r][j][l];
-                    for (int64_t d = whole; d < width; ++d)
-                        sum += x[(b + r) * stride + d] * weight[(i + j) * apart + d];
-                    sums[b + r][i + j] += sum;
-                }
+        }
+        for (int b = 0; b < R; ++b)
+            for (int j = 0; j < G; ++j) {
+                float sum = 0;
+                for (int l = 0; l < 16; ++l) sum += total[b][j][l];
+                for (int64_t d = whole; d < width; ++d) sum += x[b * stride + d] * weight[(i + j) * apart + d];
+                sums[b][i + j] += sum;
+            }
+    }
+}
+
+// Of R rows: row b of out = the sum of numbers[b][i] times row i of weight
+template <int R, int M, class W>
+static void unproject_rows(const float (*numbers)[M], const W* weight, int64_t apart, int64_t width, float* out,
+                           int64_t stride) {
+    const int64_t whole = width / 64 * 64;
+    for (int64_t d = 0; d < whole; d += 64) {
+        Lanes total[R][4] = {};
+        for (int i = 0; i < M; ++i) {
+            Lanes w[4];
+            for (int c = 0; c < 4; ++c) w[c] = lanes(weight + i * apart + d + 16 * c);
+            for (int b = 0; b < R; ++b)
+                for (int c = 0; c < 4; ++c) total[b][c] += numbers[b][i] * w[c];
+        }
+        for (int b = 0; b < R; ++b)
+            for (int c = 0; c < 4; ++c) *(Lanes*)(out + b * stride + d + 16 * c) = total[b][c];
+    }
+    for (int64_t d = whole; d < width; ++d)
+        for (int b = 0; b < R; ++b) {
+            float sum = 0;
+            for (int i = 0; i < M; ++i) sum += numbers[b][i] * weight[i * apart + d];
+            out[b * stride + d] = sum;
         }
 }
 
-// Row b of out, `stride` after the row before, = the sum of numbers[b][i] times row i of weight
-template <int TB, int M, class W>
-static void unproject(const float (*numbers)[M], const W* weight, int64_t apart, int64_t width, float* out,
+// The same of n rows. Rows of x and out are `stride` apart, those of weight `apart`, and `width` channels count
+template <int M, class X, class W>
+static void project(int n, const X* x, int64_t stride, const W* weight, int64_t apart, int64_t width,
+                    float (*sums)[M]) {
+    for (; n >= 4; n -= 4, x += 4 * stride, sums += 4) project_rows<4>(x, stride, weight, apart, width, sums);
+    if (n == 3) project_rows<3>(x, stride, weight, apart, width, sums);
+    if (n == 2) project_rows<2>(x, stride, weight, apart, width, sums);
+    if (n == 1) project_rows<1>(x, stride, weight, apart, width, sums);
+}
+
+template <int M, class W>
+static void unproject(int n, const float (*numbers)[M], const W* weight, int64_t apart, int64_t width, float* out,
                       int64_t stride) {
-    constexpr int R = TB % 4 == 0 ? 4 : TB;
-    const int64_t whole = width / 32 * 32;
-    for (int b = 0; b < TB; b += R) {
-        for (int64_t d = 0; d < whole; d += 32) {
-            Lanes first[R] = {}, second[R] = {};
-            for (int i = 0; i < M; ++i) {
-                const Lanes w = lanes(weight + i * apart + d), v = lanes(weight + i * apart + d + 16);
-                for (int r = 0; r < R; ++r) {
-                    first[r] += numbers[b + r][i] * w;
-                    second[r] += numbers[b + r][i] * v;
-                }
-            }
-            for (int r = 0; r < R; ++r) {
-                *(Lanes*)(out + (b + r) * stride + d) = first[r];
-                *(Lanes*)(out + (b + r) * stride + d + 16) = second[r];
-            }
-        }
-        for (int64_t d = whole; d < width; ++d)
-            for (int r = 0; r < R; ++r) {
-                float sum = 0;
-                for (int i = 0; i < M; ++i) sum += numbers[b + r][i] * weight[i * apart + d];
-                out[(b + r) * stride + d] = sum;
-            }
-    }
+    for (; n >= 4; n -= 4, numbers += 4, out += 4 * stride)
+        unproject_rows<4>(numbers, weight, apart, width, out, stride);
+    if (n == 3) unproject_rows<3>(numbers, weight, apart, width, out, stride);
+    if (n == 2) unproject_rows<2>(numbers, weight, apart, width, out, stride);
+    if (n == 1) unproject_rows<1>(numbers, weight, apart, width, out, stride);
 }
 
 // Row i of total += the sum over tokens of numbers[t][i] times row t of x; rows are `width` wide, one after another
