@@ -20,6 +20,8 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None 
     x [R, I], weight [E, O, I], bias [E, O]; the rows of group e end before ``ends[e]`` (whole numbers [E], the last is
     R), where those of the next begin. A group without rows is neither read nor given a gradient other than zero.
     """
+    if (few := on_cpu.grouped(x, weight, ends, bias)) is not None:
+        return few
     if _multiplied_on_device(x, weight, ends):
         y = F.grouped_mm(x, weight.mT, offs=ends)
         return y if bias is None else y + bias.index_select(0, _groups(ends, x.shape[0]))
@@ -60,9 +62,6 @@ def _runs(ends: Tensor, rows: int) -> tuple[list[int], list[int]]:
 
 def _product(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None) -> Tensor:
     """What `grouped_linear` gives."""
-    few = on_cpu.grouped(x, weight, ends, bias)
-    if few is not None:
-        return few
     groups, sizes = _runs(ends, x.shape[0])
     y, across = x.new_empty(x.shape[0], weight.shape[1]), weight.mT
     for group, rows, out in zip(groups, x.split_with_sizes(sizes), y.split_with_sizes(sizes), strict=True):

@@ -23,14 +23,14 @@ def index_topk(
     or before. Equal scores go to the lower id. In blocks of at most ``limit`` scores, in at least float32; a choice
     has no gradient.
     """
+    if isinstance(keys, Tensor) and (one := on_cpu.pick(q, keys, weights, time, k=k, every=every)) is not None:
+        return one
     return kept(_best, q, keys, weights, time, k, every, limit)
 
 
 @torch.no_grad()
 def _best(q: Tensor, keys: Tensor | Packed, weights: Tensor, time: Clock, k: int, every: int, limit: int) -> Tensor:
     """What `index_topk` gives."""
-    if isinstance(keys, Tensor) and (one := on_cpu.pick(q, keys, weights, time, k=k, every=every)) is not None:
-        return one
     picks = torch.full((*q.shape[:2], min(k, keys.shape[1])), -1, dtype=torch.int64, device=q.device)
     pick_among_all(picks, q, keys, weights, time, every=every, limit=limit)
     return picks

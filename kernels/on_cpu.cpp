@@ -66,6 +66,18 @@ static void scores_of(const ACT* const* rows, int64_t count, const float* vector
     }
 }
 
+// The places of the `most` largest of `count` numbers, largest first, equal ones in order; `order` has room for them.
+static void best_of(const float* x, int64_t count, std::vector<int64_t>& order, int64_t* best, int64_t most) {
+    // No two keys are equal: the place of a number in the order of floats (both zeros are one), and below it its own.
+    for (int64_t i = 0; i < count; i++) {
+        int32_t bits = 0;
+        if (x[i] != 0) std::memcpy(&bits, &x[i], sizeof bits);
+        order[i] = int64_t(bits ^ (bits >> 31 & 0x7FFFFFFF)) * (int64_t(1) << 32) - i;
+    }
+    std::partial_sort(order.begin(), order.begin() + most, order.begin() + count, std::greater<int64_t>());
+    for (int64_t i = 0; i < most; i++) best[i] = uint32_t(-order[i]);
+}
+
 extern "C" {
 
 // One softmax of each head of one new token over rows of keys that are their own values, and a sink of no value.
@@ -124,15 +136,15 @@ void pick(const ACT* q, const ACT* keys, const ACT* weights, int64_t* picks, int
             const float weight = widened(weights[b * heads + h]);
             for (int64_t e = 0; e < entries; e++) scores[e] += weight * (products[e] < 0 ? 0 : products[e]);
         }
-        // No two keys are equal: the place of a number in the order of floats (both zeros are one), and below it the entry.
-        for (int64_t e = 0; e < entries; e++) {
-            int32_t bits = 0;
-            if (scores[e] != 0) std::memcpy(&bits, &scores[e], sizeof bits);
-            order[e] = int64_t(bits ^ (bits >> 31 & 0x7FFFFFFF)) * (int64_t(1) << 32) - e;
-        }
-        std::partial_sort(order.begin(), order.begin() + most, order.end(), std::greater<int64_t>());
-        for (int64_t i = 0; i < most; i++) picks[b * most + i] = uint32_t(-order[i]);
+        best_of(scores.data(), entries, order, picks + b * most, most);
     }
+}
+
+// The `most` largest of each row x [rows, count], largest first, equal ones in the order of their places: best [rows,
+// most].
+void topk(const float* x, int64_t* best, int64_t rows, int64_t count, int64_t most) {
+    std::vector<int64_t> order(count);
+    for (int64_t r = 0; r < rows; r++) best_of(x + r * count, count, order, best + r * most, most);
 }
 
 // Choices ids [choices] of experts in the order of experts, of one expert as they come: order [choices], and where the

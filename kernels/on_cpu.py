@@ -35,6 +35,7 @@ POINTER, NUMBER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
     "attend": [*[POINTER] * 6, *[NUMBER] * 7, REAL, NUMBER],
     "pick": [*[POINTER] * 4, *[NUMBER] * 6],
+    "topk": [*[POINTER] * 2, *[NUMBER] * 3],
     "sort_choices": [*[POINTER] * 3, *[NUMBER] * 2],
     "grouped": [*[POINTER] * 5, *[NUMBER] * 6],
     "combine": [*[POINTER] * 4, *[NUMBER] * 3],
@@ -123,6 +124,19 @@ def pick(q: Tensor, keys: Tensor, weights: Tensor, time: Clock, *, k: int, every
         *(batch, heads, dim, min(seen, keys.shape[1]), keys.stride(0), most),
     )
     return picks
+
+
+def topk(x: Tensor, k: int) -> Tensor | None:
+    """`topk_lowest` of float32 rows."""
+    if x.dtype is not torch.float32 or not use_cpp(x):
+        return None
+    library = _library(x.dtype)
+    if library is None:
+        return None
+    x, count = x.contiguous(), x.shape[-1]
+    best = x.new_empty((*x.shape[:-1], k), dtype=torch.int64)
+    library.topk(x.data_ptr(), best.data_ptr(), x.numel() // max(1, count), count, k)
+    return best
 
 
 def sort_choices(x: Tensor, ids: Tensor, experts: int) -> tuple[Tensor, Tensor] | None:

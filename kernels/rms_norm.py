@@ -31,10 +31,10 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
     """
     if weight is not None and weight.shape != x.shape[-1:]:
         raise ValueError(f"the weight of rms_norm must be [{x.shape[-1]}], not {list(weight.shape)}")
-    if x.shape[-1] <= WIDEST and use_triton(x, weight):
-        return rms_norm_forward(x, weight, eps)[0]
     if (out := on_cpu.rms_norm(x, weight, eps)) is not None:
         return out
+    if x.shape[-1] <= WIDEST and use_triton(x, weight):
+        return rms_norm_forward(x, weight, eps)[0]
     return reference(x, weight, eps=eps)
 
 

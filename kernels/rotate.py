@@ -25,11 +25,11 @@ def rotate(x: Tensor, angles: Tensor, *, pairs: Pairs = "half", end: End = "firs
     place. ``end`` says which R of the D channels are rotated; ``inverse`` rotates back. Computed in at least float32.
     """
     _check(x, angles, pairs, end)
-    if use_triton(x):
-        return rotate_channels(x, angles, pairs, end, inverse)
     out = on_cpu.rotate(x, angles, neighbours=pairs == "interleaved", last=end == "last", inverse=inverse)
     if out is not None:
         return out
+    if use_triton(x):
+        return rotate_channels(x, angles, pairs, end, inverse)
     return reference(x, angles, pairs=pairs, end=end, inverse=inverse)
 
 

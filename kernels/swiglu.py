@@ -29,10 +29,10 @@ def swiglu(gate: Tensor, up: Tensor, *, limit: float | None = None, alpha: float
         raise ValueError(
             f"swiglu needs equal operands, not {gate.dtype} {list(gate.shape)} and {up.dtype} {list(up.shape)}"
         )
-    if use_triton(gate, up):
-        return swiglu_forward(gate, up, limit, alpha, shift)
     if (out := on_cpu.swiglu(gate, up, limit, alpha, shift)) is not None:
         return out
+    if use_triton(gate, up):
+        return swiglu_forward(gate, up, limit, alpha, shift)
     return reference(gate, up, limit=limit, alpha=alpha, shift=shift)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import on_cpu
+
 SORTED_WHOLE = 512
 """Elements up to which sorting costs less than the steps that avoid it."""
 
@@ -16,6 +18,8 @@ def topk_lowest(x: Tensor, k: int) -> Tensor:
     ``torch.topk`` leaves the order of ties to the device and the length of the row, so that a cached forward could
     choose other experts or entries than a full one. Needs k <= x.shape[-1].
     """
+    if (best := on_cpu.topk(x, k)) is not None:
+        return best
     x = x.detach()
     if x.dtype == torch.float64 or x.numel() <= SORTED_WHOLE:
         return x.sort(dim=-1, descending=True, stable=True).indices[..., :k]

@@ -24,6 +24,7 @@ from kernels.rotate import rotate
 from kernels.sparse_attention import sparse_attention
 from kernels.state import Ring, recall
 from kernels.swiglu import swiglu
+from kernels.topk_lowest import topk_lowest
 from tests.kernels_reference.clock import Rows
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -195,6 +196,16 @@ def test_attention_and_picks(
     how = {"scale": dim**-0.5, "window": window, "picks": picks, "every": every}
     got = sparse_attention(q, recent, sinks, time, entries=entries, **how)
     close(got, sparse_attention(wide[0], wide[1], wide[2], time, entries=wide[3], **how))  # pyright: ignore[reportArgumentType]
+
+
+@settings(max_examples=40)
+@given(seed=seeds, rows=st.integers(1, 4), count=st.integers(1, 700), k=st.integers(1, 9), steps=st.integers(1, 50))
+def test_topk(seed: int, rows: int, count: int, k: int, steps: int) -> None:
+    """The order of a stable sort, with many ties, infinities and zeros of both signs."""
+    x = torch.randint(-steps, steps, (2, rows, count), generator=torch.Generator().manual_seed(seed)) / 3
+    x = x.where(x.abs() > 0, -x).masked_fill(x == steps / 3, float("-inf"))
+    expected = x.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    assert torch.equal(topk_lowest(x, min(k, count)), expected)
 
 
 @settings(max_examples=20)
