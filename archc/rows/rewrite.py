@@ -59,8 +59,12 @@ def hoisted(values: Sequence[Row]) -> list[Row]:
     waited = {v.id for out in values if out.row for v in order([out])}
 
     def change(old: Row, new: Row) -> Row:
-        wanted = isinstance(new.rule, RowSum) and old.id in waited and levels.of(new.args[0]) > 0
-        return _sum(new.args[0], levels) if wanted else new
+        if not (isinstance(new.rule, RowSum) and old.id in waited and levels.of(new.args[0]) > 0):
+            return new
+        made = _sum(new.args[0], levels)
+        # Sums of parameters would be made again for every token
+        alone = any(isinstance(v.rule, RowSum) and not v.token for v in order([made]))
+        return new if alone else made
 
     return rebuilt(values, change)
 

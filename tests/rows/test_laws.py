@@ -1,4 +1,6 @@
-"""Every function that fusion makes is a row program that gives what its ops give in float64, gradients too."""
+"""Every function that fusion makes is a row program that gives what its ops give in float64, gradients too, and is
+printed in both languages.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,14 @@ from archc.graph import Graph, Scope
 from archc.importers import load
 from archc.plan import plan, shrink
 from archc.resolve import load_text
+from archc.rows.cpp import translation_unit
+from archc.rows.kernel import optimised, trained
+from archc.rows.triton import print_backward, print_forward
 from tests.combinations import cover
-from tests.rows.functions import fits, functions, fused, lowered
+from tests.rows.functions import fits, functions, fused, lowered, names
 
 LIBRARY = sorted(p.stem for p in resources.specs().glob("*.arch"))
-QUICK, ALL = 4, 60
+QUICK, ALL = 2, 60
 NUMBERS = [*range(QUICK), *(pytest.param(n, marks=pytest.mark.slow) for n in range(QUICK, ALL))]
 known: set[tuple] = set()
 
@@ -35,6 +40,18 @@ def hold(graph: Graph) -> None:
         error, gradient = fits(graph, function)
         assert error < 1e-12, f"{name} is {error:.1e} off"
         assert gradient < 1e-10, f"the gradient of {name} is {gradient:.1e} off"
+        printed(function)
+
+
+def printed(function: Scope) -> None:
+    """Prints a function in both languages, with its gradient; printers raise what they cannot print."""
+    kernel = lowered(function).kernel
+    wanted = [n for v, n in names(function)[0].items() if n in kernel.takes and v.step is None]
+    forward, backward = trained(kernel, wanted)
+    assert translation_unit([optimised(kernel)._replace(name="inference"), forward, backward])
+    assert print_forward(optimised(kernel)).text
+    assert print_forward(forward).text
+    assert print_backward(backward).text
 
 
 @cache
