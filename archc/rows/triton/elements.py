@@ -154,7 +154,19 @@ class Tile(Elements):
             from archc.rows.triton.rotated import rotated
 
             return rotated(self, value)
-        return self.combine(value, [self.operand(value, a) for a in value.args], self.hint(value))
+        made = self.combine(value, [self.operand(value, a) for a in value.args], self.hint(value))
+        if not value.token or not value.args:
+            return made
+        # What only came from a parameter is given its tokens
+        still = {e.text for a in value.args if not a.token for e in self.made(a)}
+        alone = not any(a.token for a in value.args)
+        return [self._of_tokens(value, e) if e.number is None and (alone or e.text in still) else e for e in made]
+
+    def _of_tokens(self, value: Row, element: Element) -> Element:
+        """An element that has no tokens, for each of them."""
+        if not value.row:
+            return self.tensor(element, value, alone=True)
+        return self.bind(f"tl.broadcast_to({element.text}, (TILE, CHUNK))", f"{self.hint(value)}_everywhere")
 
     def operand(self, value: Row, arg: Row) -> list[Element]:
         """The elements of an operand as they stand beside those of the result: numbers of tokens as columns."""
@@ -239,11 +251,13 @@ class Tile(Elements):
         self.line(f"{targets} = {function}({', '.join(e.text for e in (*given, *passed))})")
         return [Element(n) for n in names]
 
-    def tensor(self, element: Element, value: Row) -> Element:
-        """An element of numbers of tokens as a tensor [TILE], even if it is known or the same for all tokens."""
+    def tensor(self, element: Element, value: Row, *, alone: bool = False) -> Element:
+        """An element of numbers of tokens as a tensor [TILE], even if it is known or (``alone``) has no tokens."""
+        hint = f"{self.hint(value)}_everywhere"
         if element.number is not None:
-            return self.bind(f"tl.full((TILE,), {self.show(element)}, tl.float32)", f"{self.hint(value)}_everywhere")
-        return element if value.token else self.bind(f"{element.text} + tl.zeros((TILE,), tl.float32)", element.text)
+            return self.bind(f"tl.full((TILE,), {self.show(element)}, tl.float32)", hint)
+        alone = alone or not value.token
+        return self.bind(f"{element.text} + tl.zeros((TILE,), tl.float32)", hint) if alone else element
 
     def _rounds(self, times: int, state: Row, end: Row, hint: str) -> tuple[str, list[Row]]:
         """Writes the function of a repeat: its name, and the values that it takes besides the state."""

@@ -121,17 +121,16 @@ class Passes(Forward):
         zeros = []
         for v in sums:
             for name in dict.fromkeys(n for n in kept.get(v.id, ()) if isinstance(n, str)):
-                fill = 'float("-inf")' if isinstance(v.rule, RowMax) else "0"
-                made = f"tl.full((TILE, CHUNK // {LANES}), {fill}, tl.float32)" if fill != "0" else ""
-                made = made or f"tl.zeros((TILE, CHUNK // {LANES}), tl.float32)"
+                shape = f"({'TILE' if v.token else 1}, CHUNK // {LANES})"
+                most = f'tl.full({shape}, float("-inf"), tl.float32)'
+                made = most if isinstance(v.rule, RowMax) else f"tl.zeros({shape}, tl.float32)"
                 zeros.append(Line(self.body.depth, f"{name} = {made}"))
         self.body.written[hole:hole] = zeros
         if split or any(isinstance(v.rule, Project) for v in sums):
             self._gather(sums, kept, split=split)
             return
         for v in sums:
-            function = "max" if isinstance(v.rule, RowMax) else "sum"
-            names = {n: self.bind(f"tl.{function}({n}, 1)", n.removesuffix("_sum")) for n in self._names(v, kept)}
+            names = {n: self.bind(_finished(v, n), n.removesuffix("_sum")) for n in self._names(v, kept)}
             self.know(v, [names[n] if isinstance(n, str) else n for n in kept[v.id]])
 
     def _announce(self, level: int, rows: list[tuple[str, Row]], sums: list[Row]) -> None:
@@ -182,7 +181,9 @@ class Passes(Forward):
                 made[e] = Element("", e.number if most else e.number * self.kernel.width)
                 continue
             made[e] = name = self.body.name("_".join((self.hint(v), *map(str, place), "sum")))
-            lanes = f"tl.reshape({self.summand(x, e, most=most)}, (TILE, CHUNK // {LANES}, {LANES}))"
+            lanes = (
+                f"tl.reshape({self.summand(x, e, most=most)}, ({'TILE' if v.token else 1}, CHUNK // {LANES}, {LANES}))"
+            )
             self.line(f"{name} = tl.maximum({name}, tl.max({lanes}, 2))" if most else f"{name} += tl.sum({lanes}, 2)")
         return [made[e] for e in self.made(x)]
 
@@ -218,7 +219,6 @@ class Passes(Forward):
         if split:
             mine = self.body.assign(f"tile + tl.program_id(1) * ({fields} * TILE)", "mine")
         for v in sums:
-            function = "max" if isinstance(v.rule, RowMax) else "sum"
             for name in self._names(v, kept):
                 place = f"{mine} + {at[name]} * TILE" if at[name] > 1 else f"{mine} + TILE" if at[name] else mine
                 if isinstance(v.rule, Project):
@@ -226,7 +226,7 @@ class Passes(Forward):
                     mask = f"inside[:, None] & ({column} < {m})[None, :]"
                     self.line(f"tl.store({place} + {column}[None, :] * TILE + t[:, None], {name}, mask={mask})")
                 else:
-                    self.line(f"tl.store({place} + t, tl.{function}({name}, 1), mask=inside)")
+                    self.line(f"tl.store({place} + t, {_finished(v, name)}, mask=inside)")
         self.line("tl.debug_barrier()")
         if split:
             self._arrive(fields, most)
@@ -235,7 +235,7 @@ class Passes(Forward):
                 (name,) = self._names(v, kept)
                 self.know(v, [self._column(at[name] + i, f"{self.hint(v)}_{i}") for i in range(v.streams[0])])
             else:
-                made = {n: self._column(at[n], n.removesuffix("_sum")) for n in self._names(v, kept)}
+                made = {n: self._column(at[n], n.removesuffix("_sum"), token=v.token) for n in self._names(v, kept)}
                 self.know(v, [made[n] if isinstance(n, str) else n for n in kept[v.id]])
 
     def _names(self, v: Row, kept: dict[int, list[str | Element]]) -> list[str]:
@@ -244,8 +244,11 @@ class Passes(Forward):
             return [self._sum(v)]
         return list(dict.fromkeys(n for n in kept[v.id] if isinstance(n, str)))
 
-    def _column(self, field: int, hint: str) -> Element:
-        place = "tile + " + (f"{field} * TILE + " if field > 1 else "TILE + " if field else "") + "t"
+    def _column(self, field: int, hint: str, *, token: bool = True) -> Element:
+        place = "tile" + (f" + {field} * TILE" if field > 1 else " + TILE" if field else "")
+        if not token:
+            return self.bind(f"tl.load({place})", hint)
+        place += " + t"
         return self.bind(f"tl.load({place}, mask=inside, other=0.0)", hint)
 
     def _arrive(self, fields: int, most: int) -> None:
@@ -271,6 +274,11 @@ class Passes(Forward):
                     self.line(f"total += {load}")
             self.line("tl.store(tile + field * TILE + t[None, :], total, mask=left)")
             self.line("tl.debug_barrier()")
+
+
+def _finished(v: Row, name: str) -> str:
+    """The sum, or the largest, of what a pass has kept for each of its lanes."""
+    return f"tl.{'max' if isinstance(v.rule, RowMax) else 'sum'}({name}{', 1' if v.token else ''})"
 
 
 def _as_stored(kernel: Kernel, name: str, v: Row) -> bool:

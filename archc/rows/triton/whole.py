@@ -62,5 +62,7 @@ class Whole(Forward):
             if e.number is not None:
                 made[e] = Element("", e.number if most else e.number * self.kernel.width)
             else:
-                made[e] = self.bind(f"tl.{'max' if most else 'sum'}({self.summand(x, e, most=most)}, 1)", self.hint(v))
+                along = ", 1" if v.token else ""
+                text = f"tl.{'max' if most else 'sum'}({self.summand(x, e, most=most)}{along})"
+                made[e] = self.bind(text, self.hint(v))
         return [made[e] for e in self.made(x)]

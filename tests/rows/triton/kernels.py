@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from archc.rows.kernel import Kernel
+from archc.rows.pointwise import EachToken
 from archc.rows.rewrite import rebuilt
 from archc.rows.rotate import Rotate
 from archc.rows.rules import (
@@ -117,3 +118,15 @@ def gated_streams(n: int, width: int) -> Kernel:
     return Kernel(
         "gated_streams", width, leaves(streams, keys, value, weights), {"out": out, "gate": gate}, {"out": "act"}
     )
+
+
+def weighed(width: int) -> Kernel:
+    """Numbers that parameters alone give, beside a row and for each token."""
+    p = Program()
+    x = p.make(Input(name="x", row=True))
+    weight = p.make(Param(name="weight", row=True))
+    bias = p.make(Param(name="bias", streams=(2,)))
+    length = p.make(Rsqrt(), p.make(RowSum(), mul(weight, weight)))
+    same = p.make(EachToken(), bias)
+    y = mul(mul(x, weight), length)
+    return Kernel("weighed", width, leaves(x, weight, bias), {"y": y, "same": same, "sum": p.make(RowSum(), y)}, {})

@@ -103,7 +103,8 @@ def exact(
         arrays[name] = x if v.row else x[..., None]
     found = run(rebuilt(list(kernel.gives.values()), rounds), arrays)
     gives = {n: torch.tensor(x if v.row else x[..., 0]) for (n, v), x in zip(kernel.gives.items(), found, strict=True)}
-    return {n: x if kernel.gives[n].token else x[0] for n, x in gives.items()}
+    tokens = max(len(x) for x in arrays.values())
+    return {n: x.expand(tokens, *x.shape[1:]) if kernel.gives[n].token else x[0] for n, x in gives.items()}
 
 
 class _Same:
