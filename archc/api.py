@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from archc.cost.count import count
 from archc.cost.report import Mode, Report, Time
@@ -14,6 +14,10 @@ from archc.graph import Graph
 from archc.importers import load
 from archc.plan import plan, shrink
 from archc.schema import Model
+
+Fuse = Literal["none", "modules", "layers"]
+FUSE: Fuse = "none"
+"""How far packages are fused, unless told."""
 
 MODES: tuple[Mode, ...] = ("train", "prefill", "decode")
 
@@ -45,33 +49,50 @@ def cost(
     )
 
 
-def package(model: Model, *, tiny: bool = False, rotated: bool = False, fused: bool = False) -> dict[str, str]:
+def planned(model: Model, fuse: Fuse = FUSE) -> Graph:
+    """The graph that a package is printed from.
+
+    ``fuse``: whether chains of row-local ops are functions with kernels of their own: ``none``; those within
+    ``modules``; or across ``layers``, too, each of which then begins by leaving the last sub-layer of the one before.
+    """
+    graph = plan(model, rotated=fuse == "layers")
+    return graph if fuse == "none" else _fused(graph)
+
+
+def package(model: Model, *, tiny: bool = False, fuse: Fuse = FUSE, rotated: bool = False) -> dict[str, str]:
     """The files of a model's package by relative path; with ``tiny`` of its CPU-size twin.
 
-    Layers are ``rotated`` where each is to begin by leaving the one before (see `archc.plan.plan`). Where they are
-    ``fused``, they are rotated, and chains of row-local ops are functions with kernels of their own.
+    ``fuse`` as `planned` has it. Layers are ``rotated`` without it, too, where that is asked for.
     """
     from archc.emit.package import files
-    from archc.plan.passes.fuse import fuse
 
     twin = shrink(model)
     whole = twin if tiny else model
-    graph, twin_graph = (plan(m, rotated=rotated or fused) for m in (whole, twin))
+    graph, twin_graph = (plan(m, rotated=rotated or fuse == "layers") for m in (whole, twin))
 
     def costs(model: Model, graph: Graph) -> dict[str, Any]:
         return {mode: count(model, graph, mode=mode).as_dict() for mode in MODES}
 
     counted = costs(whole, graph), costs(twin, twin_graph)
-    if fused:
-        graph, twin_graph = fuse(graph), fuse(twin_graph)
-    return files(whole, graph, twin, twin_graph, *counted)
+    if fuse != "none":
+        graph, twin_graph = _fused(graph), _fused(twin_graph)
+    return files(whole, graph, twin, twin_graph, *counted, fuse=fuse)
 
 
-def build(model: Model, out: str | Path = "build", *, tiny: bool = False, fused: bool = False) -> Path:
-    """Writes the package of a model to ``out/<model name>`` and returns that path. A failed build changes nothing."""
+def _fused(graph: Graph) -> Graph:
+    from archc.plan.passes.fuse import fuse
+
+    return fuse(graph)
+
+
+def build(model: Model, out: str | Path = "build", *, tiny: bool = False, fuse: Fuse = FUSE) -> Path:
+    """Writes the package of a model to ``out/<model name>`` and returns that path. A failed build changes nothing.
+
+    ``fuse`` as `planned` has it.
+    """
     from archc.emit.package import write
 
-    return write(package(model, tiny=tiny, fused=fused), Path(out) / model.name)
+    return write(package(model, tiny=tiny, fuse=fuse), Path(out) / model.name)
 
 
 def lookup(model: Model) -> Any:
@@ -113,4 +134,4 @@ def lookup(model: Model) -> Any:
     return value
 
 
-__all__ = ["MODES", "build", "cost", "load", "lookup", "package"]
+__all__ = ["FUSE", "MODES", "Fuse", "build", "cost", "load", "lookup", "package", "planned"]

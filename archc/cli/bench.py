@@ -11,11 +11,12 @@ import click
 
 from archc.cli._console import print_all
 from archc.cli._needs import require
-from archc.cli.options import format_option, spec_options
+from archc.cli.options import format_option, fuse_option, spec_options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from archc.api import Fuse
     from archc.schema import Model
 
 TARGETS = {"80": "sm_80", "90": "sm_90", "100": "sm_100", "gfx942": "gfx942"}
@@ -36,7 +37,7 @@ TARGETS = {"80": "sm_80", "90": "sm_90", "100": "sm_100", "gfx942": "gfx942"}
     show_default=True,
     help="What kernels are compiled for; may be given again.",
 )
-@click.option("--fuse/--no-fuse", default=True, show_default=True, help="Look at the fused package, or the plain one.")
+@fuse_option("layers")
 @click.option("-k", "select", metavar="TEXT", help="Only kernels of what has TEXT in its name, no layers.")
 @format_option("table", "json")
 def command(
@@ -49,7 +50,7 @@ def command(
     threads: int | None,
     static: bool,
     archs: tuple[str, ...],
-    fuse: bool,
+    fuse: Fuse,
     select: str | None,
     format: str,
 ) -> None:
@@ -99,20 +100,17 @@ def _tell(what: str) -> None:
     click.echo(f"{'measuring ' * (' ' not in what)}{what} ...", err=True)
 
 
-def _static(model: Model, archs: tuple[str, ...], fused: bool, select: str | None, format: str) -> None:
+def _static(model: Model, archs: tuple[str, ...], fuse: Fuse, select: str | None, format: str) -> None:
     """Prints facts of a model's kernels."""
-    from archc.api import build
+    from archc.api import build, planned
     from archc.cli._bench.rows import TOKENS, layers, rows
     from archc.cli._bench.subjects import subjects
-    from archc.plan import plan
-    from archc.plan.passes.fuse import fuse
 
-    graph = fuse(plan(model, rotated=True)) if fused else plan(model)
-    found = [s for s in subjects(graph, TOKENS) if select is None or select in s.op]
+    found = [s for s in subjects(planned(model, fuse), TOKENS) if select is None or select in s.op]
     if not found:
         raise click.UsageError(f"no kernel of {model.name} has `{select}` in its name")
     with tempfile.TemporaryDirectory(prefix="archc-bench-", ignore_cleanup_errors=True) as scratch:
-        package = build(model, scratch, fused=fused)
+        package = build(model, scratch, fuse=fuse)
         made = rows(package, found, [TARGETS[arch] for arch in archs], _tell)
         whole = [] if select else layers(package)
     if format == "json":

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from archc.cli.options import format_option, show, spec_argument, spec_options
+from archc.cli.options import format_option, fuse_option, show, spec_argument, spec_options
+
+if TYPE_CHECKING:
+    from archc.api import Fuse
 
 
 @click.command()
@@ -22,12 +26,7 @@ from archc.cli.options import format_option, show, spec_argument, spec_options
     help="Where to write it.",
 )
 @click.option("--tiny", is_flag=True, help="The CPU-size twin: every drawer, layer kind and transition, small widths.")
-@click.option(
-    "--fuse/--no-fuse",
-    default=False,
-    show_default=True,
-    help="Chains of row-local ops as functions with kernels of their own, printed as Triton and C++.",
-)
+@fuse_option()
 @click.option(
     "--check", "only_check", is_flag=True, help="Write nothing; fail if what stands there is not what would be written."
 )
@@ -40,7 +39,7 @@ def command(
     drawers: tuple[Path, ...],
     out: Path,
     tiny: bool,
-    fuse: bool,
+    fuse: Fuse,
     only_check: bool,
     format: str,
 ) -> None:
@@ -61,7 +60,7 @@ def command(
     sink.raise_errors()
     if sink.items and format == "text":
         show(sink.in_order())
-    files = package(resolved, tiny=tiny, fused=fuse)
+    files = package(resolved, tiny=tiny, fuse=fuse)
     folder = out / resolved.name
     if only_check:
         differing = stale(files, folder)

@@ -67,6 +67,22 @@ strict_option = click.option("--strict", is_flag=True, help="Warnings count as e
 """Passed as ``strict``."""
 
 
+FUSE = "none"
+"""The default of `--fuse`: that of the Python interface (`archc.api.FUSE`)."""
+
+
+def fuse_option(default: str = FUSE) -> Decorator[Any]:
+    """`--fuse`, passed as ``fuse``."""
+    return click.option(
+        "--fuse",
+        type=click.Choice(["none", "modules", "layers"]),
+        default=default,
+        show_default=True,
+        help="Chains of row-local ops as functions with kernels of their own: none, within modules, or across layers, "
+        "which then begin by leaving the one before.",
+    )
+
+
 def format_option(*formats: str) -> Decorator[Any]:
     """`--format`, one of ``formats`` (by default those of diagnostics), the first unless set; passed as ``format``."""
     choices = formats or FORMATS

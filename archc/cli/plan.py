@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from archc.cli._console import print_all
-from archc.cli.options import format_option, spec_argument, spec_options
+from archc.cli.options import format_option, fuse_option, spec_argument, spec_options
 
 if TYPE_CHECKING:
+    from archc.api import Fuse
     from archc.graph import Graph, Scope
     from archc.ops import Op
     from archc.schema import Model
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     help="What a pass that runs on request makes of it. fuse: the functions that run as one kernel each, their bytes, "
     "and what stays alone.",
 )
+@fuse_option()
 @format_option("text", "json")
 def command(
     spec: str,
@@ -34,6 +36,7 @@ def command(
     sets: dict[str, str],
     drawers: tuple[Path, ...],
     after: str | None,
+    fuse: Fuse,
     format: str,
 ) -> None:
     """Show the layers of a SPEC, the graph of each distinct one after all passes, and the kernels picked."""
@@ -43,7 +46,7 @@ def command(
 
     resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
     if after is not None:
-        _fused(resolved, format)
+        _fused(resolved, "modules" if fuse == "none" else fuse, format)
         return
     graph = plan(resolved)
     facts = {
@@ -61,13 +64,12 @@ def command(
         _show(facts)
 
 
-def _fused(model: Model, format: str) -> None:
+def _fused(model: Model, fuse: Fuse, format: str) -> None:
     """Prints the functions of a model as `archc build --fuse` makes them."""
+    from archc.api import planned
     from archc.cli._plan.functions import fused, show
-    from archc.plan import plan
-    from archc.plan.passes.fuse import fuse
 
-    facts = fused(fuse(plan(model, rotated=True)))
+    facts = {"fuse": fuse, **fused(planned(model, fuse))}
     if format == "json":
         import json
 

@@ -9,13 +9,16 @@ import tempfile
 from contextlib import nullcontext
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from archc.cli._needs import require
-from archc.cli.options import format_option, spec_options
+from archc.cli.options import format_option, fuse_option, spec_options
 from archc.record import dataclass
+
+if TYPE_CHECKING:
+    from archc.api import Fuse
 
 NEEDS = ("torch", "safetensors", "pytest", "hypothesis")
 """What the tests of a package import."""
@@ -42,7 +45,7 @@ class Law:
 @click.argument("spec", metavar="SPEC|DIR")
 @spec_options
 @click.option("--slow", is_flag=True, help="Also compile the twin to machine code (about a minute more).")
-@click.option("--fuse/--no-fuse", default=None, help="Of a SPEC: as `archc build` has it.")
+@fuse_option()
 @click.option("-k", "select", metavar="EXPRESSION", help="Only tests whose name matches, as pytest has it.")
 @format_option("text", "json")
 def command(
@@ -52,7 +55,7 @@ def command(
     sets: dict[str, str],
     drawers: tuple[Path, ...],
     slow: bool,
-    fuse: bool | None,
+    fuse: Fuse,
     select: str | None,
     format: str,
 ) -> None:
@@ -69,10 +72,10 @@ def command(
             from archc.importers import load
 
             resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
-            package = build(resolved, Path(scratch) / "build", fused=bool(fuse))
+            package = build(resolved, Path(scratch) / "build", fuse=fuse)
         elif not (package / "plan.json").is_file() or not (package / "tests").is_dir():
             raise click.UsageError(f"{package} is not a package that archc wrote")
-        elif model or params or sets or drawers or fuse is not None:
+        elif model or params or sets or drawers or _given("fuse"):
             raise click.UsageError(f"{package} is already built: options that change a spec do nothing")
         package = package.resolve()
         code, laws, output = _run(package, Path(scratch), slow=slow, select=select, quiet=format != "text")
@@ -81,6 +84,11 @@ def command(
         reason = "no test matches" if code == 5 else f"pytest ended with {code}"
         raise click.UsageError(f"{reason}:\n{output.strip()}" if format == "json" or code != 5 else reason)
     raise SystemExit(code)
+
+
+def _given(option: str) -> bool:
+    """Whether an option stands on the command line."""
+    return click.get_current_context().get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 def _run(package: Path, scratch: Path, *, slow: bool, select: str | None, quiet: bool) -> tuple[int, list[Law], str]:

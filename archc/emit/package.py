@@ -54,11 +54,18 @@ MERGE_ENTRY = ("runtime.merging",)
 
 
 def files(
-    model: Model, graph: Graph, tiny: Model, tiny_graph: Graph, cost: dict[str, Any], tiny_cost: dict[str, Any]
+    model: Model,
+    graph: Graph,
+    tiny: Model,
+    tiny_graph: Graph,
+    cost: dict[str, Any],
+    tiny_cost: dict[str, Any],
+    *,
+    fuse: str = "none",
 ) -> dict[str, str]:
     """Every file of a package by its relative path.
 
-    ``cost`` and ``tiny_cost`` hold cost reports by mode, as plain data.
+    ``cost`` and ``tiny_cost`` hold cost reports by mode, as plain data; ``fuse`` says how the graphs were fused.
     """
     text, modules = print_model(model, graph)
     tiny_text, tiny_modules = print_model(tiny, tiny_graph, above="..")
@@ -84,10 +91,12 @@ def files(
     out["tests/tiny_model.py"] = tiny_text
     tiny_facts = plan_facts(tiny, tiny_graph, tiny_cost, carried)
     out["tests/tiny_plan.json"] = json.dumps(tiny_facts, indent=1) + "\n"
+    facts["fuse"] = fuse
     if fused:
         facts["functions"] = {f.name: dict(zip(("bytes_per_token", "bytes"), f.bound, strict=True)) for f in fused}
     shown = {
         "fused": bool(fused),
+        "layers_leave": fuse == "layers",
         "tables": tables,
         "merging": merging,
         "model": model,

@@ -117,7 +117,7 @@ def test_a_model_from_the_command_line(spec: str) -> None:
 def test_a_few_programs_tell_of_all(spec: str, tmp_path: Path) -> None:
     """Forward and backward of every kernel: what samples of a launch say is what all of its programs move."""
     calls = list(found(spec, fused=True).values())
-    folder = build(load(spec), tmp_path, fused=True)
+    folder = build(load(spec), tmp_path, fuse="layers")
     counts = [64, 192, 1024]
     wide = [s._replace(operands=tuple(_sized(o, counts) for o in s.operands)) for s in calls]
     job: dict[str, Any] = {"folder": str(folder.parent), "package": folder.name, "tokens": counts, "processors": 4}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from archc.cli import main
+from archc.api import FUSE
+from archc.cli import main, options
 from archc.graph import Graph
 from archc.importers import load
 from archc.plan import plan as planned
@@ -95,7 +96,9 @@ def test_as_data(spec: str) -> None:
 # --- after fusion --------------------------------------------------------------------------------
 def test_functions_are_shown_with_what_must_move() -> None:
     """An add and a norm take two rows and a weight, and give two rows: of 4,096 channels in bfloat16, 8 KiB each."""
-    lines = [" ".join(line.split()) for line in plan("llama_3_1_8b", "--after", "fuse").splitlines()]
+    lines = [
+        " ".join(line.split()) for line in plan("llama_3_1_8b", "--after", "fuse", "--fuse", "layers").splitlines()
+    ]
     assert "llama_3_1_8b: 2 functions run 130 ops of a forward as 65 kernels" in lines
     assert any(re.fullmatch(r"add_norm 64 1 \+ \d 40.00 KiB 128.01 MiB 1\.\d\d 1\.25", line) for line in lines)
     assert "add_norm Layer add, norm" in lines
@@ -104,7 +107,9 @@ def test_functions_are_shown_with_what_must_move() -> None:
 
 @pytest.mark.parametrize("columns", ["80", "200"])
 def test_functions_fit_into_a_terminal(columns: str) -> None:
-    result = CliRunner(env={"COLUMNS": columns}).invoke(main, ["plan", "deepseek_v4_flash", "--after", "fuse"])
+    result = CliRunner(env={"COLUMNS": columns}).invoke(
+        main, ["plan", "deepseek_v4_flash", "--after", "fuse", "--fuse", "layers"]
+    )
     assert result.exit_code == 0
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= int(columns)
@@ -115,7 +120,7 @@ def test_functions_and_what_stays_alone_are_all_row_local_ops() -> None:
     """Those of the graph before fusion, each as often; no function moves less than it must, or asks for less."""
     graph = planned(load("deepseek_v4_flash"), rotated=True)
     works = [times for n, times in graph.walk() if n.op.kind != "append" and may_join(n) and is_work(n)]
-    facts = json.loads(plan("deepseek_v4_flash", "--after", "fuse", "--format", "json"))
+    facts = json.loads(plan("deepseek_v4_flash", "--after", "fuse", "--fuse", "layers", "--format", "json"))
     inside = sum(row["calls"] * len(row["ops"]) for row in facts["functions"])
     assert inside + sum(row["calls"] for row in facts["alone"]) == sum(works) - of_steps(graph)
     for row in facts["functions"]:
@@ -128,3 +133,11 @@ def test_functions_and_what_stays_alone_are_all_row_local_ops() -> None:
 def of_steps(graph: Graph) -> int:
     """Row-local ops that run once for all layers."""
     return sum(may_join(n) and is_work(n) for n in graph.steps.nodes())
+
+
+def test_functions_within_modules_leave_layers_as_they_are() -> None:
+    """The boundary of a layer is in two kernels then; packages are fused by default as the Python interface has it."""
+    facts = json.loads(plan("mhc_3b", "--after", "fuse", "--fuse", "modules", "--format", "json"))
+    names = {row["function"]: row["calls"] for row in facts["functions"]}
+    assert names["mix_sinkhorn_collapse_norm"] == names["sinkhorn_collapse_norm"] == 12
+    assert options.FUSE == FUSE

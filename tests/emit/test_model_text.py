@@ -47,7 +47,7 @@ def test_golden_of_functions(golden) -> None:
     """Layers that begin by leaving the one before, and boundaries that are one call."""
     from archc.api import package
 
-    golden("deepseek_v4_flash/fused/model.py", package(archc.load("deepseek_v4_flash"), fused=True)["model.py"])
+    golden("deepseek_v4_flash/fused/model.py", package(archc.load("deepseek_v4_flash"), fuse="layers")["model.py"])
 
 
 @pytest.mark.parametrize(("spec", "most"), [("deepseek_v3", 400), ("deepseek_v4_flash", 600), ("deepseek_v4_pro", 600)])

@@ -41,7 +41,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Module
 
     def package(name: str) -> ModuleType:
         if name not in known:
-            known[name] = built(shrink(load(name)), tmp_path_factory.mktemp("packages"), fused=True)
+            known[name] = built(shrink(load(name)), tmp_path_factory.mktemp("packages"), fuse="layers")
         return known[name]
 
     return package

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
+from archc.api import FUSE
 from archc.cost.activations import activations
 from archc.cost.report import COMPONENTS
 from archc.cost.setting import Recompute
@@ -50,7 +51,7 @@ class Case:
         name = {**ROTATED, **FUSED}.get(name, name)
         self.model: Model = load_text(f"{HEAD}{MORE[name]}\n}}\n")[0] if name in MORE else model_of(name)
         self.graph: Graph = plan(self.model, rotated=rotated)
-        package = built(self.model, folder, rotated=rotated, fused=fused)
+        package = built(self.model, folder, rotated=rotated, fuse="layers" if fused else FUSE)
         self.modules = {width: package.Model(dtype=dtype) for width, dtype in WIDTHS.items()}
 
     def workload(self, batch: int, new: int, act: int = 4) -> Workload:

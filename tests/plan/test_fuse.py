@@ -166,5 +166,5 @@ def test_functions_name_what_they_take_by_what_becomes_of_it() -> None:
 
 def test_bytes_of_functions_count_all_heads() -> None:
     """Four heads of 16 channels in bfloat16, read and written, and 8 angles with cos and sin in float32."""
-    text = package(load_text(SMALL.replace("RESIDUAL", "add"))[0], fused=True)["plan.json"]
+    text = package(load_text(SMALL.replace("RESIDUAL", "add"))[0], fuse="layers")["plan.json"]
     assert json.loads(text)["functions"]["norm_rotate"] == {"bytes_per_token": 4 * 16 * 2 * 2 + 8 * 2 * 4, "bytes": 32}
