@@ -44,9 +44,14 @@ def in_a_name(package: str) -> str:
 NAMESPACE = in_a_name(__package__ or "archc_kernels")
 
 
-def jit(kernel: Callable[..., None]) -> Any:
-    """The function as a Triton kernel, launched as ``kernel[grid](...)``; unchanged where there is no Triton."""
-    return kernel if triton is None else triton.jit(kernel)
+def jit(kernel: Callable[..., None] | None = None, *, noinline: bool = False) -> Any:
+    """The function as a Triton kernel, launched as ``kernel[grid](...)``; unchanged where there is no Triton.
+
+    ``noinline``: it is one that kernels call, and stays one function in machine code.
+    """
+    if kernel is None:
+        return functools.partial(jit, noinline=noinline)
+    return kernel if triton is None else triton.jit(noinline=noinline)(kernel)
 
 
 def operator(kernel_launcher: Callable[..., Any]) -> Any:

@@ -66,7 +66,11 @@ class Elements(ABC):
         if isinstance(rule, Add):
             count = max(map(len, args))
             left, right = (list(a) * (count // len(a)) for a in args)
-            return [self.added(x, n) for x, n in zip(zip(left, right, strict=True), names, strict=True)]
+            known: dict[frozenset[Element], Element] = {}  # of a symmetric matrix equal ones are written once
+            for x, n in zip(zip(left, right, strict=True), names, strict=True):
+                if frozenset(x) not in known:
+                    known[frozenset(x)] = self.added(x, n)
+            return [known[frozenset(x)] for x in zip(left, right, strict=True)]
         if isinstance(rule, Pointwise):
             return [self.bind(self.pointwise(rule, self.show(x)), n) for x, n in zip(args[0], names, strict=True)]
         if isinstance(rule, Product):

@@ -13,17 +13,24 @@ A kernel whose gives all have tokens is the first launch alone; without `Outer` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from archc.rows.kernel import Kernel
+from archc.rows.rewrite import rebuilt
 from archc.rows.rules import Input, Outer, TokenSum
 from archc.rows.triton.backward_params import BLOCK, Params, print_sums
 from archc.rows.triton.backward_tokens import Tokens
 from archc.rows.triton.launch import numbers
 from archc.rows.triton.lines import wrapped
 from archc.rows.triton.printed import Printed
+from archc.rows.value import Row
 
 
-def print_backward(kernel: Kernel) -> Printed:
+def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Printed:
     """The kernels of the gradient that `trained` gives. Sums over tokens are summed in the same order for equal T.
+
+    ``made``: for takes by name, what they are of other takes, as forward made what was kept; the first kernel makes
+    these rows again instead of reading them, where it reads what they are made of anyway.
 
     Raises TypeError where a give without tokens is no sum over tokens (`TokenSum`, `Outer`).
     """
@@ -33,7 +40,11 @@ def print_backward(kernel: Kernel) -> Printed:
     if strange:
         raise TypeError(f"{kernel.name} gives {', '.join(strange)} without tokens that are no sums over them")
     params = Params(kernel, products) if products else None
-    tokens = Tokens(kernel, shared, params.state if params else [])
+    state = params.state if params else []
+    again = {kernel.takes[n].id: v for n, v in (made or {}).items() if n in kernel.takes}
+    values = rebuilt([*kernel.gives.values(), *state], lambda old, new: again.get(old.id, new))
+    remade = kernel._replace(gives=dict(zip(kernel.gives, values, strict=False)))
+    tokens = Tokens(remade, {n: remade.gives[n] for n in shared}, values[len(kernel.gives) :])
     parts = [tokens.text()]
     sets = [("tokens_shares", "programs", tokens.shares)] if shared else []
     if params:

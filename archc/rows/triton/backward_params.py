@@ -37,7 +37,7 @@ class Params(Tile):
     def __init__(self, kernel: Kernel, outers: Mapping[str, Row]) -> None:
         divisor = kernel.width & -kernel.width
         self.chunk = min(64, divisor) if divisor >= 16 else min(64, max(16, power_of_two(kernel.width)))
-        self.tile, self.warps = 32, 4
+        self.tile, self.warps = 32, 8
         super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=TAKEN)
         self.name = f"_{kernel.name}_params"
         self.outers = outers
@@ -65,7 +65,7 @@ class Params(Tile):
             f"TILE={self.tile}",
             f"CHUNK={self.chunk}",
             f"num_warps={self.warps}",
-            "num_stages=2",
+            "num_stages=3",
             "**FUSED_MULTIPLY_ADD",
         ]
 

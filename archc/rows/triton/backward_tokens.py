@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import copy
 from typing import NamedTuple
 
 from archc.rows.elements import Element, places
@@ -11,10 +13,11 @@ from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Levels
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Const, Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
-from archc.rows.triton.elements import Body, Tile, count, to
+from archc.rows.triton.backward_rounds import rounds_back
+from archc.rows.triton.elements import Tile, count, to
 from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.launch import numbers
-from archc.rows.triton.lines import wrapped
+from archc.rows.triton.lines import Lines, wrapped
 from archc.rows.value import Row, order
 
 HELD = 32768
@@ -69,6 +72,27 @@ def moved(kernel: Kernel, names: Iterable[str]) -> dict[str, int]:
     return {n: numbers(kernel, v) for n, v in found.items() if isinstance(v.rule, Input) and v.rule.shared == 1}
 
 
+def numbers_of(rows: Sequence[Row]) -> list[Row]:
+    """The numbers that rows are made of, but those that a product reads, and constants."""
+    found: dict[Row, None] = {}
+    seen: set[int] = set()
+
+    def go(v: Row) -> None:
+        if v.id in seen:
+            return
+        seen.add(v.id)
+        for arg in v.args:
+            if arg.row:
+                go(arg)
+            elif not isinstance(v.rule, Unproject) and not isinstance(arg.rule, Const):
+                found[arg] = None
+
+    for v in rows:
+        if v.row:
+            go(v)
+    return list(found)
+
+
 class Tokens(Tile):
     """Writes the kernel. ``state`` are numbers that the kernel of products reads: they are left in memory."""
 
@@ -114,6 +138,8 @@ class Tokens(Tile):
         self.rounds = 0
         """Numbers of a tile of tokens that rounds of a repeat keep in memory."""
         self.stored: set[int] = set()
+        self.elsewhere: set[int] = set()
+        """Sums over the row that are in memory."""
         self.wholes: dict[int, tuple[str, str]] = {}
         """Numbers that products read: as one tensor [TILE, M], and the name of its fields [M]."""
         self._write()
@@ -196,10 +222,16 @@ class Tokens(Tile):
             self._numbers(level)
             self._pass(level)
         for matrix in self.matrices.values():
-            self._leave(matrix)
+            self.leave(matrix)
 
     def _numbers(self, level: int) -> None:
         """Numbers that are given once as many passes have ended."""
+        if level and self.products and self._rows_at(level):
+            self._apart(level)
+            return
+        self.between(level)
+
+    def between(self, level: int) -> None:
         for name, v in self.given.items():
             if not v.row and self.levels.of(v) == level:
                 self.store(name, v)
@@ -210,12 +242,10 @@ class Tokens(Tile):
 
     def _pass(self, level: int) -> None:
         """Rows that can be made once as many passes have ended, and the sums that the next numbers wait for."""
-        rows = [(n, v) for n, v in self.given.items() if v.row and self.levels.of(v) == level]
-        sums = [v for v in self.reduced if self.levels.of(v.args[0]) == level]
-        added = [s for s in self.shares if (v := self.shared[s.name]).row and self.levels.of(v) == level]
+        rows, sums, added = self._walked(level)
         if not (rows or sums or added):
             return
-        needed = [*(v for _, v in rows), *(v.args[0] for v in sums), *(self.shared[s.name] for s in added)]
+        needed = self._rows_at(level)
         self._waited(needed)
         before = len(self.body.written)
         depth = self.body.depth
@@ -250,6 +280,17 @@ class Tokens(Tile):
             ended |= {e: self._of_known(v, e) for e in elements if e.number is not None}
             self.know(v, [ended[e] for e in elements])
 
+    def _walked(self, level: int) -> tuple[list[tuple[str, Row]], list[Row], list[Share]]:
+        """What a pass is for: rows that are given, sums over the row, shares of sums over tokens."""
+        rows = [(n, v) for n, v in self.given.items() if v.row and self.levels.of(v) == level]
+        sums = [v for v in self.reduced if self.levels.of(v.args[0]) == level]
+        return rows, sums, [s for s in self.shares if (v := self.shared[s.name]).row and self.levels.of(v) == level]
+
+    def _rows_at(self, level: int) -> list[Row]:
+        """The rows that a pass makes."""
+        rows, sums, added = self._walked(level)
+        return [*(v for _, v in rows), *(v.args[0] for v in sums), *(self.shared[s.name] for s in added)]
+
     def _of_known(self, v: Row, e: Element) -> Element:
         assert e.number is not None
         return Element("", e.number if isinstance(v.rule, RowMax) else e.number * self.kernel.width)
@@ -280,27 +321,75 @@ class Tokens(Tile):
 
     def _waited(self, rows: Sequence[Row]) -> None:
         """Makes the numbers that rows are made of before the loop over the row."""
-        seen: set[int] = set()
-
-        def go(v: Row) -> None:
-            if v.id in seen:
-                return
-            seen.add(v.id)
-            for arg in v.args:
-                if arg.row:
-                    go(arg)
-                elif isinstance(v.rule, Unproject):
-                    self._numbers_of_product(arg)
-                elif not isinstance(arg.rule, Const):
-                    self.made(arg)
-
-        for v in rows:
-            go(v)
-            if not v.row:
+        for v in numbers_of(rows):
+            self.made(v)
+        for v in order(rows):
+            if isinstance(v.rule, Unproject):
+                self._numbers_of_product(v.args[0])
+            elif not v.row and v in rows:
                 self.made(v)
 
+    def _apart(self, level: int) -> None:
+        """Numbers between two passes as a function that is not inlined, and that hands on in memory what it makes.
+
+        From each access to memory Triton looks at all that it is connected with: it would take a minute to compile all
+        numbers and rows as one.
+        """
+        wanted = [v for v in numbers_of(self._rows_at(level)) if v.token and v.args]
+        inner = copy(self)
+        inner.body, inner.known = Lines(self.body.taken, depth=1), [{}]
+        inner._places = [{}]  # noqa: SLF001 - a printer like this one
+        for v in self.reduced:
+            if self.levels.of(v) <= level:
+                self.leave(self.place_in_state(v))
+                inner.elsewhere = {*inner.elsewhere, v.id}
+        self.line("tl.debug_barrier()")
+        inner.line("t = tl.arange(0, TILE)")
+        inner.line("inside = first + t < T")
+        inner.matrices = self.matrices
+        inner.between(level)
+        for v in wanted:
+            inner.leave(inner.place_in_state(v))
+        for v in order(self._rows_at(level)):
+            if isinstance(v.rule, Unproject):
+                inner.leave(self.matrices[v.args[0].id])
+        self.rounds, self.fields = inner.rounds, inner.fields
+        name, text = f"{self.kernel.name}_numbers", inner.body.text()
+        names = [*self.taken, *map(to, self.given), "state", "rounds", "tokens_shares", "again", "first", "T"]
+        used = [n for n in names if re.search(rf"\b{n}\b", text)]
+        head = "\n".join(wrapped(f"def {name}(", [*used, "TILE: tl.constexpr"], "):"))
+        what = (
+            '"""Numbers of a tile of tokens between two passes over the row; what the second needs is left in state."""'
+        )
+        self.functions.append(f"@jit(noinline=True)\n{head}\n    {what}\n{text}\n")
+        for line in wrapped(f"{name}(", [*used, "TILE"], ")"):
+            self.line(line)
+        self.line("tl.debug_barrier()")
+        for v in wanted:
+            self.know(v, self._remembered(v, inner.made(v)))
+
+    def place_in_state(self, v: Row) -> Matrix:
+        """Where numbers are in memory."""
+        if v.id not in self.matrices:
+            self.matrices[v.id] = Matrix(v, self.fields)
+            self.fields += count(v)
+        return self.matrices[v.id]
+
+    def _remembered(self, v: Row, like: Sequence[Element] = ()) -> list[Element]:
+        """Numbers from memory; equal ones, as they were made, once."""
+        start, found = self.matrices[v.id].start, dict[Element, Element]()
+        made = []
+        for i, (e, p) in enumerate(
+            zip(like or [Element(str(i)) for i in range(count(v))], places(v.streams), strict=True)
+        ):
+            if e not in found:
+                text = f"tl.load(state + ({start + i} * T + t), mask=inside, other=0.0)"
+                found[e] = e if e.number is not None else self.bind(text, "_".join((self.hint(v), *map(str, p))))
+            made.append(found[e])
+        return made
+
     # --- products ----------------------------------------------------------------------------------
-    def _leave(self, matrix: Matrix) -> None:
+    def leave(self, matrix: Matrix) -> None:
         """Writes numbers to memory, once."""
         if matrix.value.id in self.stored:
             return
@@ -314,26 +403,31 @@ class Tokens(Tile):
         if v.id in self.wholes:
             return
         matrix, m = self.matrices[v.id], count(v)
-        self._leave(matrix)
+        self.leave(matrix)
         self.line("tl.debug_barrier()")
         size = max(16, power_of_two(m))
         field = self.body.assign(f"tl.arange(0, {size})", "field")
         at = f"state + (({matrix.start} + {field}[None, :]) * T + t[:, None])"
         mask = f"inside[:, None] & ({field} < {m})[None, :]"
-        whole = self.bind(f"tl.load({at}, mask={mask}, other=0.0)", f"{self.hint(v)}_matrix")
-        self.wholes[v.id] = whole.text, field
+        self.wholes[v.id] = f"tl.load({at}, mask={mask}, other=0.0)", field
 
     def written(self, value: Row) -> list[Element]:
+        if value.id in self.elsewhere:
+            return self._remembered(value)
         if isinstance(value.rule, Unproject):
             return self._unprojected(value)
         if isinstance(value.rule, RepeatBack):
-            return self._rounds_back(value)
+            memory = f"rounds + {self.rounds}" if self.rounds else "rounds"
+            self.rounds += value.rule.times * count(value) * self.tile
+            return rounds_back(self, value, memory)
         return super().written(value)
 
     def _unprojected(self, value: Row) -> list[Element]:
         given, weight = value.args
         assert isinstance(weight.rule, Param)
-        matrix, field = self.wholes[given.id]
+        load, field = self.wholes[given.id]
+        # Loaded for each chunk: held over the loop it would take a register in eight
+        matrix = self.bind(load, f"{self.hint(given)}_matrix").text
         m, n, width = count(given), count(value), self.kernel.width
         if UNPROJECTED not in self.functions:
             self.functions.append(UNPROJECTED)
@@ -382,63 +476,3 @@ class Tokens(Tile):
                 at = f"tokens_shares + {share.start + i * step}" + (" + d" if v.row else "")
                 mask = f", mask=d < {self.kernel.width}" if v.row and self.masked else ""
                 self.line(f"tl.store({at}, tl.sum({self._register(share, i, count(v))}, 0){mask})")
-
-    # --- repeats -----------------------------------------------------------------------------------
-    def _rounds_back(self, value: Row) -> list[Element]:
-        """The gradient of a repeat as a call of a function, which keeps the start of each round in memory."""
-        start, grad, state, end, cotangent, back = value.args
-        assert isinstance(value.rule, RepeatBack)
-        times, size = value.rule.times, count(start)
-        hint = self.hint(end)
-        given = [self.tensor(e, start) for e in self.made(start)] + [self.tensor(e, grad) for e in self.made(grad)]
-        inner = RoundBack(self, state, cotangent, hint)
-        states, grads = ([e.text for e in inner.made(v)] for v in (state, cotangent))
-        inner.line("t = tl.arange(0, TILE)")
-        with inner.block(f"for i in range({times}):"):
-            for k, n in enumerate(states):
-                inner.line(f"tl.store(rounds + ((i * {size} + {k}) * TILE + t), {n})")
-            inner.step(states, end)
-        inner.line("tl.debug_barrier()")
-        with inner.block(f"for i in range({times}):"):
-            for k, n in enumerate(states):
-                at = f"(({times - 1} - i) * {size} + {k}) * TILE + t"
-                inner.body.reassign(n, f"tl.load(rounds + ({at}))")
-            inner.step(grads, back)
-        name = f"{self.kernel.name}_{hint}_rounds"
-        args = [*states, *grads, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
-        head = "\n".join(wrapped(f"def {name}(", [*args, "rounds", "TILE: tl.constexpr"], "):"))
-        what = f'"""The gradient of {times} rounds of {hint}, {list(start.streams)} for each token; rounds: memory."""'
-        returned = "\n".join(wrapped("return (", grads, ",)" if len(grads) == 1 else ")", depth=1))
-        self.functions += [*inner.functions, f"@jit\n{head}\n    {what}\n{inner.body.text()}\n{returned}\n"]
-        others = [e for v in inner.others for e in self.made(v) if e.number is None]
-        names = [self.body.name("_".join(("before", hint, *map(str, p)))) for p in places(value.streams)]
-        passed = [*(e.text for e in (*given, *others)), f"rounds + {self.rounds}" if self.rounds else "rounds", "TILE"]
-        for text in wrapped(f"{', '.join(names)}{',' * (len(names) == 1)} = {name}(", passed, ")"):
-            self.line(text)
-        self.rounds += times * size * self.tile
-        return [Element(n) for n in names]
-
-
-class RoundBack(Body):
-    """A round of a repeat and its gradient: both come from the state and the gradient of what the round gives."""
-
-    def __init__(self, outside: Tile, state: Row, cotangent: Row, hint: str) -> None:
-        super().__init__(outside, state, hint)
-        self.body.taken.update(("i", "rounds"))
-        self._inner = {state.id, cotangent.id}
-        names = [self.body.name("_".join(("grad", *map(str, p)))) for p in places(cotangent.streams)]
-        self.know(cotangent, [Element(n) for n in names])
-
-    def written(self, value: Row) -> list[Element]:
-        if any(v.id in self._inner for v in order([value])):
-            return Tile.written(self, value)
-        return super().written(value)
-
-    def step(self, names: Sequence[str], ends: Row) -> None:
-        """Names get the values of the next round."""
-        made = [
-            self.body.assign(self.show(e), f"next_{n}", passing=True)
-            for n, e in zip(names, self.made(ends), strict=True)
-        ]
-        for n, e in zip(names, made, strict=True):
-            self.body.reassign(n, e)
