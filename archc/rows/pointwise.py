@@ -83,7 +83,7 @@ class Erf(Pointwise):
 class SqrtSoftplus(Pointwise):
     """sqrt(log(1 + e^x))"""
 
-    cpp = "std::sqrt(softplus({x}))"
+    cpp = "({x} < -20.0f ? exponential(0.5f * {x}) : std::sqrt(softplus({x})))"
     # log(1 + t) loses the digits of a small t: below -3 its series in t = e^x
     triton = (
         "tl.where({x} < -3.0, tl.exp(0.5 * {x}) * tl.sqrt(1.0 - tl.exp({x}) * (1.0 / 2 - tl.exp({x}) * (1.0 / 3"

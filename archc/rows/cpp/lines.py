@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -36,19 +37,8 @@ class Lines:
         self._taken = {*taken, *RESERVED}
 
     def line(self, text: str) -> None:
-        """Writes a line."""
-        self.lines.append("    " * self.depth + text if text else "")
-
-    def listed(self, head: str, items: Iterable[str], end: str = ";") -> None:
-        """Writes a list, broken where lines would be too long."""
-        text, wide = head, WIDTH - 4 * self.depth
-        for i, item in enumerate(items):
-            piece = (", " if i else "") + item
-            if i and len(text.rsplit("\n", 1)[-1]) + len(piece) + 2 > wide:
-                text += ",\n" + "    " * (self.depth + 1) + item
-            else:
-                text += piece
-        self.line(text + end)
+        """Writes a line, or more where it would be too long."""
+        self.lines += broken(text, self.depth)
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
@@ -66,3 +56,23 @@ class Lines:
         )
         self._taken.add(found)
         return found
+
+
+def broken(text: str, depth: int = 0) -> list[str]:
+    """A line of C++ as lines that are not too long."""
+    indent = "    " * depth
+    if len(indent + text) <= WIDTH:
+        return [indent + text]
+    comment, pragma = text.startswith("//"), text.startswith("#")
+    indent += " " * (len(text) - len(text.lstrip()))
+    lines = textwrap.wrap(
+        # Elsewhere a line breaks after a comma or an operator only
+        text.lstrip() if comment or pragma else re.sub(r"(?<![,+=;]) ", "\0", text.lstrip()),
+        WIDTH - 2 * pragma,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}// " if comment else indent + "    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    made = [line.replace("\0", " ") for line in lines]
+    return [f"{line} \\" for line in made[:-1]] + made[-1:] if pragma else made

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from archc.rows.cpp.lines import Lines
 from archc.rows.cpp.numbers import Numbers, Place
 from archc.rows.cpp.rows import CHUNK, KINDS, Rows
 from archc.rows.cpp.schedule import HEAD, NoCpp, Pass, Schedule, count, prepared
 from archc.rows.cpp.text import HEAD as CARRIED
 from archc.rows.kernel import Kernel
-from archc.rows.rules import Input, Param, Project, RowMax, Spread, Take, TokenSum
+from archc.rows.rules import Input, Param, RowMax, Spread, Take, TokenSum
 from archc.rows.value import Row
 
 TILE = 8
@@ -248,43 +249,43 @@ class _Function:
         args = [f"{kind} __restrict {n}" for n, kind in kinds.items()]
         void = [f"{'const ' * (n in kernel.takes)}void* {n}" for n in (*kernel.takes, *kernel.gives)]
         sums = {n: v for n, v in kernel.gives.items() if not v.token and n not in self.scratch}
-        given = [f"{n}_parts.of(slice)" if n in sums else n if n in self.scratch.values() else f"({kind}){n}"
-                 for n, kind in kinds.items()]  # fmt: skip
+        given = [
+            f"{n}_parts.of(slice)" if n in sums else n if n in self.scratch.values() else f"({kind}){n}"
+            for n, kind in kinds.items()
+        ]
         tile = f"{kernel.name}_{'tile' if s.tiled else 'tokens'}"
-        lines = [
-            "// " + " ".join(self._shapes()),
-            _listed(
-                f"static void {tile}(",
-                [*args, *(["int64_t t0", "int n"] if s.tiled else ["int64_t first", "int64_t end"])],
-                ") {",
-            ),
-            body,
-            "}",
-            "",
-            _listed(f'extern "C" void {kernel.name}(', [*void, "int64_t T"], ") {"),
-            f"    const int64_t slices = slices_of(T, {self._bytes()});",
-        ]
-        lines += [f"    std::unique_ptr<float[]> {name}_memory(new float[T * {count(s.outers[n].args[0])}]);\n"
-                  f"    float* const {name} = {name}_memory.get();" for n, name in self.scratch.items()]  # fmt: skip
-        lines += [
-            f"    Parts {n}_parts({n}, {count(v) * (kernel.width if v.row else 1)}, slices);" for n, v in sums.items()
-        ]
-        lines.append(
-            f"    in_slices(slices, T, {TILE if s.tiled else 1}, [&](int64_t slice, int64_t first, int64_t end) {{"
-        )
-        if s.tiled:
-            rest = f"int(std::min<int64_t>({TILE}, end - t))"
-            lines.append(f"        for (int64_t t = first; t < end; t += {TILE})")
-            lines.append(_listed(f"            {tile}(", [*given, "t", rest], ");"))
-        else:
-            lines.append(_listed(f"        {tile}(", [*given, "first", "end"], ");"))
-        lines.append("    });")
-        for name, scratch in self.scratch.items():
-            v = s.outers[name]
-            m, n = count(v.args[0]), count(v.args[1]) * kernel.width
-            x = self.rows.where(v.args[1])
-            lines.append(f"    outer<{m}>({scratch}, (const {self.rows.kind(x)}*){x}, {n}, (float*){name}, T);")
-        return "\n".join([line for line in (*lines, "}", "") if line or line == ""])
+        out = Lines(())
+        out.depth = 0
+        out.line("// " + " ".join(self._shapes()))
+        span = ["int64_t t0", "int n"] if s.tiled else ["int64_t first", "int64_t end"]
+        out.line(f"static void {tile}({', '.join((*args, *span))}) {{")
+        out.lines += [body, "}", ""]
+        with out.block(f'extern "C" void {kernel.name}({", ".join((*void, "int64_t T"))})'):
+            out.line(f"const int64_t slices = slices_of(T, {self._bytes()});")
+            for n, name in self.scratch.items():
+                size = count(s.outers[n].args[0])
+                out.line(f"std::unique_ptr<float[]> {name}_memory(new float[T * {size}]);")
+                out.line(f"float* const {name} = {name}_memory.get();")
+            for n, v in sums.items():
+                out.line(f"Parts {n}_parts({n}, {count(v) * (kernel.width if v.row else 1)}, slices);")
+            out.line(
+                f"in_slices(slices, T, {TILE if s.tiled else 1}, [&](int64_t slice, int64_t first, int64_t end) {{"
+            )
+            out.depth += 1
+            if s.tiled:
+                out.line(f"for (int64_t t = first; t < end; t += {TILE})")
+                rest = f"int(std::min<int64_t>({TILE}, end - t))"
+                out.line(f"    {tile}({', '.join((*given, 't', rest))});")
+            else:
+                out.line(f"{tile}({', '.join((*given, 'first', 'end'))});")
+            out.depth -= 1
+            out.line("});")
+            for name, scratch in self.scratch.items():
+                v = s.outers[name]
+                m, n = count(v.args[0]), count(v.args[1]) * kernel.width
+                x = self.rows.where(v.args[1])
+                out.line(f"outer<{m}>({scratch}, (const {self.rows.kind(x)}*){x}, {n}, (float*){name}, T);")
+        return "\n".join((*out.lines, ""))
 
     def _shapes(self) -> list[str]:
         some = [f"{n} {shape(v, self.kernel.width)}" for n, v in self.kernel.takes.items()]
@@ -308,25 +309,11 @@ def _param(value: Row) -> str:
     """The name of the matrix of a product."""
     weight = value.args[1].rule
     assert isinstance(weight, Param)
-    assert isinstance(value.rule, Project) or True
     return weight.name
 
 
 def _plus(at: str) -> str:
     return "" if at == "0" else f" + {at}"
-
-
-def _listed(head: str, items: Iterable[str], end: str) -> str:
-    """A list in parentheses, broken where lines would be too long."""
-    lines, indent = [head], " " * (len(head) - len(head.lstrip()) + 8)
-    for i, item in enumerate(items):
-        piece = (", " if i else "") + item
-        if len(lines[-1]) + len(piece) > 116:
-            lines[-1] += ","
-            lines.append(indent + item)
-        else:
-            lines[-1] += piece
-    return "\n".join(lines) + end
 
 
 def translation_unit(kernels: Iterable[Kernel], head: str = CARRIED) -> str:

@@ -64,7 +64,7 @@ class Loop(Elements):
             hint = self.out.hint(value) if value.args else getattr(value.rule, "name", "x")
             names = [self.out.name(f"{hint}_{i}" if value.streams else hint) for i in range(count(value))]
             pairs = [f"{n} = {place.at(str(i))}" for i, n in enumerate(names)]
-            self.out.listed("const float ", pairs)
+            self.out.line(f"const float {', '.join(pairs)};")
             found = [Element(n) for n in names]
         self.known[value.id] = found
         return found
@@ -202,7 +202,7 @@ class Rows:
         written = out.lines[mark:]
         del out.lines[mark:]
         for most, names in heads:
-            out.listed("float ", [f"{n} = {'-INFINITY' if most else '0'}" for n in names])
+            out.line("float " + ", ".join(f"{n} = {'-INFINITY' if most else '0'}" for n in names) + ";")
         clauses = []
         for most, sign in ((False, "+"), (True, "max")):
             names = [n for m, some in heads if m == most for n in some]
@@ -226,7 +226,7 @@ class Rows:
             self.out.places[-1][value.id] = Place(names[0], None)
         else:
             array = self.out.name(self.out.hint(value))
-            self.out.listed(f"const float {array}[{len(names)}] = {{", names, "};")
+            self.out.line(f"const float {array}[{len(names)}] = {{{', '.join(names)}}};")
             self.out.places[-1][value.id] = Place(array)
 
     def unprojected(self, value: Row) -> str:

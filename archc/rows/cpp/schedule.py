@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from archc.rows.cpp.lines import RESERVED
 from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Matrix, rebuilt, summed_last
 from archc.rows.rotate import Rotate
@@ -18,6 +19,7 @@ from archc.rows.rules import (
     Pad,
     Param,
     Placeholder,
+    Product,
     Project,
     Repeat,
     RepeatBack,
@@ -45,11 +47,16 @@ def count(value: Row) -> int:
 
 
 def prepared(kernel: Kernel) -> Kernel:
-    """The kernel with its products of matrices as functions of C++ know them: by a parameter, or element by element."""
+    """The kernel with products of matrices as functions of C++ know them (by a parameter, or else element by element),
+    sums over tokens last, and names that C++ has no meaning for.
+    """
     gives = {v.id for v in kernel.gives.values()}
+    names = {n: f"{n}_" if n in RESERVED else n for n in (*kernel.takes, *kernel.gives)}
 
     def change(old: Row, new: Row) -> Row:
         rule, make = new.rule, new.program.make
+        if isinstance(rule, Input | Param):
+            return new if names.get(rule.name, rule.name) == rule.name else make(rule.replaced(name=names[rule.name]))
         if isinstance(rule, Project | Unproject) and not isinstance(new.args[1].rule, Param):
             n = "abcd"[: len(new.args[1].streams) - 1]
             if isinstance(rule, Unproject):
@@ -58,10 +65,19 @@ def prepared(kernel: Kernel) -> Kernel:
         if isinstance(rule, Outer) and old.id not in gives:
             n = "abcd"[: len(new.args[1].streams)]
             return make(TokenSum(), product(f"m,{n}->m{n}", *new.args))
+        sums = [isinstance(a.rule, TokenSum) for a in new.args]
+        alone = isinstance(rule, Take | Spread | Matrix | RowSum) or not any(a.token for a in new.args)
+        if isinstance(rule, Take | Spread | Matrix | RowSum | Product) and sums.count(True) == 1 and alone:
+            return make(TokenSum(), make(rule, *(a.args[0] if s else a for a, s in zip(new.args, sums, strict=True))))
         return new
 
+    takes = rebuilt(list(kernel.takes.values()), change)
     made = summed_last(rebuilt(list(kernel.gives.values()), change))
-    return kernel._replace(gives=dict(zip(kernel.gives, made, strict=True)))
+    return kernel._replace(
+        takes={names[n]: v for n, v in zip(kernel.takes, takes, strict=True)},
+        gives={names[n]: v for n, v in zip(kernel.gives, made, strict=True)},
+        stored={names[n]: format for n, format in kernel.stored.items()},
+    )
 
 
 class Pass(NamedTuple):
