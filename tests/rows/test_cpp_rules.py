@@ -95,6 +95,7 @@ def test_nothing_hides_what_is_no_number() -> None:
     assert hidden == {"sign", "inside", "relu"}
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_rounding_to_bfloat16() -> None:
     """To the nearest, ties to even, as ml_dtypes rounds: of every upper half with lower halves around a tie."""
     upper = np.arange(1 << 16, dtype=np.uint32) << 16
