@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,25 +140,47 @@ def broken(text: str, longest: int) -> list[str]:
     head = [f"{left} {sign} "] if sign else [""]
     if len(left) > longest // 2 and ", " in left:
         head = ["(", *packed(_split(left, ", "), longest), ") = "]
-    terms = _split(right, " + ")
-    if len(terms) > 1 and sign:
-        rest = ["(", f"    {terms[0]}", *(f"    + {term}" for term in terms[1:]), ")"]
-    elif right.endswith(")") and (opened := _opening(right)):
-        rest = [right[: opened + 1], *packed(_split(right[opened + 1 : -1], ", "), longest), ")"]
-    else:
-        rest = [right]
+    rest = _broken(right, longest, bare=bool(sign))
     return [*head[:-1], head[-1] + rest[0], *rest[1:]]
+
+
+def _broken(text: str, longest: int, *, bare: bool) -> list[str]:
+    """An expression in lines; a sum or product that stands ``bare`` needs parentheses around its lines."""
+    for signs in ((" + ", " - "), (" * ", " / ")):
+        terms = _split(text, *signs)
+        if len(terms) > 1:
+            starts = [0, *itertools.accumulate(len(term) + 3 for term in terms)]
+            shown = [text[start - 2 : start] if start else "" for start in starts]
+            some = [line for sign, term in zip(shown, terms, strict=False) for line in _term(sign, term, longest - 4)]
+            return ["(", *(f"    {line}" for line in some), ")"] if bare else some
+    if text.endswith(")") and (opened := _opening(text)) >= 0:
+        return [text[: opened + 1], *packed(_split(text[opened + 1 : -1], ", "), longest), ")"]
+    return [text]
+
+
+def _term(sign: str, term: str, longest: int) -> list[str]:
+    """A term of a sum with its sign, in lines."""
+    if len(sign + term) <= longest:
+        return [sign + term]
+    first, *rest = _broken(term, longest, bare=True)
+    return [sign + first, *rest]
 
 
 def packed(parts: Sequence[str], longest: int) -> list[str]:
     """Parts with commas after them, as many in an indented line as fit."""
+    if len(parts) == 1 and len(parts[0]) + 4 > longest:  # what stands in parentheses, or a lone argument
+        return [f"    {line}" for line in _broken(parts[0], longest - 4, bare=False)]
     lines, line = [], "   "
     for part in parts:
         if len(line) + len(part) + 2 > longest and line.strip():
             lines.append(line)
             line = "   "
+        if len(part) + 5 > longest:
+            lines += [f"    {some}" for some in _broken(part, longest - 5, bare=True)]
+            lines[-1] += ","
+            continue
         line += f" {part},"
-    return [*lines, line]
+    return [*lines, line] if line.strip() else lines
 
 
 def _assignment(text: str) -> tuple[str, str, str]:
@@ -169,14 +192,15 @@ def _assignment(text: str) -> tuple[str, str, str]:
     return "", "", text
 
 
-def _split(text: str, at: str) -> list[str]:
+def _split(text: str, *at: str) -> list[str]:
     """A text in parts, at what stands between them outside of brackets."""
     parts, depth, start, i = [], 0, 0, 0
     while i < len(text):
         depth += (text[i] in "([{") - (text[i] in ")]}")
-        if depth == 0 and text.startswith(at, i):
+        found = next((sign for sign in at if depth == 0 and text.startswith(sign, i)), None)
+        if found is not None:
             parts.append(text[start:i])
-            start = i = i + len(at)
+            start = i = i + len(found)
             continue
         i += 1
     return [*parts, text[start:]]
@@ -189,7 +213,7 @@ def _opening(text: str) -> int:
         depth += (text[i] == ")") - (text[i] == "(")
         if depth == 0:
             return i
-    return 0
+    return -1
 
 
 def wrapped(head: str, parts: Sequence[str], tail: str, depth: int = 0) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from archc.rows.elements import Element, places
 from archc.rows.kernel import Kernel
+from archc.rows.rotate import Rotate
 from archc.rows.rules import Input, Param, Project, Round, RowMax, Spread, Take
 from archc.rows.triton.elements import count, to
 from archc.rows.triton.forward import Forward, power_of_two, vanishes
@@ -72,10 +73,9 @@ class Passes(Forward):
                 self.store(name, v)
         name, text = launcher(self.kernel, self.sizes, self.fields)
         extra = ["partial", "arrived"] if self.shared else []
-        made = ", ".join(self.kernel.gives)
-        shares = ", of which SPLIT programs share the first" if self.shared else " by each program"
         passes = f"{self.walks} passes" if self.walks > 1 else "one pass"
-        what = f'"""{made}: a tile of tokens in {passes} over the row{shares}."""'
+        shares = f"; SPLIT programs share {'the first' if self.walks > 1 else 'it'}" if self.shared else ""
+        what = f'"""A tile of tokens in {passes} over the row{shares}."""'
         body = f"@jit\n{signature(self.kernel, extra, self.sizes[None])}\n    {what}\n{self.body.text()}\n"
         needs = {*NEEDS, *(("add_projection", "arrivals") if self.shared else ())}
         return Printed("\n\n".join((*self.functions, body, text)), name, frozenset(needs))
@@ -151,7 +151,8 @@ class Passes(Forward):
             elif v.id in self.stored and self.levels.of(v) < level:
                 earlier[v] = self.stored[v.id]
             else:
-                for a in v.args:
+                # Angles are read where channels are turned
+                for a in v.args[:1] if isinstance(v.rule, Rotate) else v.args:
                     visit(a)
 
         for root in roots:

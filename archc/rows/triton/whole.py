@@ -47,8 +47,7 @@ class Whole(Forward):
             for name, v in (*self.numbers_at(level), *self.rows_at(level)):
                 self.store(name, v)
         name, text = launcher(self.kernel, {None: sizes})
-        made = ", ".join(self.kernel.gives)
-        what = f'"""{made}: a tile of {"whole rows" if sizes.chunk else "tokens"} per program."""'
+        what = f'"""A tile of {"whole rows" if sizes.chunk else "tokens"}."""'
         body = f"@jit\n{signature(self.kernel, [], sizes)}\n    {what}\n{self.body.text()}\n"
         return Printed("\n\n".join((*self.functions, body, text)), name, NEEDS)
 
