@@ -76,7 +76,8 @@ def _distinct(backward: Kernel, shapes: Mapping[str, Dims]) -> tuple[Kernel, dic
         if other != take:
             alike[take] = other
     gives = {n: v for n, v in backward.gives.items() if n.removeprefix("d_") not in alike}
-    return backward._replace(gives=gives), alike
+    stored = {n: format for n, format in backward.stored.items() if n in gives}
+    return backward._replace(gives=gives, stored=stored), alike
 
 
 def cpp(made: Kernels) -> str | None:
