@@ -20,7 +20,7 @@ from archc.rows.rewrite import rebuilt
 from archc.rows.rules import Input, Outer, TokenSum
 from archc.rows.triton.backward_params import BLOCK, Params, print_sums
 from archc.rows.triton.backward_tokens import Tokens
-from archc.rows.triton.launch import numbers
+from archc.rows.triton.launch import described, numbers
 from archc.rows.triton.lines import wrapped
 from archc.rows.triton.printed import Printed
 from archc.rows.value import Row
@@ -66,6 +66,7 @@ def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
     each = numbers(kernel, kernel.takes[counted])
     act = next((n for n in kernel.takes if kernel.format(n) == "act"), None)
     lines = wrapped(f"def launch_{kernel.name}(", [f"{n}: Tensor" for n in kernel.takes], ") -> tuple[Tensor, ...]:")
+    lines += [f'    """{text}' if not i else f"    {text}" for i, text in enumerate(described(kernel))]
     write = lines.append
     write(f"    T = {counted}.numel()" + (f" // {each}" if each > 1 else ""))
     write(f"    device = {counted}.device")
@@ -77,13 +78,14 @@ def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
     write("    if T:")
     work = "torch.empty({}, dtype=torch.float32, device=device)".format
     if tokens.persistent:
-        write(f"        programs = min(-(-T // {tokens.tile}), {tokens.resident} * processors(device))")
+        most = "processors(device)" if tokens.resident == 1 else f"{tokens.resident} * processors(device)"
+        write(f"        programs = min(-(-T // {tokens.tile}), {most})")
     else:
         write(f"        programs = -(-T // {tokens.tile})")
     for name, size in tokens.memory():
         write(f"        {name} = {work(size)}")
     if params:
-        write(f"        ranges = min(-(-T // 256), -(-{2 * params.chunks} * processors(device) // {params.chunks**2}))")
+        write(f"        ranges = min(-(-T // 256), -(-2 * processors(device) // {params.chunks}))")
         write(f"        per = -(-T // (ranges * {params.tile})) * {params.tile}")
         write("        ranges = -(-T // per)")
         write(f"        params_shares = {work(f'(ranges, {params.total})')}")

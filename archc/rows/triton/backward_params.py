@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from archc.rows.elements import places
 from archc.rows.kernel import Kernel
 from archc.rows.rules import Const, Format, Input, Param, Round
-from archc.rows.triton.backward_tokens import Matrix, Share, laid_out, moved
+from archc.rows.triton.backward_tokens import Matrix, Share, documented, laid_out, moved
 from archc.rows.triton.elements import Tile, count
 from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.lines import wrapped
@@ -37,7 +37,8 @@ class Params(Tile):
     def __init__(self, kernel: Kernel, outers: Mapping[str, Row]) -> None:
         divisor = kernel.width & -kernel.width
         self.chunk = min(64, divisor) if divisor >= 16 else min(64, max(16, power_of_two(kernel.width)))
-        self.tile, self.warps = 32, 8
+        fields = max(count(v.args[0]) for v in outers.values())
+        self.tile, self.warps = 32, 8 if fields > 16 and self.chunk >= 64 else 4
         super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=TAKEN)
         self.name = f"_{kernel.name}_params"
         self.outers = outers
@@ -75,7 +76,8 @@ class Params(Tile):
         head = "\n".join(
             wrapped(f"def {self.name}(", [*args, "T", "per", "TILE: tl.constexpr", "CHUNK: tl.constexpr"], "):")
         )
-        return f"@jit\n{head}\n{self.body.text()}\n"
+        what = f"Each program's share, of a range of ``per`` tokens, of {', '.join(self.outers)}."
+        return "\n".join([f"@jit\n{head}", *documented(what), f"{self.body.text()}\n"])
 
     def dtype(self, format: Format) -> str:
         if format != "act":
@@ -160,7 +162,8 @@ def print_sums(name: str, sets: Sequence[tuple[str, str, Sequence[Share]]]) -> s
         at = f"block - {before}" if before else "block"
         lines += [f"    {test}", f"        add_up({start}, {many}, {total}, {share.size}, {share.name}, {at}, BLOCK)"]
         before += blocks
-    return f"{ADD_UP}\n\n@jit\n{head}\n" + "\n".join(lines) + "\n"
+    what = documented(f"{', '.join(share.name for *_, share in shares)}: the shares of programs added up.")
+    return "\n".join([ADD_UP, f"\n@jit\n{head}", *what, *lines]) + "\n"
 
 
 BLOCK = 1024

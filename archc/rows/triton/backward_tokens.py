@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
+from textwrap import wrap
 from typing import NamedTuple
 
 from archc.rows.elements import Element, places
@@ -64,6 +65,16 @@ def laid_out(kernel: Kernel, sums: Mapping[str, Row]) -> list[Share]:
         made.append(Share(name, start, numbers(kernel, v)))
         start += made[-1].size
     return made
+
+
+def documented(text: str) -> list[str]:
+    """The lines of a docstring."""
+    lines = wrap(text, 106)
+    return (
+        [f'    """{lines[0]}', *(f"    {line}" for line in lines[1:]), '    """']
+        if lines[1:]
+        else [f'    """{text}"""']
+    )
 
 
 def moved(kernel: Kernel, names: Iterable[str]) -> dict[str, int]:
@@ -180,7 +191,12 @@ class Tokens(Tile):
         args = [f"{n}_all" if self.persistent and n in self.moved else n for n in names]
         args += ["T", "TILE: tl.constexpr", *(["CHUNK: tl.constexpr"] if self._rows() else [])]
         head = "\n".join(wrapped(f"def {self.name}(", args, "):"))
-        return f"@jit\n{head}\n{self.body.text()}\n"
+        what = f"{', '.join(self.given)} of a tile of tokens" if self.given else "A tile of tokens"
+        if self.shares:
+            what += f"; of {', '.join(s.name for s in self.shares)} the share of each program"
+        if self.fields:
+            what += "; state: numbers of tokens, [fields, T]"
+        return "\n".join([f"@jit\n{head}", *documented(f"{what}."), f"{self.body.text()}\n"])
 
     # --- the tile ----------------------------------------------------------------------------------
     def _write(self) -> None:
@@ -407,7 +423,8 @@ class Tokens(Tile):
         self.line("tl.debug_barrier()")
         size = max(16, power_of_two(m))
         field = self.body.assign(f"tl.arange(0, {size})", "field")
-        at = f"state + (({matrix.start} + {field}[None, :]) * T + t[:, None])"
+        fields = f"({matrix.start} + {field}[None, :])" if matrix.start else f"{field}[None, :]"
+        at = f"state + ({fields} * T + t[:, None])"
         mask = f"inside[:, None] & ({field} < {m})[None, :]"
         self.wholes[v.id] = f"tl.load({at}, mask={mask}, other=0.0)", field
 
@@ -434,7 +451,7 @@ class Tokens(Tile):
         mask = f"({field} < {m})[:, None]" + (f" & (d < {width})[None, :]" if self.masked else "")
         made = []
         for i, place in enumerate(places(value.streams)):
-            at = f"{weight.rule.name} + {field}[:, None] * {n * width} + ({i * width} + d)[None, :]"
+            at = f"{weight.rule.name} + {field}[:, None] * {n * width} + {f'({i * width} + d)' if i else 'd'}[None, :]"
             tile = f"tl.load({at}, mask={mask}, other=0.0)" + (
                 "" if weight.rule.format == "fp32" else ".to(tl.float32)"
             )

@@ -81,6 +81,14 @@ def _without_products(name: str, target: str) -> None:
 
 
 @pytest.mark.slow
+def test_one_token_compiles() -> None:
+    """Counts of one are constants to Triton."""
+    kernel = gradient(kernels.rounded_boundary(2, 32, 2))
+    names = [f"_{kernel.name}_{part}" for part in ("tokens", "params", "sums")]
+    assert list(facts(kernel, "sm_90", tokens=1)) == names
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["sm_90", "sm_100"])
 @pytest.mark.parametrize("width", [FLASH, PRO])
 @pytest.mark.parametrize("make", [kernels.rounded_boundary, kernels.single_pass])
