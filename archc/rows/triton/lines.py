@@ -40,6 +40,7 @@ class Lines:
         self.depth = depth
         self.taken = set(taken)
         self._passing: set[str] = set()
+        self._values: set[str] = set()
 
     def line(self, text: str) -> None:
         """Writes a line."""
@@ -62,9 +63,10 @@ class Lines:
         return found
 
     def assign(self, text: str, hint: str, *, passing: bool = False) -> str:
-        """Writes an assignment to a new name; one that is ``passing`` may be written into its only use instead."""
+        """Writes an assignment to a new name, if something reads it later; ``passing``: perhaps into its only use."""
         name = self.name(hint)
         self.written.append(Line(self.depth, text, name))
+        self._values.add(name)
         if passing:
             self._passing.add(name)
         return name
@@ -75,7 +77,18 @@ class Lines:
 
     def text(self) -> str:
         """What was written."""
-        return "\n".join(map(str, _inlined(self.written, self._passing)))
+        return "\n".join(map(str, _inlined(_used(self.written, self._values), self._passing)))
+
+
+def _used(lines: list[Line], values: Collection[str]) -> list[Line]:
+    """Lines without assignments to names of ``values`` that nothing reads."""
+    read: set[str] = set()
+    kept: list[Line] = []
+    for line in reversed(lines):
+        if line.target not in values or line.target in read:
+            read.update(_NAME.findall(line.text))
+            kept.append(line)
+    return kept[::-1]
 
 
 def _inlined(lines: list[Line], passing: Collection[str]) -> list[Line]:

@@ -74,6 +74,10 @@ def test_values_move_to_their_only_use_with_the_parentheses_that_they_need() -> 
     assert written(("a", "x / y"), "tl.store(p, b * a)") == "tl.store(p, b * (x / y))"
 
 
+def test_values_that_nothing_reads_are_not_written() -> None:
+    assert written(("a", "tl.load(p)"), ("b", "a + 1"), ("c", "tl.load(q)"), "f(c)") == "f(tl.load(q))"
+
+
 def test_values_that_are_used_twice_or_whose_operands_change_stay() -> None:
     assert written(("a", "x + y"), "f(a, a)") == "a = x + y\nf(a, a)"
     body = Lines(depth=0)
