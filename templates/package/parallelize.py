@@ -78,9 +78,18 @@ def _units(model: LanguageModel, *, whole: bool) -> list[tuple[str, nn.Module]]:
     for name, module in model.named_modules():
         if any(name.startswith(f"{taken}.") for taken, _ in units):
             continue
-        large = hasattr(module, "sub_layers") or isinstance(module, nn.Embedding) or name == "lm_head"
-        if large or (whole and name and any(True for _ in module.parameters(recurse=False))):
+        if hasattr(module, "sub_layers") or isinstance(module, nn.Embedding) or name == "lm_head":
             units.append((name, module))
+    if whole:  # the rest with a module that runs: a norm does not where a function of several ops reads its weight
+        taken = {name for name, _ in units}
+        parts = [(n, m) for n, m in model.named_children() if not isinstance(m, nn.ModuleList)]
+        parts += [
+            (f"{n}.{i}", part)
+            for n, m in model.named_children()
+            if isinstance(m, nn.ModuleList)
+            for i, part in m.named_children()
+        ]
+        units += [(name, part) for name, part in parts if name not in taken]
     return units
 
 

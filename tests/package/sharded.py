@@ -164,9 +164,11 @@ def weights(package: Any, mesh: Any, folder: Path) -> list[str]:
     return wrong
 
 
-def see(seen: dict[str, torch.dtype], owner: str, module: Any, *_: Any) -> None:
-    """Notes what the parameters of a module are while it runs."""
-    seen.update({f"{owner}.{n}": p.dtype for n, p in module.named_parameters(recurse=False)})
+def see(seen: dict[str, torch.dtype | None], model: Any, names: set[str], *_: Any) -> None:
+    """Notes what parameters are, gathered, while the model runs: functions read them, whose modules never do."""
+    for name in names:
+        p = model.get_parameter(name)
+        seen[name] = None if hasattr(p, "placements") else p.dtype
 
 
 def narrow(package: Any, mesh: Any) -> list[str]:
@@ -180,9 +182,8 @@ def narrow(package: Any, mesh: Any) -> list[str]:
         dtypes = {name: p.dtype for name, p in model.named_parameters()}
         package.parallelize.apply_fsdp(model, mesh, reduce_dtype=torch.float32, **given)
         ids = batch(model, 0, 0)
-        seen: dict[str, torch.dtype] = {}
-        for owner in {name.rpartition(".")[0] for name in wide}:
-            model.get_submodule(owner).register_forward_pre_hook(partial(see, seen, owner))
+        seen: dict[str, torch.dtype | None] = {}
+        next(model.children()).register_forward_pre_hook(partial(see, seen, model, wide))
         out = model(ids, labels=ids)
         if any(seen[name] != torch.float32 for name in wide):
             wrong.append(f"{dtype}: parameters of islands are cast")
