@@ -153,6 +153,8 @@ static void project_rows(const X* x, int64_t stride, const W* weight, int64_t ap
             for (int b = 0; b < R; ++b) a[b] = lanes(x + b * stride + d);
             for (int j = 0; j < G; ++j) {
                 const Lanes w = lanes(weight + (i + j) * apart + d);
+                // Few rows wait for the weight: what comes next is fetched meanwhile
+                if (R < 4) __builtin_prefetch(weight + (i + G + j) * apart + d, 0, 2);
                 for (int b = 0; b < R; ++b) total[b][j] += a[b] * w;
             }
         }
