@@ -163,7 +163,7 @@ class Contender:
 def ours(folder: Path, ids: torch.Tensor, kernels: str) -> Contender:
     """The package of a checkpoint; with functions fused for C++."""
     imported = load_config(folder / "config.json", name=f"bench_{folder.name}_{kernels}")
-    path = build(imported.model, folder, fused=kernels == "cpp")
+    path = build(imported.model, folder, fuse="layers" if kernels == "cpp" else "none")
     spec = importlib.util.spec_from_file_location(
         path.name, path / "__init__.py", submodule_search_locations=[str(path)]
     )
