@@ -13,6 +13,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
+from archc.cli._bench.rows import narrowest
 from kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.rotate import rotate_channels
 from kernels.swiglu import swiglu_backward, swiglu_forward
@@ -128,8 +129,8 @@ def test_narrow_access_is_seen() -> None:
     found = tools.compiled(launch, "sm_90")
     assert set(found.loads) == {16} and set(found.stores) == {128}
     assert {name: set(widths) for name, widths in found.arrays.items()} == {"gate": {16}, "up": {16}, "out": {128}}
-    assert tools.narrowest(found, {"gate": 8, "up": 8, "out": 8}) == 16
-    assert tools.narrowest(found, {"gate": 0, "up": 0, "out": 8}) == 128
+    assert narrowest({"arrays": found.arrays}, {"gate": 8, "up": 8, "out": 8}) == 16
+    assert narrowest({"arrays": found.arrays}, {"gate": 0, "up": 0, "out": 8}) == 128
 
 
 def test_accesses_belong_to_arrays() -> None:

@@ -102,7 +102,7 @@ def _launches(at: Row, facts: list[dict[str, Any]], moved: list[dict[str, Any]],
                 "spills": found["spills"] or found["spilled"],
                 "shared": found["shared"],
                 "instructions": found["instructions"],
-                "access_bits": _narrowest(found, launch["requested"]),
+                "access_bits": narrowest(found, launch["requested"]),
                 "mma": found["matrix"],
             }
         key = (row["kernel"], row["backend"], json.dumps([row.get(k) for k in ("regs", "spills", "shared")]))
@@ -114,7 +114,7 @@ def _launches(at: Row, facts: list[dict[str, Any]], moved: list[dict[str, Any]],
     return list(made.values())
 
 
-def _narrowest(facts: dict[str, Any], moved: dict[str, int], share: float = 0.05) -> int | None:
+def narrowest(facts: dict[str, Any], moved: dict[str, int], share: float = 0.05) -> int | None:
     """The bits of the narrowest access to an array that makes a ``share`` of the bytes moved; None if unknown."""
     much = share * sum(moved.values())
     widths = [int(b) for name, found in facts["arrays"].items() if moved.get(name, much) >= much for b in found]

@@ -26,7 +26,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime import jit as jit_module
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -118,17 +118,6 @@ def compiled(launch: Launch, target: str) -> Facts:
         name = f"{Path(kernel.fn.__code__.co_filename).stem}.{kernel.fn.__name__}"
         _FACTS[key] = _amd(name, binary) if gpu.backend == "hip" else _nvidia(name, kernel, binary)
     return _FACTS[key]
-
-
-def narrowest(facts: Facts, moved: Mapping[str, int], share: float = 0.05) -> int:
-    """The bits of the narrowest access to an array of which a launch moves a ``share`` of its bytes or more.
-
-    ``moved`` holds bytes by argument. What has no name (arguments of a function that was inlined) counts as such an
-    array. 0 where there is none.
-    """
-    much = share * sum(moved.values())
-    names = {name for name in facts.arrays if moved.get(name, much) >= much}
-    return min((bits for name in names for bits in facts.arrays[name]), default=0)
 
 
 def _nvidia(name: str, kernel: Any, binary: Any) -> Facts:
