@@ -201,7 +201,13 @@ def test_the_readme_lists_the_library() -> None:
 SLOTS = ("attention", "ffn")
 
 
-@pytest.mark.parametrize("path", ["docs/cost.md", "docs/memory.md"])
+def test_the_page_on_kernels_shows_a_layer_as_it_is_printed() -> None:
+    """As the golden file has it."""
+    (shown,) = [block.text for block in blocks(ROOT / "docs/kernels.md") if block.text.startswith("    def forward")]
+    assert shown in (ROOT / "tests/golden/deepseek_v4_flash/fused/model.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", ["docs/cost.md", "docs/memory.md", "docs/kernels.md"])
 def test_pages_on_cost_show_what_commands_print(path: str, tmp_path: Path) -> None:
     """Every `$ archc ...` block, from its first line to the one that says that there is more; its Python runs."""
     page = blocks(ROOT / path)
@@ -213,7 +219,7 @@ def test_pages_on_cost_show_what_commands_print(path: str, tmp_path: Path) -> No
         for part in filter(None, output.split("...\n")):
             assert part in printed, command
     for block in page:
-        if block.language == "python":
+        if block.language == "python" and not block.text.startswith(" "):
             done = process(tmp_path, "-c", block.text)
             assert done.returncode == 0, done.stderr
 
