@@ -103,7 +103,7 @@ class Launched(Runner):
             takes = [*takes[:i], spread(array, takes[i], takes[layout.first]), *takes[i + 1 :]]
         made = self._launched(0, layout.takes, takes, tokens)
         lead = takes[layout.first].shape[: layout.lead]
-        given = [x.view(*lead, *a.own) for a, x in zip(layout.gives, made, strict=False)]
+        given = [x.view((*lead, *a.own)) for a, x in zip(layout.gives, made, strict=False)]
         return [*given, *made[len(given) :]]
 
     def backward(self, read: Tensors) -> list[Tensor]:
@@ -118,7 +118,7 @@ class Launched(Runner):
     def _launched(self, which: int, arrays: Sequence[Array], tensors: Tensors, tokens: int) -> Tensors:
         """What a launcher gives of tensors, laid out without gaps, their tokens in one dim."""
         laid = [
-            x.contiguous().view(*(() if a.once else (tokens // a.shared,)), *a.dims)
+            x.contiguous().view((*(() if a.once else (tokens // a.shared,)), *a.dims))
             for a, x in zip(arrays, tensors, strict=True)
         ]
         with on_device(laid[0]):
@@ -135,5 +135,5 @@ def _settled(layout: Layout, made: Tensors, dtype: torch.dtype, lead: Sequence[i
     """Gradients in the dtypes, and if asked the dims, of what they are the gradients of."""
     learned = [layout.takes[i] for i in layout.learned]
     if lead:
-        made = [x.view(*(() if a.once else lead), *a.own) for a, x in zip(learned, made, strict=True)]
+        made = [x.view((*(() if a.once else lead), *a.own)) for a, x in zip(learned, made, strict=True)]
     return [x.to(a.dtype(dtype)) for a, x in zip(learned, made, strict=True)]
