@@ -17,13 +17,13 @@ from collections.abc import Mapping
 
 from archc.rows.kernel import Kernel
 from archc.rows.rewrite import rebuilt
-from archc.rows.rules import Input, Outer, TokenSum
+from archc.rows.rules import Input, Outer, Param, TokenSum
 from archc.rows.triton.backward_params import BLOCK, Params, print_sums
 from archc.rows.triton.backward_tokens import Tokens
 from archc.rows.triton.launch import described, numbers
 from archc.rows.triton.lines import wrapped
 from archc.rows.triton.printed import Printed
-from archc.rows.value import Row
+from archc.rows.value import Row, order
 
 
 def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Printed:
@@ -41,7 +41,10 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
         raise TypeError(f"{kernel.name} gives {', '.join(strange)} without tokens that are no sums over them")
     params = Params(kernel, products) if products else None
     state = params.state if params else []
-    again = {kernel.takes[n].id: v for n, v in (made or {}).items() if n in kernel.takes}
+    known = {v.id for v in kernel.takes.values()}
+    leaves = {n: [a for a in order([v]) if isinstance(a.rule, Input | Param)] for n, v in (made or {}).items()}
+    can = [n for n, some in leaves.items() if n in kernel.takes and all(a.id in known for a in some)]
+    again = {kernel.takes[n].id: made[n] for n in can} if made else {}
     values = rebuilt([*kernel.gives.values(), *state], lambda old, new: again.get(old.id, new))
     remade = kernel._replace(gives=dict(zip(kernel.gives, values, strict=False)))
     tokens = Tokens(remade, {n: remade.gives[n] for n in shared}, values[len(kernel.gives) :])

@@ -362,7 +362,7 @@ class Tokens(Tile):
         self.line("tl.debug_barrier()")
         inner.line("t = tl.arange(0, TILE)")
         inner.line("inside = first + t < T")
-        inner.matrices = self.matrices
+        inner.matrices, inner.fields = self.matrices, self.fields
         inner.between(level)
         for v in wanted:
             inner.leave(inner.place_in_state(v))

@@ -75,6 +75,19 @@ def test_boundaries_of_all_shapes(interpreted: Worker, n: int, width: int, token
     check(gradients(interpreted, boundary(n, width, rounds), tokens, torch.float32, kept=kept))
 
 
+@pytest.mark.parametrize("wanted", [("streams", "y", "post", "comb", "fn"), ("fn",)])
+def test_rows_that_were_kept_are_made_again(interpreted: Worker, wanted: Sequence[str]) -> None:
+    """Where all that they are made of is taken: without gradients of post and comb, y is not."""
+    forward, backward = trained(boundary(2, 32, 2), wanted, ("mixed",))
+    known = drawn(forward, 9, torch.float32)
+    known |= exact(forward, known, torch.float32)
+    upstream = drawn(backward, 9, torch.float32)
+    given = {n: known[n].float() if n in known else upstream[n] for n in backward.takes}
+    printed = print_backward(backward, {"mixed": forward.gives["mixed"]})
+    want = exact(backward, given, torch.float32)
+    check(dict(zip(want, zip(interpreted(call, printed, *given.values()), want.values(), strict=True), strict=True)))
+
+
 def test_sums_over_no_tokens_are_zero(interpreted: Worker) -> None:
     backward = trained(boundary(2, 32, 2), ["streams", "fn", "base", "weight"]).backward
     takes = drawn(backward, 0, torch.float32)
