@@ -74,6 +74,7 @@ def load(source: str, name: str, *more: str) -> ctypes.CDLL | None:
     """
     try:
         command = compiler()
+        _version(command)
     except Unbuilt as error:
         _warn_once(f"{error}: all functions run in PyTorch")
         return None

@@ -141,7 +141,7 @@ class Classes:
             owner = value.param.name.rpartition(".")[0]
             if owner not in scope.modules:
                 loose.setdefault(owner, []).append(value.param)
-        for item in _written(scope):
+        for item in scope.unfused or scope.items:
             if isinstance(item, Node):
                 name = item.name
                 if name is None or not _is_module(scope, item):
@@ -330,19 +330,6 @@ def _modules(item: Node | Scope | Stack) -> Sequence[Scope]:
     if isinstance(item, Scope):
         return () if item.function else (item,)
     return item.kinds if isinstance(item, Stack) else ()
-
-
-def _written(scope: Scope) -> Iterator[Node | Scope | Stack]:
-    """The items of a scope before fusion, as far as its constructor is concerned: nodes that are in functions now, here
-    or around it, too.
-    """
-    for item in scope.items:
-        if isinstance(item, Scope) and item.function:
-            yield from item.nodes()
-        else:
-            yield item
-    if not scope.items:
-        yield from scope.modules.values()
 
 
 def _is_module(scope: Scope, node: Node) -> bool:

@@ -93,6 +93,8 @@ class Scope:
     function: str = ""
     """The function that it prints as, where it is no module but ops that run as one: its ``args`` are all it reads."""
     items: list[Node | Scope | Stack] = field(default_factory=list)
+    unfused: list[Node | Scope | Stack] = field(default_factory=list)
+    """Its items before some went into functions, if any did: the order in which it makes its modules and parameters."""
     args: list[Value] = field(default_factory=list)
     returns: list[Value] = field(default_factory=list)
     params: list[Value] = field(default_factory=list)

@@ -45,7 +45,7 @@ class Square(Pointwise):
 class Relu(Pointwise):
     """max(x, 0)"""
 
-    cpp, triton, numpy = "({x} > 0.0f ? {x} : 0.0f)", "tl.maximum({x}, 0.0)", "np.maximum(x, 0)"
+    cpp, triton, numpy = "({x} < 0.0f ? 0.0f : {x})", "tl.where({x} < 0, 0.0, {x})", "np.maximum(x, 0)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         return (mul(grad, out.program.make(Positive(), *out.args)),)

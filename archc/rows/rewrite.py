@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from archc.rows.rules import (
     Add,
+    Clip,
     Pad,
     Product,
     Project,
@@ -62,11 +64,22 @@ def hoisted(values: Sequence[Row]) -> list[Row]:
         if not (isinstance(new.rule, RowSum) and old.id in waited and levels.of(new.args[0]) > 0):
             return new
         made = _sum(new.args[0], levels)
+        if made.rule != new.rule and _square(new.args[0]):
+            # Where what is mixed cancels, rounding leaves a little more than all of it, or less than nothing
+            made = made.program.make(Clip(low=0.0, high=math.inf), made)
         # Sums of parameters would be made again for every token
         alone = any(isinstance(v.rule, RowSum) and not v.token for v in order([made]))
         return new if alone else made
 
     return rebuilt(values, change)
+
+
+def _square(x: Row) -> bool:
+    """Whether x is something times itself."""
+    if not isinstance(x.rule, Product) or len(x.args) != 2:
+        return False
+    (left, right), _ = x.rule.letters()
+    return left == right and x.args[0] is x.args[1]
 
 
 def _sum(x: Row, levels: Levels) -> Row:

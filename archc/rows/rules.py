@@ -114,12 +114,12 @@ class Recip(Pointwise):
 
 
 class Clip(Pointwise):
-    """x limited to [low, high]."""
+    """x limited to [low, high]; NaN stays, of which the minimum and maximum of Triton would make a number."""
 
     low: float
     high: float
     cpp = "limited({x}, {low}, {high})"
-    triton = "tl.minimum(tl.maximum({x}, {low}), {high})"
+    triton = "tl.where({x} < {low}, {low}, tl.where({x} > {high}, {high}, {x}))"
     numpy = "np.clip(x, low, high)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:

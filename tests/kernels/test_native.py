@@ -91,7 +91,7 @@ def test_where_the_cache_cannot_be_written_a_process_has_its_own(
     [
         (TWICE, "/nowhere/g++", r"CXX=/nowhere/g\+\+ cannot be run: all functions run in PyTorch"),
         ("int x = ;", "", r"broken runs in PyTorch: g\+\+ fails: broken.cpp:1:9: error: expected primary-expression"),
-        (TWICE, "false", "broken runs in PyTorch: false fails: exit status 1"),
+        (TWICE, "false", "false fails: exit status 1: all functions run in PyTorch"),
     ],
 )
 def test_what_cannot_be_compiled_is_told_once(

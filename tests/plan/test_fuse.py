@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from importlib import import_module
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from archc.api import package
+from archc.api import package, planned
 from archc.cost.count import count
+from archc.emit.module import print_model
 from archc.graph import Graph, Node, Scope
 from archc.graph.interpreter import Interpreter
 from archc.graph.torch_package import torch_package
@@ -66,6 +68,19 @@ def test_logits_are_the_same(pair: Pair) -> None:
 
 def test_parameters_keep_their_names_and_order(pair: Pair) -> None:
     assert [p.name for p in pair[1].parameters()] == [p.name for p in pair[2].parameters()]
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "routed", "streams_of_the_paper", "deepseek_v4_flash"])
+def test_modules_are_made_in_the_same_order(name: str) -> None:
+    """States of optimisers go by it, and what a seed draws."""
+    model = model_of(name)
+
+    def constructors(graph: Graph) -> dict[str, str]:
+        classes = [item for item in ast.parse(print_model(model, graph)[0]).body if isinstance(item, ast.ClassDef)]
+        methods = [(c.name, f) for c in classes for f in c.body if isinstance(f, ast.FunctionDef)]
+        return {name: ast.unparse(f) for name, f in methods if f.name == "__init__"}
+
+    assert constructors(plan(model)) == constructors(fuse(plan(model))) == constructors(planned(model, "layers"))
 
 
 @pytest.mark.parametrize("mode", ["train", "prefill", "decode"])

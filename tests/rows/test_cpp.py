@@ -79,3 +79,16 @@ MORE = [(4, 2051, "float"), (8, 33, "float"), (1, 16, "bfloat16"), (2, 12, "floa
 @given(tokens=st.integers(1, 23), seed=st.integers(0, 1000))
 def test_boundary(n: int, width: int, act: str, tokens: int, seed: int) -> None:
     check_all(boundary(n, width, 3), tokens, act, seed, kept=("mixed",) if n > 3 else ())
+
+
+@pytest.mark.parametrize("left", [0.0, 1e-5])
+def test_streams_that_cancel_leave_no_nan(left: float) -> None:
+    """The square of what is read of streams is made of sums of their products: rounding may leave less than nothing."""
+    kernel = optimised(boundary(2, 40, 3))
+    arrays = {name: np.zeros_like(x) for name, x in drawn(kernel, 64, "float", 0).items()}
+    arrays["streams"][:, 0] = 1000 * np.random.default_rng(0).normal(size=(64, 40))
+    arrays["streams"][:, 1] = (left - 1) * arrays["streams"][:, 0]
+    arrays["comb"][:] = np.eye(2)[..., None]
+    arrays["weight"][:] = 1
+    for name, made in call([kernel], 0, arrays, 64).items():
+        assert np.isfinite(made).all(), name

@@ -70,6 +70,8 @@ def _fuse(scope: Scope, read_by: Readers) -> None:
     for group in groups:
         _settle(group, read_by)
     groups = [group._replace(gives=tuple(_given(group, read_by))) for group in groups]
+    if groups:
+        scope.unfused = list(scope.items)
     ranked: list[tuple[int, Item]] = []
     gone: set[Node] = set()
     for group in groups:
@@ -78,7 +80,7 @@ def _fuse(scope: Scope, read_by: Readers) -> None:
         ranked.append((max(region.place[node] for node in group.nodes), function))
     for child in opened:
         ranked.append((min(region.place[node] for node in child.nodes()), child))
-        child.items, child.args, child.returns = [], [], []
+        child.items, child.unfused, child.args, child.returns = [], child.items, [], []
     for i, item in enumerate(region.items):
         left = isinstance(item, Node) and of_params(item) and not any(read_by.get(v) for v in item.outs)
         if item not in gone and not left:

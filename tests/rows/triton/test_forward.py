@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from archc.rows.kernel import Kernel, trained
 from archc.rows.triton import Printed, print_forward
 from archc.rows.triton.passes import Passes
+from tests.rows.test_cpp_rules import functions
 from tests.rows.triton import kernels
 from tests.rows.triton.printed import call, drawn, exact
 
@@ -121,3 +123,11 @@ def test_boundary_of_many_tokens(interpreted: Worker) -> None:
     """Tiles of 64 tokens, the last one not full, shared by several programs or by none."""
     check(interpreted, kernels.rounded_boundary(2, 64), 150, BF16, fn=0.1)
     check(interpreted, kernels.rounded_boundary(2, 896), 130, BF16, fn=0.05)
+
+
+def test_nothing_hides_what_is_no_number(interpreted: Worker) -> None:
+    """NaN stays NaN, which the minimum and the maximum of Triton would drop."""
+    kernel = functions(40)
+    got = interpreted(call, print_forward(kernel), torch.full((3, 40), math.nan))
+    hidden = {name for name, x in zip(kernel.gives, got, strict=True) if not x.isnan().all()}
+    assert hidden == {"sign", "inside"}
