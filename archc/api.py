@@ -16,7 +16,7 @@ from archc.plan import plan, shrink
 from archc.schema import Model
 
 Fuse = Literal["none", "modules", "layers"]
-FUSE: Fuse = "none"
+FUSE: Fuse = "modules"
 """How far packages are fused, unless told."""
 
 MODES: tuple[Mode, ...] = ("train", "prefill", "decode")

@@ -67,7 +67,7 @@ strict_option = click.option("--strict", is_flag=True, help="Warnings count as e
 """Passed as ``strict``."""
 
 
-FUSE = "none"
+FUSE = "modules"
 """The default of `--fuse`: that of the Python interface (`archc.api.FUSE`)."""
 
 

@@ -13,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused.add_norm import add_norm
+from .fused.add_norm_2 import add_norm_2
+from .fused.norm_cat import norm_cat
+from .fused.norm_rotate_cat import norm_rotate_cat
+from .fused.normalize_scale import normalize_scale
+from .fused.sigmoid_add import sigmoid_add
 from .kernels.balance import sequence_balance
 from .kernels.expert_rows import combine, dispatch
 from .kernels.group_mask import group_mask
 from .kernels.grouped_linear import grouped_linear
 from .kernels.latent_attend import latent_attend
-from .kernels.normalize import normalize
 from .kernels.packed_rows import Fp8Tiles
 from .kernels.rope_angles import rope_angles
 from .kernels.rotate import rotate
@@ -64,17 +69,17 @@ class MlaAttention(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         state = step.state(self.layer)
-        q_latent = self.q_a_layernorm(self.q_a_proj(x))                              # [B, S, 1536]
-        q = self.q_b_proj(q_latent).unflatten(-1, (128, 192))                        # [B, S, 128, 192]
-        q = rotate(q, step.rope, pairs="interleaved", end="last")                    # [B, S, 128, 192]
-        latent, k_rope = self.kv_a_proj_with_mqa(x).split([512, 64], -1)             # [B, S, 512], [B, S, 64]
-        latent = self.kv_a_layernorm(latent)                                         # [B, S, 512]
-        k_rope = rotate(k_rope, step.rope, pairs="interleaved")                      # [B, S, 64]
-        entries = append(torch.cat([latent, k_rope], -1), state.latents, step.time)  # [B, T, 576]
-        out = latent_attend(                                                         # [B, S, 128, 128]
+        q_latent = self.q_a_layernorm(self.q_a_proj(x))            # [B, S, 1536]
+        q = self.q_b_proj(q_latent).unflatten(-1, (128, 192))      # [B, S, 128, 192]
+        q = rotate(q, step.rope, pairs="interleaved", end="last")  # [B, S, 128, 192]
+        entries = append(                                          # [B, T, 576]
+            norm_rotate_cat(self.kv_a_proj_with_mqa(x), step.rope, self.kv_a_layernorm.weight), state.latents,
+            step.time
+        )
+        out = latent_attend(                                       # [B, S, 128, 128]
             q, entries, self.kv_b_proj.weight, step.time, nope=128, scale=0.1352337788608801, absorb=170
         )
-        return self.o_proj(out.flatten(-2))                                          # [B, S, 7168]
+        return self.o_proj(out.flatten(-2))                        # [B, S, 7168]
 
 
 class Dense(nn.Module):
@@ -106,14 +111,12 @@ class SigmoidRouter(nn.Module):
         self.e_score_correction_bias = nn.Buffer(torch.zeros(256, dtype=at_least_float32()))
 
     def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        logits = F.linear(upcast(x), upcast(self.weight))  # [B, S, 256]
-        scores = logits.sigmoid()                          # [B, S, 256]
-        biased = scores + self.e_score_correction_bias     # [B, S, 256]
-        allowed = group_mask(biased, groups=8, keep=4)     # [B, S, 256]
-        ids = topk_lowest(allowed, 8)                      # [B, S, 8]
-        weights = scores.gather(-1, ids)                   # [B, S, 8]
-        weights = normalize(weights, eps=1e-20)            # [B, S, 8]
-        weights = weights * 2.5                            # [B, S, 8]
+        logits = F.linear(upcast(x), upcast(self.weight))                   # [B, S, 256]
+        scores, biased = sigmoid_add(logits, self.e_score_correction_bias)  # [B, S, 256]
+        allowed = group_mask(biased, groups=8, keep=4)                      # [B, S, 256]
+        ids = topk_lowest(allowed, 8)                                       # [B, S, 8]
+        weights = scores.gather(-1, ids)                                    # [B, S, 8]
+        weights = normalize_scale(weights)                                  # [B, S, 8]
         step.count_loads(self.e_score_correction_bias, ids, rate=0.001)
         step.add_loss("balance", sequence_balance, scores, ids, step.time, weight=0.0001)
         return ids, weights
@@ -183,12 +186,11 @@ class Layer(nn.Module):
         self.mlp = mlp
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        h = self.input_layernorm(x)           # [B, S, 7168]
-        y = self.self_attn(h, step)           # [B, S, 7168]
-        x = x + y                             # [B, S, 7168]
-        h = self.post_attention_layernorm(x)  # [B, S, 7168]
-        y = self.mlp(h, step)                 # [B, S, 7168]
-        return x + y                          # [B, S, 7168]
+        h = self.input_layernorm(x)                                  # [B, S, 7168]
+        y = self.self_attn(h, step)                                  # [B, S, 7168]
+        x, h = add_norm(x, y, self.post_attention_layernorm.weight)  # [B, S, 7168]
+        y = self.mlp(h, step)                                        # [B, S, 7168]
+        return x + y                                                 # [B, S, 7168]
 
 
 class Backbone(nn.Module):
@@ -234,16 +236,14 @@ class ConcatMtp(nn.Module):
         self.norm = RMSNorm(7168, eps=1e-06)
 
     def forward(self, embedding: Tensor, hidden: Tensor, step: Step) -> Tensor:
-        embedding = self.enorm(embedding)                     # [B, S, 7168]
-        hidden = self.hnorm(hidden)                           # [B, S, 7168]
-        x = self.eh_proj(torch.cat([embedding, hidden], -1))  # [B, S, 7168]
-        h = self.input_layernorm(x)                           # [B, S, 7168]
-        y = self.self_attn(h, step)                           # [B, S, 7168]
-        x = x + y                                             # [B, S, 7168]
-        h = self.post_attention_layernorm(x)                  # [B, S, 7168]
-        y = self.mlp(h, step)                                 # [B, S, 7168]
-        x = x + y                                             # [B, S, 7168]
-        return self.norm(x)                                   # [B, S, 7168]
+        x = self.eh_proj(                                            # [B, S, 7168]
+            norm_cat(embedding, hidden, self.enorm.weight, self.hnorm.weight)
+        )
+        h = self.input_layernorm(x)                                  # [B, S, 7168]
+        y = self.self_attn(h, step)                                  # [B, S, 7168]
+        x, h = add_norm(x, y, self.post_attention_layernorm.weight)  # [B, S, 7168]
+        y = self.mlp(h, step)                                        # [B, S, 7168]
+        return add_norm_2(x, y, self.norm.weight)                    # [B, S, 7168]
 
 
 class Model(MtpLanguageModel):

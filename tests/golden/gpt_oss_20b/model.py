@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused.add_norm import add_norm
+from .fused.project_add import project_add
 from .kernels.attend import attend
 from .kernels.expert_rows import combine, dispatch
 from .kernels.grouped_linear import grouped_linear
@@ -20,7 +21,6 @@ from .kernels.rotate import rotate
 from .kernels.state import Ring, Table, append, recall
 from .kernels.swiglu import swiglu
 from .kernels.topk_lowest import topk_lowest
-from .kernels.upcast import upcast
 from .runtime.cache import Cache
 from .runtime.model import LanguageModel
 from .runtime.modules import Embedding, Linear, RMSNorm, building, normal
@@ -76,10 +76,9 @@ class SoftmaxRouter(nn.Module):
         self.bias = nn.Parameter(torch.zeros(32))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = F.linear(upcast(x), upcast(self.weight))  # [B, S, 32]
-        logits = logits + self.bias                        # [B, S, 32]
-        ids = topk_lowest(logits, 4)                       # [B, S, 4]
-        weights = logits.gather(-1, ids).softmax(-1)       # [B, S, 4]
+        logits = project_add(x, self.weight, self.bias)  # [B, S, 32]
+        ids = topk_lowest(logits, 4)                     # [B, S, 4]
+        weights = logits.gather(-1, ids).softmax(-1)     # [B, S, 4]
         return ids, weights
 
 
@@ -162,12 +161,11 @@ class Layer(nn.Module):
         self.mlp = mlp
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        h = self.input_layernorm(x)           # [B, S, 2880]
-        y = self.self_attn(h, step)           # [B, S, 2880]
-        x = x + y                             # [B, S, 2880]
-        h = self.post_attention_layernorm(x)  # [B, S, 2880]
-        y = self.mlp(h, step)                 # [B, S, 2880]
-        return x + y                          # [B, S, 2880]
+        h = self.input_layernorm(x)                                  # [B, S, 2880]
+        y = self.self_attn(h, step)                                  # [B, S, 2880]
+        x, h = add_norm(x, y, self.post_attention_layernorm.weight)  # [B, S, 2880]
+        y = self.mlp(h, step)                                        # [B, S, 2880]
+        return x + y                                                 # [B, S, 2880]
 
 
 class Backbone(nn.Module):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .fused.add_norm import add_norm
 from .kernels.attend import attend
 from .kernels.rope_angles import rope_angles
 from .kernels.rotate import rotate
@@ -87,12 +88,11 @@ class Layer(nn.Module):
         self.mlp = mlp
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        h = self.input_layernorm(x)           # [B, S, 4096]
-        y = self.self_attn(h, step)           # [B, S, 4096]
-        x = x + y                             # [B, S, 4096]
-        h = self.post_attention_layernorm(x)  # [B, S, 4096]
-        y = self.mlp(h, step)                 # [B, S, 4096]
-        return x + y                          # [B, S, 4096]
+        h = self.input_layernorm(x)                                  # [B, S, 4096]
+        y = self.self_attn(h, step)                                  # [B, S, 4096]
+        x, h = add_norm(x, y, self.post_attention_layernorm.weight)  # [B, S, 4096]
+        y = self.mlp(h, step)                                        # [B, S, 4096]
+        return x + y                                                 # [B, S, 4096]
 
 
 class Backbone(nn.Module):

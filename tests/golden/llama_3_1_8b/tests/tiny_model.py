@@ -21,6 +21,7 @@ from ..runtime.model import LanguageModel
 from ..runtime.modules import Embedding, Linear, RMSNorm, building
 from ..runtime.step import StepBase
 from ..runtime.time import Time
+from .fused.add_norm import add_norm
 
 
 @dataclass(kw_only=True)
@@ -87,12 +88,11 @@ class Layer(nn.Module):
         self.mlp = mlp
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
-        h = self.input_layernorm(x)           # [B, S, 128]
-        y = self.self_attn(h, step)           # [B, S, 128]
-        x = x + y                             # [B, S, 128]
-        h = self.post_attention_layernorm(x)  # [B, S, 128]
-        y = self.mlp(h, step)                 # [B, S, 128]
-        return x + y                          # [B, S, 128]
+        h = self.input_layernorm(x)                                  # [B, S, 128]
+        y = self.self_attn(h, step)                                  # [B, S, 128]
+        x, h = add_norm(x, y, self.post_attention_layernorm.weight)  # [B, S, 128]
+        y = self.mlp(h, step)                                        # [B, S, 128]
+        return x + y                                                 # [B, S, 128]
 
 
 class Backbone(nn.Module):
