@@ -10,7 +10,7 @@ from types import ModuleType
 
 import torch
 
-from archc.api import FUSE, Fuse, package
+from archc.api import Fuse, package
 from archc.emit.package import write
 from archc.schema import Model
 
@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 _COUNT = itertools.count()
 
 
-def built(model: Model, folder: Path, *, rotated: bool = False, fuse: Fuse = FUSE) -> ModuleType:
+def built(model: Model, folder: Path, *, rotated: bool = False, fuse: Fuse = "none") -> ModuleType:
     """The package of a model, written to `folder / <name>` and imported under a name of its own."""
     path = write(package(model, rotated=rotated, fuse=fuse), folder / model.name)
     return imported(path)

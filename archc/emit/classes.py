@@ -80,7 +80,8 @@ class Classes:
         takes_layer = bool(scope.states) or turns or inner
         constants = _constants(scope)
         body = self.init(scope, slots)
-        if scope.items:
+        runs = bool(scope.items or scope.returns)  # else a function computes all of it
+        if runs:
             body += ["", *self._forward(scope)]
         if (part := self.slices.of(scope)) is not None:
             body += ["", *self._remember(part)]
@@ -88,7 +89,7 @@ class Classes:
             doc = scope.doc or f"{name}."
             head = [
                 f"class {name}(nn.Module):",
-                *docstring(doc if scope.items else f"{doc}\n\n{PARAMETERS}", 4),
+                *docstring(doc if runs else f"{doc}\n\n{PARAMETERS}", 4),
                 "",
                 *_keeps(scope),
                 *_sub_layers(scope, slots),

@@ -32,6 +32,8 @@ def mean_square(n: int, width: int, rows: int, wide: int) -> Calls:
 def rms_norm(op: object, w: Workload, ins: Types, outs: Types) -> Calls:
     x = ins[0]
     n, here = numel(x.shape, w), element(x.dtype, w)
+    if not n:
+        return ()
     wide, rows = max(4, here), n // x.last
     calls = (*convert(n, here, wide), *mean_square(n, x.last, rows, wide), call("map", (n + rows) * wide, n * wide))
     if len(ins) > 1:

@@ -27,16 +27,17 @@ def stored(t: Type, w: Workload) -> int:
 
 
 def rope_angles(op: RopeAngles, w: Workload, ins: Types, outs: Types) -> Calls:
+    """Frequencies are made once and kept."""
     half, n = 4 * (op.dim // 2), nbytes(outs[0], w) // 2
     tokens = numel(outs[0].shape[:2], w)
-    steps = {None: 3, "linear": 4, "llama3": 21, "yarn": 14}[op.scaling]
-    # Steps over frequencies are short, whatever they do
-    few = call("fill", 0, half, 1 + (op.scaling == "yarn")), call("exp", half, half), call("map", half, half, steps)
     first: Calls = ()
     if op.every > 1 or op.back:
         first = *opened(w, tokens // w.batch), call("map", 8 * tokens, 8 * tokens, 1 + bool(op.back))
-    many = call("map", half + 4 * tokens, n), call("exp", n, n, 2), call("map", n, n, 2), call("copy", 2 * n, 2 * n)
-    return *first, *convert(tokens, 8, 4), *few, *many
+    if not n:
+        return *first, *convert(tokens, 8, 4)
+    grown = () if op.magnitude == 1 else (call("map", n, n, 2),)
+    many = call("map", half + 4 * tokens, n), call("exp", n, n, 2), *grown, call("copy", 2 * n, 2 * n)
+    return *first, *convert(tokens, 8, 4), *many
 
 
 def recall(op: Recall, w: Workload, ins: Types, outs: Types) -> Calls:
@@ -49,7 +50,9 @@ def recall(op: Recall, w: Workload, ins: Types, outs: Types) -> Calls:
     whole, new = numel(out.shape, w), w.batch * w.new * row
     ring = min(op.keep + REWIND, w.past + w.new)
     written = w.batch * min(w.new, ring) * row * kept
-    parts = call("copy", written, written), call("copy", 0, 0)
+    count = min(w.new, ring)
+    wraps = (w.past + w.new - count) % ring + count > ring
+    parts = call("copy", written, written), *((call("copy", 0, 0),) if wraps else ())
     return *convert(new, here, kept), call("copy", whole * kept, whole * kept), *parts, *convert(whole, kept, here)
 
 
