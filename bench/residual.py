@@ -108,7 +108,7 @@ def module(residual: str, *, by_depth: bool) -> Iterator[Any]:
         spec = Path(folder) / "deep.arch"
         sizes = {"dim": DIM, "layers": LAYERS, "std": STD}
         spec.write_text(SPEC.format(residual=residual, by_depth=str(by_depth).lower(), **sizes))
-        archc.build(archc.load(spec), folder)
+        archc.build(archc.load(spec), folder, fuse="none")  # norms of modules are watched
         sys.path.insert(0, folder)
         try:
             yield importlib.import_module("deep.model")

@@ -80,7 +80,7 @@ def rotate(op: Rotate, w: Workload, ins: Types, outs: Types) -> Calls:
     turned = 2 * angles.fixed(-2)
     part, wide = n * turned // x.last, max(4, here)
     if not n:  # groups that no token completes
-        part = 0
+        return ()
     if op.pairs == "interleaved" and turned != x.last and here >= 4 and x.last % 2 == 0:
         # A copy whose pairs are multiplied where they lie
         moved = part * here
