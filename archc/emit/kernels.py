@@ -10,7 +10,7 @@ from archc.emit.layout import WIDTH, fill
 from archc.rows.cpp import HEAD, NoCpp, translation_unit
 from archc.rows.kernel import Kernel, optimised, trained
 from archc.rows.rules import Input
-from archc.rows.triton import Printed, print_forward
+from archc.rows.triton import Printed, print_backward, print_forward
 from archc.rows.value import Row
 
 Dims = tuple[int, ...]
@@ -91,14 +91,10 @@ def cpp(made: Kernels) -> str | None:
 
 def triton(made: Kernels) -> list[Printed]:
     """The kernels for training and of the gradient in Triton: neither, or the first, or both."""
-    try:
-        from archc.rows.triton import print_backward  # pyright: ignore[reportAttributeAccessIssue]
-    except ImportError:
-        print_backward = None
     out: list[Printed] = []
     try:
         out.append(print_forward(made.training._replace(name=made.forward.name)))
-        if made.backward is not None and print_backward is not None:
+        if made.backward is not None:
             out.append(print_backward(made.backward))
     except (NotImplementedError, TypeError):
         pass
