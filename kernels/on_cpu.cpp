@@ -1,70 +1,8 @@
 // Ops on tensors in memory, each in one pass: on_cpu.py calls them.
-//
-// ACT is the type of activations and weights, float or bfloat16; all sums are in float. Sizes and steps are in elements.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <functional>
-#include <vector>
 
-struct bfloat16 {
-    uint16_t bits;
-};
-
-static inline float widened(float x) { return x; }
-
-static inline float widened(bfloat16 x) {
-    const uint32_t bits = uint32_t(x.bits) << 16;
-    float wide;
-    std::memcpy(&wide, &bits, sizeof wide);
-    return wide;
-}
-
-static inline void store(float* to, float x) { *to = x; }
-
-// Rounds to the nearest, ties to even; NaN stays NaN.
-static inline void store(bfloat16* to, float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    to->bits = x != x ? 0x7FC0 : uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
-// Rows in float: where they lie, or widened into room.
-static const float* wide_rows(const float* rows, int64_t, std::vector<float>&) { return rows; }
-
-static const float* wide_rows(const bfloat16* rows, int64_t size, std::vector<float>& room) {
-    room.resize(size);
-    for (int64_t i = 0; i < size; i++) room[i] = widened(rows[i]);
-    return room.data();
-}
-
-// Products of four rows of a matrix with N vectors, all `width` long: sums[4 * n + o].
-template <int N>
-static inline void dots(const ACT* const* rows, const float* const* vectors, int64_t width, float* sums) {
-    float a[N] = {}, b[N] = {}, c[N] = {}, d[N] = {};
-    const ACT *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
-    for (int64_t i = 0; i < width; i++) {
-        const float w0 = widened(r0[i]), w1 = widened(r1[i]), w2 = widened(r2[i]), w3 = widened(r3[i]);
-        for (int n = 0; n < N; n++) {
-            const float x = vectors[n][i];
-            a[n] += w0 * x, b[n] += w1 * x, c[n] += w2 * x, d[n] += w3 * x;
-        }
-    }
-    for (int n = 0; n < N; n++) sums[4 * n] = a[n], sums[4 * n + 1] = b[n], sums[4 * n + 2] = c[n], sums[4 * n + 3] = d[n];
-}
-
-// The product of every one of `count` rows with one vector: out[i].
-static void scores_of(const ACT* const* rows, int64_t count, const float* vector, int64_t width, float* out) {
-    for (int64_t i = 0; i < count; i += 4) {
-        const ACT* four[4];
-        for (int64_t j = 0; j < 4; j++) four[j] = rows[std::min(i + j, count - 1)];
-        float sums[4];
-        dots<1>(four, &vector, width, sums);
-        for (int64_t j = 0; j < 4 && i + j < count; j++) out[i + j] = sums[j];
-    }
-}
+#include "numbers.h"
 
 // The places of the `most` largest of `count` numbers, largest first, equal ones in order; `order` has room for them.
 static void best_of(const float* x, int64_t count, std::vector<int64_t>& order, int64_t* best, int64_t most) {
@@ -106,7 +44,7 @@ void attend(const ACT* q, const ACT* recent, const ACT* entries, const int64_t* 
             for (int64_t i = 0; i < n; i++) top = weights[i] > top ? weights[i] : top;
             float mass = sinks ? std::exp(sinks[h] - top) : 0;
             for (int64_t i = 0; i < n; i++) {
-                weights[i] = std::exp(weights[i] - top);
+                weights[i] = exponential(weights[i] - top);
                 mass += weights[i];
             }
             for (int64_t i = 0; i < n; i++) {
@@ -264,7 +202,7 @@ void swiglu(const ACT* gate, const ACT* up, ACT* out, int64_t rows, int64_t dim,
             float a = widened(left[d]), b = widened(right[d]);
             a = a > limit ? limit : a;
             b = b > limit ? limit : b < -limit ? -limit : b;
-            store(to + d, (b + shift) * (a / (1 + std::exp(-alpha * a))));
+            store(to + d, (b + shift) * (a / (1 + exponential(-alpha * a))));
         }
     }
 }

@@ -50,7 +50,7 @@ SIGNATURES = {
 @functools.cache
 def _library(dtype: torch.dtype) -> ctypes.CDLL | None:
     """The functions for activations of a dtype; None where they cannot be compiled."""
-    text = Path(__file__).with_suffix(".cpp").read_text(encoding="utf-8")
+    text = native.text(Path(__file__).with_suffix(".cpp"))
     library = native.load(text, "on_cpu", f"-DACT={ACTS[dtype]}", "-ffast-math", "-fno-finite-math-only")
     if library is not None:
         for name, types in SIGNATURES.items():

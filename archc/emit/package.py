@@ -34,6 +34,9 @@ MTP_TESTS = "tests/test_mtp.py"
 IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (.*)$", re.MULTILINE)
 """A relative import; parsing the files would take half the time of a build."""
 
+INCLUDE = re.compile(r'^#include "(.+)"$', re.MULTILINE)
+"""A file beside a text of C++ that is part of it."""
+
 INDEX_TESTS = "tests/test_indexers.py"
 """The laws of models whose indexers learn, likewise."""
 
@@ -78,7 +81,9 @@ def files(
     out = {f"{module.replace('.', '/')}.py": _source(module).read_text() for module in carried}
     for native in (_source(module).with_suffix(".cpp") for module in carried):
         if native.is_file():  # what a kernel runs in C++
-            out[f"kernels/{native.name}"] = native.read_text()
+            out[f"kernels/{native.name}"] = text = native.read_text()
+            headers = (native.with_name(name) for name in INCLUDE.findall(text))
+            out |= {f"kernels/{header.name}": header.read_text() for header in headers}
     for folder in ("kernels", "runtime"):
         out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
     facts = plan_facts(model, graph, cost, carried)
