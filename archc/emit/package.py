@@ -81,8 +81,8 @@ def files(
     out = {f"{module.replace('.', '/')}.py": _source(module).read_text() for module in carried}
     for native in (_source(module).with_suffix(".cpp") for module in carried):
         if native.is_file():  # what a kernel runs in C++
-            out[f"kernels/{native.name}"] = text = native.read_text()
-            headers = (native.with_name(name) for name in INCLUDE.findall(text))
+            out[f"kernels/{native.name}"] = source = native.read_text()
+            headers = (native.with_name(name) for name in INCLUDE.findall(source))
             out |= {f"kernels/{header.name}": header.read_text() for header in headers}
     for folder in ("kernels", "runtime"):
         out[f"{folder}/__init__.py"] = _source(f"{folder}.__init__").read_text()
