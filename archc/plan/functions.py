@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count
 
-from archc.graph import Node, Scope, Value
+from archc.graph import Node, Scope, Stack, Value
 from archc.ops import OPS
 from archc.ops.row import Binary
 from archc.plan.groups import is_work
@@ -19,20 +20,65 @@ PLAIN = frozenset({"binary", "cat", "clamp", "either", "inverse_rms", "project",
 """Arithmetic that a name does not tell, unless it is of the longest rows of a function."""
 
 
-class Names:
-    """Names of functions: equal ones share one, others of the same ops are numbered."""
+VAGUE = frozenset({"out", "x", "y"})
+"""What drawers call values that could be anything."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, dict[tuple, str]] = {}
-        self._taken = {name for op in OPS.values() for name in op.needs}
+FEW = 3
+"""Ops up to which a name says of what they make something; longer chains have names that are like no other."""
 
-    def of(self, function: Scope) -> str:
-        """The name of a function: its ops in order (`mix_sinkhorn_collapse_norm`)."""
-        base = "_".join(words(function))
-        if base in self._taken:
-            base += "_rows"
-        known = self._known.setdefault(base, {})
-        return known.setdefault(form(function), base if not known else f"{base}_{len(known) + 1}")
+
+def named(functions: Sequence[Scope]) -> dict[Scope, str]:
+    """Names for functions, of which equal ones share one: their ops in order (`mix_sinkhorn_collapse_norm`), in modules
+    that specs choose after what they make (`q_norm_rotate`), `final_add_norm` where layers have ended, and
+    `ahead_norm_cat` for multi-token prediction alone. They do not depend on which other functions there are, unless two
+    would have one name.
+    """
+    forms: dict[tuple, list[Scope]] = {}
+    for function in functions:
+        forms.setdefault(form(function), []).append(function)
+    ops = {name for op in OPS.values() for name in op.needs}
+    found: dict[Scope, str] = {}
+    taken = set(ops)
+    for alike in forms.values():
+        base = "_".join(_told(alike))
+        base += "_rows" * (base in ops)
+        name = next(n for n in chain((base,), (f"{base}_{i}" for i in count(2))) if n not in taken)
+        taken.add(name)
+        found |= dict.fromkeys(alike, name)
+    return found
+
+
+def _told(alike: Sequence[Scope]) -> list[str]:
+    """What equal functions make, as far as it tells them from others with their ops, and the ops.
+
+    Where they make different things with modules of one name (`kv_norm`), that is told instead.
+    """
+    ops = words(alike[0])
+    places = [scope for scope in alike if not any(above.ahead for above in _above(scope))]
+    subjects = dict.fromkeys(map(_subject, places)) or {"ahead": None}
+    known = [name for name in subjects if name]
+    if len(known) < len(subjects) or (len(ops) > FEW and not {"final", "ahead"}.issuperset(known)):
+        return ops
+    modules = {tuple((word(n), n.name) for n in scope.nodes() if n.name and _module(n)) for scope in alike}
+    if len(known) > 1 and len(modules) == 1 and (own := dict(*modules)):
+        return [own.get(op) or op for op in ops]
+    return [*known, *ops] if len(known) <= 2 else ops
+
+
+def _subject(function: Scope) -> str:
+    """What a function makes in the module that calls it; nothing where that is a layer, or nameless."""
+    module, *_ = above = list(_above(function))
+    if any(isinstance(item, Stack) for item in module.items):
+        return "final"
+    name = module.hints.get(function.returns[0], "") if any(scope.slot for scope in above) else ""
+    return "" if name in VAGUE else name
+
+
+def _above(scope: Scope) -> Iterator[Scope]:
+    """The modules around a scope, from inside out."""
+    while scope.parent is not None:
+        scope = scope.parent
+        yield scope
 
 
 def words(function: Scope) -> list[str]:

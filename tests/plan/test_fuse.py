@@ -18,6 +18,7 @@ from archc.graph.interpreter import Interpreter
 from archc.graph.torch_package import torch_package
 from archc.graph.verify import verify
 from archc.plan import plan
+from archc.plan.functions import form
 from archc.plan.groups import of_params
 from archc.plan.passes.fuse import fuse
 from archc.resolve import load_text
@@ -152,25 +153,54 @@ def names_of(residual: str, *, rotated: bool = True) -> dict[str, int]:
     return found
 
 
-HEADS = {"norm_rotate": 4}
+HEADS = {"q_k_norm_rotate": 4}
 """Queries and keys of two layers, normed head by head and turned."""
 
 
 @pytest.mark.parametrize(
     ("residual", "expected"),
     [
-        ("add", {"add_norm": 4, "add_norm_2": 1}),
-        ("mhc", {"mix_sinkhorn_collapse_norm": 4, "mix_collapse_norm": 1}),
-        ("mhc { form = paper }", {"mix_sinkhorn_collapse_norm": 4, "mix_sum_norm": 1}),
-        ("mhc { form = single_pass }", {"mix_collapse_sinkhorn_norm": 4, "mix_collapse_norm": 1}),
-        ("hc", {"mix_collapse_norm": 4, "mix_sum_norm": 1}),
-        ("hc { dynamic = false }", {"mix_collapse_norm": 4, "mix_sum_norm": 1}),
+        ("add", {"add_norm": 4, "final_add_norm": 1}),
+        ("mhc", {"mix_sinkhorn_collapse_norm": 4, "final_mix_collapse_norm": 1}),
+        ("mhc { form = paper }", {"mix_sinkhorn_collapse_norm": 4, "final_mix_sum_norm": 1}),
+        ("mhc { form = single_pass }", {"mix_collapse_sinkhorn_norm": 4, "final_mix_collapse_norm": 1}),
+        ("hc", {"mix_collapse_norm": 4, "final_mix_sum_norm": 1}),
+        ("hc { dynamic = false }", {"mix_collapse_norm": 4, "final_mix_sum_norm": 1}),
     ],
     ids=str,
 )
 def test_the_residual_drawer_decides_what_is_fused(residual: str, expected: dict[str, int]) -> None:
     """Whatever it is, leaving a sub-layer and entering the next is one kernel, as is the end of the model."""
     assert names_of(residual) == expected | HEADS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("residual = add", "residual = mhc"),
+        ("swiglu { hidden = 48 }", "moe { experts = 8, hidden = 16, router = softmax { active = 2 } }"),
+        ("layers = 2", "layers = 3"),
+        ("vocab = 61", "vocab = 67"),
+    ],
+    ids=lambda pair: pair[1],
+)
+def test_names_of_functions_of_a_module_do_not_depend_on_the_others(change: tuple[str, str]) -> None:
+    def of_attention(text: str) -> set[str]:
+        graph = fuse(plan(load_text(text)[0], rotated=True))
+        return {f.function for f in functions(graph) if f.parent and f.parent.cls == "GqaAttention"}
+
+    text = SMALL.replace("RESIDUAL", "add")
+    assert of_attention(text.replace(*change)) == of_attention(text) == {"q_k_norm_rotate"}
+
+
+def test_a_function_has_one_name_and_a_name_one_form(pair: Pair) -> None:
+    forms: dict[str, set[Any]] = {}
+    for function in functions(pair[2]):
+        forms.setdefault(function.function, set()).add(form(function))
+    assert all(len(found) == 1 for found in forms.values())
+    assert len(set.union(set(), *forms.values())) == len(forms)
+    if pair[0].name in LIBRARY:
+        assert not [name for name in forms if name[-1].isdigit()], "a number says nothing"
 
 
 def test_functions_name_what_they_take_by_what_becomes_of_it() -> None:
@@ -182,4 +212,7 @@ def test_functions_name_what_they_take_by_what_becomes_of_it() -> None:
 def test_bytes_of_functions_count_all_heads() -> None:
     """Four heads of 16 channels in bfloat16, read and written, and 8 angles with cos and sin in float32."""
     text = package(load_text(SMALL.replace("RESIDUAL", "add"))[0], fuse="layers")["plan.json"]
-    assert json.loads(text)["functions"]["norm_rotate"] == {"bytes_per_token": 4 * 16 * 2 * 2 + 8 * 2 * 4, "bytes": 32}
+    assert json.loads(text)["functions"]["q_k_norm_rotate"] == {
+        "bytes_per_token": 4 * 16 * 2 * 2 + 8 * 2 * 4,
+        "bytes": 32,
+    }

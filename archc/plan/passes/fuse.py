@@ -8,7 +8,7 @@ from itertools import chain, count, pairwise
 
 from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops.row import Cast
-from archc.plan.functions import Names, argument_names, parameter_names
+from archc.plan.functions import argument_names, named, parameter_names
 from archc.plan.groups import Group, Item, Readers, Region, in_order, may_join, nodes_of, of_params, readers, reads
 from archc.plan.groups import made as made_by
 from archc.rows.lower import Lowered, Unfit, lower
@@ -24,11 +24,12 @@ def fuse(graph: Graph) -> Graph:
     for scope in list(graph.root.scopes()):
         if scope.parent is not None and not scope.ahead and scope.items:
             _fuse(scope, read_by)
-    names = Names()
-    for scope in _inside_out(graph.root):
+    scopes = list(_inside_out(graph.root))
+    names = named([function for scope in scopes for function in scope.functions()])
+    for scope in scopes:
         taken = {child.name for child in scope.children()}
         for function in scope.functions():
-            function.function = function.cls = name = names.of(function)
+            function.function = function.cls = name = names[function]
             function.name = next(n for n in chain((name,), (f"{name}_{i}" for i in count(2))) if n not in taken)
             taken.add(function.name)
     return graph

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .fused.add_norm import add_norm
-from .fused.add_norm_2 import add_norm_2
-from .fused.norm_cat import norm_cat
+from .fused.ahead_add_norm import ahead_add_norm
+from .fused.ahead_norm_cat import ahead_norm_cat
 from .fused.norm_rotate_cat import norm_rotate_cat
-from .fused.normalize_scale import normalize_scale
-from .fused.sigmoid_add import sigmoid_add
+from .fused.scores_sigmoid_add import scores_sigmoid_add
+from .fused.weights_normalize_scale import weights_normalize_scale
 from .kernels.balance import sequence_balance
 from .kernels.expert_rows import combine, dispatch
 from .kernels.group_mask import group_mask
@@ -111,12 +111,12 @@ class SigmoidRouter(nn.Module):
         self.e_score_correction_bias = nn.Buffer(torch.zeros(256, dtype=at_least_float32()))
 
     def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        logits = F.linear(upcast(x), upcast(self.weight))                   # [B, S, 256]
-        scores, biased = sigmoid_add(logits, self.e_score_correction_bias)  # [B, S, 256]
-        allowed = group_mask(biased, groups=8, keep=4)                      # [B, S, 256]
-        ids = topk_lowest(allowed, 8)                                       # [B, S, 8]
-        weights = scores.gather(-1, ids)                                    # [B, S, 8]
-        weights = normalize_scale(weights)                                  # [B, S, 8]
+        logits = F.linear(upcast(x), upcast(self.weight))                          # [B, S, 256]
+        scores, biased = scores_sigmoid_add(logits, self.e_score_correction_bias)  # [B, S, 256]
+        allowed = group_mask(biased, groups=8, keep=4)                             # [B, S, 256]
+        ids = topk_lowest(allowed, 8)                                              # [B, S, 8]
+        weights = scores.gather(-1, ids)                                           # [B, S, 8]
+        weights = weights_normalize_scale(weights)                                 # [B, S, 8]
         step.count_loads(self.e_score_correction_bias, ids, rate=0.001)
         step.add_loss("balance", sequence_balance, scores, ids, step.time, weight=0.0001)
         return ids, weights
@@ -237,13 +237,13 @@ class ConcatMtp(nn.Module):
 
     def forward(self, embedding: Tensor, hidden: Tensor, step: Step) -> Tensor:
         x = self.eh_proj(                                            # [B, S, 7168]
-            norm_cat(embedding, hidden, self.enorm.weight, self.hnorm.weight)
+            ahead_norm_cat(embedding, hidden, self.enorm.weight, self.hnorm.weight)
         )
         h = self.input_layernorm(x)                                  # [B, S, 7168]
         y = self.self_attn(h, step)                                  # [B, S, 7168]
         x, h = add_norm(x, y, self.post_attention_layernorm.weight)  # [B, S, 7168]
         y = self.mlp(h, step)                                        # [B, S, 7168]
-        return add_norm_2(x, y, self.norm.weight)                    # [B, S, 7168]
+        return ahead_add_norm(x, y, self.norm.weight)                # [B, S, 7168]
 
 
 class Model(MtpLanguageModel):

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fused.add_sinkhorn_collapse_norm import add_sinkhorn_collapse_norm
-from .fused.collapse_norm import collapse_norm
-from .fused.mix_collapse_norm import mix_collapse_norm
+from .fused.ahead_add_sinkhorn_collapse_norm import ahead_add_sinkhorn_collapse_norm
+from .fused.ahead_mix_collapse_norm import ahead_mix_collapse_norm
+from .fused.entry_norm_rotate import entry_norm_rotate
+from .fused.final_collapse_norm import final_collapse_norm
+from .fused.kv_norm_rotate import kv_norm_rotate
 from .fused.mix_sinkhorn_collapse_norm import mix_sinkhorn_collapse_norm
-from .fused.norm_rotate import norm_rotate
-from .fused.norm_rotate_2 import norm_rotate_2
-from .fused.norm_rotate_3 import norm_rotate_3
-from .fused.normalize_scale import normalize_scale
+from .fused.q_norm_rotate import q_norm_rotate
+from .fused.scores_softplus_add import scores_softplus_add
 from .fused.sinkhorn_collapse_norm import sinkhorn_collapse_norm
-from .fused.softplus_add import softplus_add
+from .fused.weights_normalize_scale import weights_normalize_scale
 from .kernels.balance import sequence_balance
 from .kernels.einsum import einsum
 from .kernels.expert_rows import combine, dispatch
@@ -98,8 +98,8 @@ class SwaAttention(nn.Module):
         state = step.state(self.layer)
         q_latent = self.q_a_norm(self.q_a_proj(x))                                 # [B, S, 1024]
         q = self.q_b_proj(q_latent).unflatten(-1, (64, 512))                       # [B, S, 64, 512]
-        q = norm_rotate(q, step.rope)                                              # [B, S, 64, 512]
-        kv = norm_rotate_2(self.kv_proj(x), step.rope, self.kv_norm.weight)        # [B, S, 512]
+        q = q_norm_rotate(q, step.rope)                                            # [B, S, 64, 512]
+        kv = kv_norm_rotate(self.kv_proj(x), step.rope, self.kv_norm.weight)       # [B, S, 512]
         recent = recall(kv, state.window, step.time)                               # [B, 127+S, 512]
         y = sparse_attention(                                                      # [B, S, 64, 512]
             q, recent, self.sinks, step.time, scale=0.04419417382415922, window=128
@@ -125,7 +125,7 @@ class HashRouter(nn.Module):
         scores = sqrt_softplus(F.linear(upcast(x), upcast(self.weight)))  # [B, S, 256]
         ids = self.tid2eid[step.tokens]                                   # [B, S, 6]
         weights = scores.gather(-1, ids)                                  # [B, S, 6]
-        weights = normalize_scale(weights)                                # [B, S, 6]
+        weights = weights_normalize_scale(weights)                        # [B, S, 6]
         return ids, weights
 
 
@@ -200,19 +200,19 @@ class Indexer(nn.Module):
 
     def forward(self, x: Tensor, q_latent: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         state = step.state(self.layer)
-        both = torch.cat([self.kv_proj(x), self.gate_proj(x)], -1)                  # [B, S, 512]
-        recent = recall(both, state.compressor_indexer_tokens, step.time)           # [B, 7+S, 512]
+        both = torch.cat([self.kv_proj(x), self.gate_proj(x)], -1)                     # [B, S, 512]
+        recent = recall(both, state.compressor_indexer_tokens, step.time)              # [B, 7+S, 512]
         tokens, exists = groups(recent, step.time, every=4, overlap=True)    # [B, S//4, 8, 512], [B, S//4, 8]
-        kv, score = tokens.chunk(2, -1)                                             # [B, S//4, 8, 256]
-        entry = group_pool(kv, score, exists, self.position_bias, overlap=True)     # [B, S//4, 128]
-        entry = norm_rotate_3(entry, step.rope_per_4_tokens, self.kv_norm.weight)   # [B, S//4, 128]
-        keys = append(entry, state.compressor_indexer_entries, step.time, every=4)  # [B, T//4, 128]
-        q = self.q_b_proj(q_latent)                                                 # [B, S, 8192]
-        q = rotate(                                                                 # [B, S, 64, 128]
+        kv, score = tokens.chunk(2, -1)                                                # [B, S//4, 8, 256]
+        entry = group_pool(kv, score, exists, self.position_bias, overlap=True)        # [B, S//4, 128]
+        entry = entry_norm_rotate(entry, step.rope_per_4_tokens, self.kv_norm.weight)  # [B, S//4, 128]
+        keys = append(entry, state.compressor_indexer_entries, step.time, every=4)     # [B, T//4, 128]
+        q = self.q_b_proj(q_latent)                                                    # [B, S, 8192]
+        q = rotate(                                                                    # [B, S, 64, 128]
             q.unflatten(-1, (64, 128)), step.rope_yarn, pairs="interleaved", end="last"
         )
-        weights = self.scorer["weights_proj"](x) * 0.011048543456039806             # [B, S, 64]
-        picks = step.pick(index_topk, q, keys, weights, step.time, k=512, every=4)  # [B, S, min(512, T//4)]
+        weights = self.scorer["weights_proj"](x) * 0.011048543456039806                # [B, S, 64]
+        picks = step.pick(index_topk, q, keys, weights, step.time, k=512, every=4)    # [B, S, min(512, T//4)]
         return picks, q, keys, weights
 
 
@@ -239,13 +239,13 @@ class CsaCompressor(nn.Module):
         self, x: Tensor, q_latent: Tensor, step: Step
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         state = step.state(self.layer)
-        both = torch.cat([self.kv_proj(x), self.gate_proj(x)], -1)                 # [B, S, 2048]
-        recent = recall(both, state.compressor_tokens, step.time)                  # [B, 7+S, 2048]
+        both = torch.cat([self.kv_proj(x), self.gate_proj(x)], -1)                  # [B, S, 2048]
+        recent = recall(both, state.compressor_tokens, step.time)                   # [B, 7+S, 2048]
         tokens, exists = groups(recent, step.time, every=4, overlap=True)   # [B, S//4, 8, 2048], [B, S//4, 8]
-        kv, score = tokens.chunk(2, -1)                                            # [B, S//4, 8, 1024]
-        entry = group_pool(kv, score, exists, self.position_bias, overlap=True)    # [B, S//4, 512]
-        entry = norm_rotate_2(entry, step.rope_per_4_tokens, self.kv_norm.weight)  # [B, S//4, 512]
-        entries = append(entry, state.compressor_entries, step.time, every=4)      # [B, T//4, 512]
+        kv, score = tokens.chunk(2, -1)                                             # [B, S//4, 8, 1024]
+        entry = group_pool(kv, score, exists, self.position_bias, overlap=True)     # [B, S//4, 512]
+        entry = kv_norm_rotate(entry, step.rope_per_4_tokens, self.kv_norm.weight)  # [B, S//4, 512]
+        entries = append(entry, state.compressor_entries, step.time, every=4)       # [B, T//4, 512]
         # [B, S, min(512, T//4)], [B, S, 64, 128], [B, T//4, 128], [B, S, 64]
         picks, index_q, index_keys, index_weights = self.indexer(x.detach(), q_latent.detach(), step)
         return entries, picks, index_q, index_keys, index_weights
@@ -278,8 +278,8 @@ class CsaAttention(nn.Module):
         state = step.state(self.layer)
         q_latent = self.q_a_norm(self.q_a_proj(x))                                      # [B, S, 1024]
         q = self.q_b_proj(q_latent).unflatten(-1, (64, 512))                            # [B, S, 64, 512]
-        q = norm_rotate(q, step.rope_yarn)                                              # [B, S, 64, 512]
-        kv = norm_rotate_2(self.kv_proj(x), step.rope_yarn, self.kv_norm.weight)        # [B, S, 512]
+        q = q_norm_rotate(q, step.rope_yarn)                                            # [B, S, 64, 512]
+        kv = kv_norm_rotate(self.kv_proj(x), step.rope_yarn, self.kv_norm.weight)       # [B, S, 512]
         recent = recall(kv, state.window, step.time)                                    # [B, 127+S, 512]
         # [B, T//4, 512], [B, S, min(512, T//4)], [B, S, 64, 128], [B, T//4, 128], [B, S, 64]
         entries, picks, index_q, index_keys, index_weights = self.compressor(x, q_latent, step)
@@ -318,13 +318,13 @@ class HcaCompressor(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         state = step.state(self.layer)
-        both = torch.cat([self.kv_proj(x), self.gate_proj(x)], -1)                   # [B, S, 1024]
-        recent = recall(both, state.compressor_tokens, step.time)                    # [B, 127+S, 1024]
+        both = torch.cat([self.kv_proj(x), self.gate_proj(x)], -1)                    # [B, S, 1024]
+        recent = recall(both, state.compressor_tokens, step.time)                     # [B, 127+S, 1024]
         tokens, exists = groups(recent, step.time, every=128)       # [B, S//128, 128, 1024], [B, S//128, 128]
-        kv, score = tokens.chunk(2, -1)                                              # [B, S//128, 128, 512]
-        entry = group_pool(kv, score, exists, self.position_bias)                    # [B, S//128, 512]
-        entry = norm_rotate_2(entry, step.rope_per_128_tokens, self.kv_norm.weight)  # [B, S//128, 512]
-        return append(entry, state.compressor_entries, step.time, every=128)         # [B, T//128, 512]
+        kv, score = tokens.chunk(2, -1)                                               # [B, S//128, 128, 512]
+        entry = group_pool(kv, score, exists, self.position_bias)                     # [B, S//128, 512]
+        entry = kv_norm_rotate(entry, step.rope_per_128_tokens, self.kv_norm.weight)  # [B, S//128, 512]
+        return append(entry, state.compressor_entries, step.time, every=128)          # [B, T//128, 512]
 
 
 class HcaAttention(nn.Module):
@@ -354,8 +354,8 @@ class HcaAttention(nn.Module):
         state = step.state(self.layer)
         q_latent = self.q_a_norm(self.q_a_proj(x))                                      # [B, S, 1024]
         q = self.q_b_proj(q_latent).unflatten(-1, (64, 512))                            # [B, S, 64, 512]
-        q = norm_rotate(q, step.rope_yarn)                                              # [B, S, 64, 512]
-        kv = norm_rotate_2(self.kv_proj(x), step.rope_yarn, self.kv_norm.weight)        # [B, S, 512]
+        q = q_norm_rotate(q, step.rope_yarn)                                            # [B, S, 64, 512]
+        kv = kv_norm_rotate(self.kv_proj(x), step.rope_yarn, self.kv_norm.weight)       # [B, S, 512]
         recent = recall(kv, state.window, step.time)                                    # [B, 127+S, 512]
         entries = self.compressor(x, step)                                              # [B, T//128, 512]
         y = sparse_attention(                                                           # [B, S, 64, 512]
@@ -380,11 +380,11 @@ class SqrtSoftplusRouter(nn.Module):
         self.e_score_correction_bias = nn.Buffer(torch.zeros(256, dtype=at_least_float32()))
 
     def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        logits = F.linear(upcast(x), upcast(self.weight))                    # [B, S, 256]
-        scores, biased = softplus_add(logits, self.e_score_correction_bias)  # [B, S, 256]
-        ids = topk_lowest(biased, 6)                                         # [B, S, 6]
-        weights = scores.gather(-1, ids)                                     # [B, S, 6]
-        weights = normalize_scale(weights)                                   # [B, S, 6]
+        logits = F.linear(upcast(x), upcast(self.weight))                           # [B, S, 256]
+        scores, biased = scores_softplus_add(logits, self.e_score_correction_bias)  # [B, S, 256]
+        ids = topk_lowest(biased, 6)                                                # [B, S, 6]
+        weights = scores.gather(-1, ids)                                            # [B, S, 6]
+        weights = weights_normalize_scale(weights)                                  # [B, S, 6]
         step.count_loads(self.e_score_correction_bias, ids, rate=0.001)
         step.add_loss("balance", sequence_balance, scores, ids, step.time, weight=0.0001)
         return ids, weights
@@ -476,7 +476,7 @@ class Backbone(nn.Module):
         for layer in step.regions(self.layers):
             step.record(streams)
             streams = layer(streams, step)
-        x = collapse_norm(                               # [B, S, 4096]
+        x = final_collapse_norm(                         # [B, S, 4096]
             streams, self.hc_head.hc_fn, self.hc_head.hc_scale, self.hc_head.hc_base, self.norm.weight
         )
         step.record(x)
@@ -505,20 +505,20 @@ class MtpStreams(nn.Module):
         self.norm = RMSNorm(4096, eps=1e-06)
 
     def forward(self, embedding: Tensor, streams: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        x = self.e_proj(self.enorm(embedding))                # [B, S, 4096]
-        before = self.h_proj(self.hnorm(streams))             # [B, S, 4, 4096]
+        x = self.e_proj(self.enorm(embedding))                      # [B, S, 4096]
+        before = self.h_proj(self.hnorm(streams))                   # [B, S, 4, 4096]
         # [B, S, 4, 4096], [B, S, 4], [B, S, 4, 4], [B, S, 4096]
-        streams, post, comb, h = add_sinkhorn_collapse_norm(
+        streams, post, comb, h = ahead_add_sinkhorn_collapse_norm(
             x, before, self.attn_hc.fn, self.attn_hc.base, self.attn_hc.scale, self.input_layernorm.weight
         )
-        y = self.self_attn(h, step)                           # [B, S, 4096]
+        y = self.self_attn(h, step)                                 # [B, S, 4096]
         # [B, S, 4, 4096], [B, S, 4], [B, S, 4, 4], [B, S, 4096]
         streams, post, comb, h = mix_sinkhorn_collapse_norm(
             streams, y, comb, post, self.ffn_hc.fn, self.ffn_hc.base, self.ffn_hc.scale,
             self.post_attention_layernorm.weight
         )
-        y = self.mlp(h, step)                                 # [B, S, 4096]
-        streams, x = mix_collapse_norm(                       # [B, S, 4, 4096], [B, S, 4096]
+        y = self.mlp(h, step)                                       # [B, S, 4096]
+        streams, x = ahead_mix_collapse_norm(                       # [B, S, 4, 4096], [B, S, 4096]
             streams, y, comb, post, self.hc_head.hc_fn, self.hc_head.hc_scale, self.hc_head.hc_base,
             self.norm.weight
         )

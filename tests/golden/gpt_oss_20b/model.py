@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .fused.add_norm import add_norm
-from .fused.project_add import project_add
+from .fused.logits_project_add import logits_project_add
 from .kernels.attend import attend
 from .kernels.expert_rows import combine, dispatch
 from .kernels.grouped_linear import grouped_linear
@@ -76,9 +76,9 @@ class SoftmaxRouter(nn.Module):
         self.bias = nn.Parameter(torch.zeros(32))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = project_add(x, self.weight, self.bias)  # [B, S, 32]
-        ids = topk_lowest(logits, 4)                     # [B, S, 4]
-        weights = logits.gather(-1, ids).softmax(-1)     # [B, S, 4]
+        logits = logits_project_add(x, self.weight, self.bias)  # [B, S, 32]
+        ids = topk_lowest(logits, 4)                            # [B, S, 4]
+        weights = logits.gather(-1, ids).softmax(-1)            # [B, S, 4]
         return ids, weights
 
 
