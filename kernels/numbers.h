@@ -59,19 +59,43 @@ static const float* wide_rows(const bfloat16* rows, int64_t size, std::vector<fl
     return room.data();
 }
 
-// Products of four rows of a matrix with N vectors, all `width` long: sums[4 * n + o].
-template <int N>
+typedef float lanes __attribute__((vector_size(64), aligned(4)));
+
+static inline lanes sixteen(const float* x) {
+    lanes wide;
+    std::memcpy(&wide, x, sizeof wide);
+    return wide;
+}
+
+static inline lanes sixteen(const bfloat16* x) {
+    lanes wide;
+    for (int i = 0; i < 16; i++) wide[i] = widened(x[i]);
+    return wide;
+}
+
+// Products of four rows with N vectors, all `width` long: sums[4 * n + o].
+//
+// Of rows that are read on, one after the other as those of a matrix, what comes 8 KiB later is fetched: processors fetch
+// ahead only to the end of a page.
+template <int N, bool read_on = false>
 static inline void dots(const ACT* const* rows, const float* const* vectors, int64_t width, float* sums) {
-    float a[N] = {}, b[N] = {}, c[N] = {}, d[N] = {};
-    const ACT *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3];
-    for (int64_t i = 0; i < width; i++) {
-        const float w0 = widened(r0[i]), w1 = widened(r1[i]), w2 = widened(r2[i]), w3 = widened(r3[i]);
+    constexpr int64_t ahead = 8192 / sizeof(ACT);
+    lanes partial[4 * N] = {};
+    int64_t i = 0;
+    for (; i + 16 <= width; i += 16) {
         for (int n = 0; n < N; n++) {
-            const float x = vectors[n][i];
-            a[n] += w0 * x, b[n] += w1 * x, c[n] += w2 * x, d[n] += w3 * x;
+            const lanes x = sixteen(vectors[n] + i);
+            for (int o = 0; o < 4; o++) partial[4 * n + o] += sixteen(rows[o] + i) * x;
         }
+        if (read_on)
+            for (int o = 0; o < 4; o++) __builtin_prefetch(rows[o] + i + ahead);
     }
-    for (int n = 0; n < N; n++) sums[4 * n] = a[n], sums[4 * n + 1] = b[n], sums[4 * n + 2] = c[n], sums[4 * n + 3] = d[n];
+    for (int k = 0; k < 4 * N; k++) {
+        float sum = 0;
+        for (int l = 0; l < 16; l++) sum += partial[k][l];
+        for (int64_t r = i; r < width; r++) sum += widened(rows[k % 4][r]) * vectors[k / 4][r];
+        sums[k] = sum;
+    }
 }
 
 // The product of every one of `count` rows with one vector: out[i].

@@ -104,7 +104,7 @@ static void times(const ACT* matrix, const float* const* x, const ACT* bias, ACT
         const ACT* four[4];
         for (int64_t j = 0; j < 4; j++) four[j] = matrix + std::min(o + j, out - 1) * in;
         float sums[4 * N];
-        dots<N>(four, x, in, sums);
+        dots<N, true>(four, x, in, sums);
         for (int64_t j = 0; j < 4 && o + j < out; j++)
             for (int n = 0; n < N; n++) store(y + n * out + o + j, sums[4 * n + j] + (bias ? widened(bias[o + j]) : 0));
     }
