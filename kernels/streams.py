@@ -14,7 +14,7 @@ from .kept import again
 def collapse(streams: Tensor, weights: Tensor) -> Tensor:
     """The sum of streams [..., M, D] times their weights [..., M]: [..., D], in the dtype of the streams."""
     flat = streams.flatten(0, -3)
-    x = again(torch.bmm, weights.reshape(len(flat), 1, -1).to(flat.dtype), flat)
+    x = again(torch.bmm, weights.reshape(len(flat), 1, flat.shape[-2]).to(flat.dtype), flat)
     return x.view(*weights.shape[:-1], flat.shape[-1])
 
 

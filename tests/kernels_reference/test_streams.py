@@ -58,6 +58,12 @@ def test_collapse_and_mix_are_the_sums_they_say() -> None:
     assert torch.autograd.gradcheck(mix, (streams, comb, y, post))
 
 
+def test_no_tokens_have_no_streams() -> None:
+    streams, comb, y, post = _operands((0, 3, 4, 5), (0, 3, 4, 4), (0, 3, 5), (0, 3, 4))
+    assert collapse(streams, post).shape == (0, 3, 5)
+    assert mix(streams, comb, y, post).shape == streams.shape
+
+
 @pytest.mark.parametrize("width", [3, 256, 512, 1000])
 def test_inverse_rms_is_what_a_norm_multiplies_by(width: int) -> None:
     """Of rows short and long enough that squares are summed in pieces."""

@@ -15,6 +15,7 @@ from archc.rows import pointwise as more
 from archc.rows import rules as r
 from archc.rows.cpp import translation_unit
 from archc.rows.cpp.lines import WIDTH
+from archc.rows.interpret import run
 from archc.rows.kernel import Kernel, trained
 from archc.rows.rotate import Rotate
 from archc.rows.value import Program, Rule
@@ -194,6 +195,21 @@ def test_gradients_of_any_size() -> None:
     for name, x in large.items():
         assert np.isfinite(x).all()
         np.testing.assert_allclose(x / np.float32(1e30), small[name], 1e-4, 1e-5 * float(np.abs(small[name]).max()))
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e15])
+def test_gradients_of_rows_of_any_size(size: float) -> None:
+    """Of rows whose squares float32 still holds, none of the factors of a gradient is lost beside the others."""
+    kernel, tokens = boundary(4, 40, 3), 5
+    forward, backward = trained(kernel, list(kernel.takes))
+    arrays = drawn(kernel, tokens, "float", 0)
+    arrays |= {n: arrays[n] * size for n in ("streams", "y")}
+    have = {**drawn(backward, tokens, "float", 1), **call([forward], 0, arrays, tokens), **arrays}
+    have = {n: np.asarray(x, np.float32).astype(np.float64) for n, x in have.items()}
+    got = call([backward], 0, have, tokens)
+    for name, want in zip(backward.gives, run(list(backward.gives.values()), have), strict=True):
+        largest = float(np.abs(want).max())
+        np.testing.assert_allclose(got[name] / largest, np.broadcast_to(want, got[name].shape) / largest, 0, 1e-4)
 
 
 def test_threads_share_tokens() -> None:

@@ -25,11 +25,20 @@ BOUNDS = {torch.bfloat16: 3e-3, torch.float16: 4e-4, torch.float32: 2e-5}
 
 
 def gradients(
-    interpreted: Worker, kernel: Kernel, tokens: int, act: torch.dtype, *, kept: Sequence[str] = (), upstream: float = 1
+    interpreted: Worker,
+    kernel: Kernel,
+    tokens: int,
+    act: torch.dtype,
+    *,
+    kept: Sequence[str] = (),
+    upstream: float = 1,
+    **scales: float,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The gradients of all takes, as printed and as the program gives them, with random gradients of the gives."""
+    """The gradients of all takes, as printed and as the program gives them, with random gradients of the gives. Takes
+    are of a size of 1 or what ``scales`` say.
+    """
     forward, backward = trained(kernel, list(kernel.takes), kept)
-    takes = drawn(forward, tokens, act)
+    takes = drawn(forward, tokens, act, **scales)
     known = {**takes, **exact(forward, takes, act)}
     generator = torch.Generator().manual_seed(tokens)
     for name, v in backward.takes.items():
@@ -66,6 +75,12 @@ def test_boundary(interpreted: Worker, act: torch.dtype, kept: Sequence[str]) ->
 @pytest.mark.parametrize("act", [torch.float32, torch.bfloat16])
 def test_large_gradients_stay_finite(interpreted: Worker, act: torch.dtype) -> None:
     check(gradients(interpreted, boundary(4, 64, 5), 33, act, kept=("mixed",), upstream=1e30))
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e15])
+def test_rows_of_any_size(interpreted: Worker, size: float) -> None:
+    """Of rows whose squares float32 still holds, none of the factors of a gradient is lost beside the others."""
+    check(gradients(interpreted, boundary(4, 40, 3), 5, torch.float32, streams=size, y=size))
 
 
 @settings(max_examples=3, deadline=None)
