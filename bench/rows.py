@@ -1,27 +1,30 @@
 """Generated C++ of the boundary between two sub-layers of mHC, against PyTorch op by op: ``python -m bench.rows``.
 
 One thread, float32, four streams, 20 rounds of Sinkhorn. Both sides take turns in one process and allocate what they
-give; times are of the processor, the least of many. The C library is told to keep what is freed (`MALLOC_...`, set
-before the process starts): else most of what PyTorch takes at 512 tokens are page faults of fresh memory. Forward is
-inference. A step of training is forward, with what the gradient needs, and backward to every input and parameter.
+give, C++ as a package does; times are of the processor, the least of many. The C library is told to keep what is freed
+(`MALLOC_...`, set before the process starts): else most of what PyTorch takes at 512 tokens are page faults of fresh
+memory. Forward is inference. A step of training is forward, with what the gradient needs, and backward to every input
+and parameter.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from archc.rows.cpp import translation_unit
-from archc.rows.kernel import Kernel, optimised, trained
+from archc.emit.kernels import CARRIED, HEADER, cpp, kernels
+from archc.rows.kernel import Kernel
 from archc.rows.value import Row
 from kernels import native
+from kernels.arrays import Array, Layout
+from kernels.runners import Native
 from tests.rows.boundary import boundary, reference
 
 KEPT = str(1 << 32)
@@ -33,25 +36,30 @@ GOALS = {(4096, 1): 8.0, (4096, 64): 3.0, (4096, 512): 3.0, (7168, 1): 5.0, (716
 """How many times as fast as PyTorch the forward is meant to be, by width and number of tokens."""
 
 
-class Native:
-    """A kernel of a library, called as a package calls it."""
+def runner(kernel: Kernel) -> Native | None:
+    """What runs a kernel and its gradient in a package, in float32; None without a compiler."""
+    made = kernels(kernel, list(kernel.takes), 1, {})
+    text = cpp(made)
+    assert text is not None
+    assert made.backward is not None
+    library = native.load(text.replace(f'#include "{HEADER}"\n', CARRIED), kernel.name, "-DACT=float")
 
-    def __init__(self, library: ctypes.CDLL, kernel: Kernel) -> None:
-        self.kernel, self.run = kernel, getattr(library, kernel.name)
-        self.run.argtypes = [ctypes.c_void_p] * (len(kernel.takes) + len(kernel.gives)) + [ctypes.c_int64]
+    def arrays(some: Mapping[str, Row]) -> dict[str, Array]:
+        every = {**kernel.takes, **made.training.gives}
+        dims = {n: (*every[n].streams, *[kernel.width] * every[n].row) for n in some}
+        return {n: Array(dims[n], kernel.format(n) == "act", once=not every[n].token) for n in some}
 
-    def shape(self, value: Row, tokens: int) -> tuple[int, ...]:
-        """The dims of a value in memory."""
-        return (*[tokens] * value.token, *value.streams, *[self.kernel.width] * value.row)
-
-    def __call__(self, given: Mapping[str, Tensor], tokens: int) -> dict[str, Tensor]:
-        gives = {
-            name: (torch.empty if v.token else torch.zeros)(self.shape(v, tokens))
-            for name, v in self.kernel.gives.items()
-        }
-        takes = (given[name] for name in self.kernel.takes)
-        self.run(*(x.data_ptr() for x in (*takes, *gives.values())), tokens)
-        return gives
+    layout = Layout(
+        1,
+        "streams",
+        arrays(kernel.takes),
+        arrays(kernel.gives),
+        arrays(made.saved),
+        list(made.backward.takes),
+        made.learns,
+        made.alike,
+    )
+    return None if library is None else Native(kernel.name, layout, torch.float32, library)
 
 
 def least(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
@@ -70,34 +78,29 @@ def least(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[str
 def compare(width: int, tokens: list[int], seconds: float) -> None:
     """Prints the rows of a width."""
     kernel = boundary(STREAMS, width, ROUNDS)
-    forward, backward = trained(kernel, list(kernel.takes), kept=("mixed",))
-    some = [optimised(kernel)._replace(name="inference"), forward, backward]
-    library = native.load(translation_unit(some), "boundary", "-DACT=float")
-    if library is None:
+    ours = runner(kernel)
+    if ours is None:
         sys.exit("no C++ compiler")
-    infer, fore, back = (Native(library, k) for k in some)
+    layout = ours.layout
     for T in tokens:
-        given = {n: torch.randn(infer.shape(v, T)) * (0.02 if n == "fn" else 1) for n, v in kernel.takes.items()}
-        made = fore(given, T)
-        upstream = {f"grad_{name}": torch.randn_like(x) for name, x in made.items()}
-        have = {**given, **made, **upstream}
+        dims = {n: ([T] * v.token, v.streams, [width] * v.row) for n, v in kernel.takes.items()}
+        given = {n: torch.randn([*chain(*d)]) * (0.02 if n == "fn" else 1) for n, d in dims.items()}
         leaves = {name: x.clone().requires_grad_() for name, x in given.items()}
+        takes = list(given.values())
+        upstream = [torch.randn_like(x) for x in ours.forward(takes)]
 
-        def eager(given: Mapping[str, Tensor] = given) -> dict[str, Tensor]:
+        def eager(given: Mapping[str, Tensor] = given) -> None:
             with torch.no_grad():
-                return reference(**given, rounds=ROUNDS)
+                reference(**given, rounds=ROUNDS)
 
-        def trains(have: Mapping[str, Tensor] = have, T: int = T) -> None:
-            fore(have, T)
-            back(have, T)
+        def trains(takes: list[Tensor] = takes, upstream: list[Tensor] = upstream) -> None:
+            every = [*takes, *ours.training(takes)]
+            ours.backward([*(every[i] for i in layout.kept), *(upstream[i] for i in layout.upstream)])
 
-        def trains_eager(leaves: Mapping[str, Tensor] = leaves, upstream: Mapping[str, Tensor] = upstream) -> None:
-            gives = reference(**leaves, rounds=ROUNDS)
-            torch.autograd.grad(
-                list(gives.values()), list(leaves.values()), [upstream[f"grad_{name}"] for name in gives]
-            )
+        def trains_eager(leaves: Mapping[str, Tensor] = leaves, upstream: list[Tensor] = upstream) -> None:
+            torch.autograd.grad(list(reference(**leaves, rounds=ROUNDS).values()), list(leaves.values()), upstream)
 
-        times = least({"C++": lambda: infer(given, T), "PyTorch": eager}, seconds)  # noqa: B023
+        times = least({"C++": lambda: ours.forward(takes), "PyTorch": eager}, seconds)  # noqa: B023
         times |= {f"train {n}": t for n, t in least({"C++": trains, "PyTorch": trains_eager}, seconds).items()}
         ms = "  ".join(f"{t * 1e3:9.3f}" for t in times.values())
         faster, trained_faster = times["PyTorch"] / times["C++"], times["train PyTorch"] / times["train C++"]

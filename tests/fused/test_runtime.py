@@ -67,6 +67,21 @@ def test_kernels_give_what_float64_gives(shape: tuple[int, int], dtype: torch.dt
         assert grad.shape == take.shape
 
 
+def test_what_is_given_is_new_and_as_long_as_what_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "FORMS", 3)
+    call, wants, kept = function(), [], []
+    for i, shape in enumerate([(1, 1), (2, 3), (1, 1), (3, 2), (6, 1), (1, 0), (2, 3)]):
+        takes = [x.detach() for x in operands(shape, torch.float32, seed=i)]
+        with torch.inference_mode(i == 0):
+            outs = call(*takes)
+        assert all(o.is_contiguous() and o.is_inference() == (i == 0) for o in outs)
+        wants.append(composed(*takes))
+        kept.append(outs)
+    for outs, want in zip(kept, wants, strict=True):
+        for o, w in zip(outs, want, strict=True):
+            torch.testing.assert_close(o, w, atol=1e-5, rtol=1e-4)
+
+
 def test_kernels_run_in_float32_and_bfloat16_on_a_cpu(ran: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype, runs in ((torch.float32, 1), (torch.bfloat16, 2), (torch.float16, 2), (torch.float64, 2)):
         outs = function()(*operands((1, 2), dtype))

@@ -21,7 +21,8 @@ RESERVED = frozenset(
         private protected public register return short signed sizeof static std struct switch template this
         throw true try typedef typename union unsigned using virtual void volatile while xor INFINITY NAN Lanes
         Words Halves Parts bfloat16 columns error exponential larger lanes limited logarithm outer project
-        rounded sigmoid softplus tangent unproject unproject_rows in_slices slices_of
+        rounded sigmoid softplus tangent unproject unproject_rows in_slices slices_of add_lanes
+        project_block project_rows
         """,
     )
 )

@@ -14,10 +14,10 @@ from archc.rows.cpp.rows import CHUNK, KINDS, Rows
 from archc.rows.cpp.schedule import HEAD, NoCpp, Pass, Schedule, count, prepared
 from archc.rows.cpp.text import HEAD as CARRIED
 from archc.rows.kernel import Kernel
-from archc.rows.rules import Input, Param, RowMax, Spread, Take, TokenSum
+from archc.rows.rules import Input, Param, Project, RowMax, Spread, Take, TokenSum
 from archc.rows.value import Row
 
-TILE = 8
+TILE = 16
 """Tokens that meet a chunk of a matrix while it is near."""
 
 STACK = 4096
@@ -105,11 +105,17 @@ class _Function:
         """Numbers of a tile that one loop over its tokens makes and another reads."""
         s = self.schedule
         self.arrays: dict[int, str] = {}
+        self.lanes: dict[int, str] = {}
         for v in s.every:
             if v.id in s.block and s.crosses(v):
                 self.arrays[v.id] = name = self.out.name(self.out.hint(v))
-                summed = s.block[v.id] % 2 == 1
+                by_lanes = isinstance(v.rule, Project)
+                summed = s.block[v.id] % 2 == 1 and not by_lanes
                 self.out.line(f"float {name}[{TILE}][{count(v)}]{' = {}' if summed else ''};")
+                if by_lanes:
+                    self.lanes[v.id] = lanes = self.out.name(f"{name}_lanes")
+                    self.out.line(f"alignas(64) Lanes {lanes}[{TILE}][{count(v)}];")
+                    self.out.line(f"std::fill_n({lanes}[0], n * {count(v)}, Lanes{{}});")
                 if isinstance(v.rule, RowMax):
                     self.out.line(f"for (auto& row : {name}) for (float& x : row) x = -INFINITY;")
 
@@ -199,6 +205,8 @@ class _Function:
                 self._chunk(p, "lo", "hi", "hi - lo")
         else:
             self._chunk(p, "0", str(width), str(width))
+        for v in p.projected:
+            out.line(f"add_lanes(n, {self.lanes[v.id]}, {self.arrays[v.id]});")
 
     def _chunk(self, p: Pass, lo: str, hi: str, wide: str) -> None:
         out, width = self.out, self.kernel.width
@@ -226,7 +234,7 @@ class _Function:
                 start = self.rows.start(self.rows.where(x), x, "t0")
                 out.line(
                     f"project(n, {start}{_plus(at)}, {n * width}, {_param(v)}{_plus(at)}, {n * width}, {wide}, "
-                    f"{self.arrays[v.id]});"
+                    f"{self.lanes[v.id]});"
                 )
 
     def _outers(self) -> None:

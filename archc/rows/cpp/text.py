@@ -136,36 +136,48 @@ static inline Lanes lanes(const bfloat16* x) {
     return (Lanes)(__builtin_convertvector(*(const Halves*)x, Words) << 16);
 }
 
-// The largest number of columns up to 6 that divides all of them: 4 rows and 6 columns of sums fit in registers
-constexpr int columns(int all) {
-    return all % 6 == 0 ? 6 : all % 5 == 0 ? 5 : all % 4 == 0 ? 4 : all % 3 == 0 ? 3 : all % 2 == 0 ? 2 : 1;
+// The first `count` of 16 numbers, and zeros
+template <class X>
+static inline Lanes lanes(const X* x, int64_t count) {
+    Lanes made = {};
+    for (int64_t l = 0; l < count; ++l) made[l] = x[l];
+    return made;
 }
 
-// Of R rows: sums[b][i] += the products of row b of x and row i of weight
-template <int R, int M, class X, class W>
-static void project_rows(const X* x, int64_t stride, const W* weight, int64_t apart, int64_t width, float (*sums)[M]) {
-    constexpr int G = columns(M);
+// R rows of x by G rows of weight: sums[b][i] += the products of row b of x and row i of weight, lane by lane. The sums
+// of 4 and 6 rows fit in registers
+template <int R, int G, int M, class X, class W>
+static void project_block(const X* x, int64_t stride, const W* weight, int64_t apart, int64_t width,
+                          Lanes (*sums)[M]) {
     const int64_t whole = width / 16 * 16;
-    for (int i = 0; i < M; i += G) {
-        Lanes total[R][G] = {};
-        for (int64_t d = 0; d < whole; d += 16) {
-            Lanes a[R];
-            for (int b = 0; b < R; ++b) a[b] = lanes(x + b * stride + d);
-            for (int j = 0; j < G; ++j) {
-                const Lanes w = lanes(weight + (i + j) * apart + d);
-                // Few rows wait for the weight: what comes next is fetched meanwhile
-                if (R < 4) __builtin_prefetch(weight + (i + G + j) * apart + d, 0, 2);
-                for (int b = 0; b < R; ++b) total[b][j] += a[b] * w;
-            }
+    Lanes total[R][G];
+    for (int b = 0; b < R; ++b)
+        for (int i = 0; i < G; ++i) total[b][i] = sums[b][i];
+    for (int64_t d = 0; d < whole; d += 16) {
+        Lanes a[R];
+        for (int b = 0; b < R; ++b) a[b] = lanes(x + b * stride + d);
+        for (int i = 0; i < G; ++i) {
+            const Lanes w = lanes(weight + i * apart + d);
+            for (int b = 0; b < R; ++b) total[b][i] += a[b] * w;
         }
-        for (int b = 0; b < R; ++b)
-            for (int j = 0; j < G; ++j) {
-                float sum = 0;
-                for (int l = 0; l < 16; ++l) sum += total[b][j][l];
-                for (int64_t d = whole; d < width; ++d) sum += x[b * stride + d] * weight[(i + j) * apart + d];
-                sums[b][i + j] += sum;
-            }
     }
+    if (whole < width)
+        for (int b = 0; b < R; ++b)
+            for (int i = 0; i < G; ++i)
+                total[b][i] += lanes(x + b * stride + whole, width - whole) *
+                               lanes(weight + i * apart + whole, width - whole);
+    for (int b = 0; b < R; ++b)
+        for (int i = 0; i < G; ++i) sums[b][i] = total[b][i];
+}
+
+template <int R, int M, class X, class W>
+static void project_rows(const X* x, int64_t stride, const W* weight, int64_t apart, int64_t width,
+                         Lanes (*sums)[M]) {
+    constexpr int whole = M / 6 * 6;
+    for (int i = 0; i < whole; i += 6)
+        project_block<R, 6>(x, stride, weight + i * apart, apart, width, (Lanes(*)[M])(sums[0] + i));
+    if constexpr (whole < M)
+        project_block<R, M - whole>(x, stride, weight + whole * apart, apart, width, (Lanes(*)[M])(sums[0] + whole));
 }
 
 // Of R rows: row b of out = the sum of numbers[b][i] times row i of weight
@@ -195,11 +207,24 @@ static void unproject_rows(const float (*numbers)[M], const W* weight, int64_t a
 // The same of n rows. Rows of x and out are `stride` apart, those of weight `apart`, and `width` channels count
 template <int M, class X, class W>
 static void project(int n, const X* x, int64_t stride, const W* weight, int64_t apart, int64_t width,
-                    float (*sums)[M]) {
+                    Lanes (*sums)[M]) {
     for (; n >= 4; n -= 4, x += 4 * stride, sums += 4) project_rows<4>(x, stride, weight, apart, width, sums);
     if (n == 3) project_rows<3>(x, stride, weight, apart, width, sums);
     if (n == 2) project_rows<2>(x, stride, weight, apart, width, sums);
     if (n == 1) project_rows<1>(x, stride, weight, apart, width, sums);
+}
+
+// What the lanes of `project` add up to
+template <int M>
+static void add_lanes(int n, const Lanes (*sums)[M], float (*out)[M]) {
+    for (int b = 0; b < n; ++b)
+        for (int i = 0; i < M; ++i) {
+            float part[16];
+            *(Lanes*)part = sums[b][i];
+            for (int half = 8; half; half /= 2)
+                for (int l = 0; l < half; ++l) part[l] += part[l + half];
+            out[b][i] = part[0];
+        }
 }
 
 template <int M, class W>
@@ -210,6 +235,11 @@ static void unproject(int n, const float (*numbers)[M], const W* weight, int64_t
     if (n == 3) unproject_rows<3>(numbers, weight, apart, width, out, stride);
     if (n == 2) unproject_rows<2>(numbers, weight, apart, width, out, stride);
     if (n == 1) unproject_rows<1>(numbers, weight, apart, width, out, stride);
+}
+
+// The largest number of columns up to 6 that divides all of them
+constexpr int columns(int all) {
+    return all % 6 == 0 ? 6 : all % 5 == 0 ? 5 : all % 4 == 0 ? 4 : all % 3 == 0 ? 3 : all % 2 == 0 ? 2 : 1;
 }
 
 // Row i of total += the sum over tokens of numbers[t][i] times row t of x; rows are `width` wide, one after another
