@@ -117,4 +117,6 @@ class Layout:
 def spread(array: Array, x: Tensor, like: Tensor) -> Tensor:
     """What may come with one row for all, with as many as there are."""
     own = x.dim() - len(array.own)
+    if x.shape[:own] == like.shape[:own]:  # as of one row
+        return x.contiguous()
     return x.expand(*like.shape[:own], *x.shape[own:]).contiguous()

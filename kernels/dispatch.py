@@ -10,13 +10,16 @@ cpp         as auto, but functions that have C++ run that for float32 and bfloat
 reference   the reference everywhere
 =========== ====================================================================================================
 
-The kernels compute in float32, so float64 always takes the reference, which computes in float64. Under
-``torch.compile`` the variable is read once, when a graph is traced.
+The kernels compute in float32, so float64 always takes the reference, which computes in float64. A model reads the
+variable once for each of its calls (`decided`), an op outside of one each time; under ``torch.compile`` it is read when
+a graph is traced.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +27,8 @@ import torch
 from .library import INTERPRETED, triton
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 MODES = ("auto", "triton", "cpp", "reference")
@@ -32,12 +37,35 @@ CPP_DTYPES = frozenset((torch.float32, torch.bfloat16))
 PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 
 
-def chosen() -> str:
-    """The mode that ``ARCHC_KERNELS`` asks for. Raises ValueError where there is none of that name."""
+_DECIDED: ContextVar[str | None] = ContextVar("_DECIDED", default=None)
+
+
+def decided() -> contextlib.AbstractContextManager[None]:
+    """A context, of this thread alone, in which the environment is not asked again: for a call of a model, whose ops
+    would spend a twentieth of the time of a token on that. Raises as `chosen`.
+    """
+    return contextlib.nullcontext() if torch.compiler.is_compiling() else _decided()
+
+
+@contextlib.contextmanager
+def _decided() -> Iterator[None]:
+    before = _DECIDED.set(_asked())
+    try:
+        yield
+    finally:
+        _DECIDED.reset(before)
+
+
+def _asked() -> str:
     mode = os.environ.get("ARCHC_KERNELS", "auto")
     if mode not in MODES:
         raise ValueError(f"ARCHC_KERNELS is {mode!r}; it must be one of {', '.join(MODES)}")
     return mode
+
+
+def chosen() -> str:
+    """The mode that ``ARCHC_KERNELS`` asks for. Raises ValueError where there is none of that name."""
+    return _asked() if torch.compiler.is_compiling() else _DECIDED.get() or _asked()
 
 
 def use_triton(*tensors: Tensor | None) -> bool:
@@ -63,14 +91,17 @@ def use_triton(*tensors: Tensor | None) -> bool:
 
 
 def use_cpp(*tensors: Tensor) -> bool:
-    """Whether C++ of an op runs on these operands of one dtype: wanted, in memory, and without a gradient."""
+    """Whether C++ of an op runs on these operands of one dtype: wanted, in memory, without a gradient, and in the dtype
+    that they have.
+    """
     dtype = tensors[0].dtype
     if chosen() != "cpp" or torch.is_grad_enabled() or dtype not in CPP_DTYPES or torch.compiler.is_compiling():
         return False
     for x in tensors:  # not of fake tensors, nor of sharded ones
         if not x.is_cpu or x.dtype is not dtype or type(x) not in PLAIN:
             return False
-    return not _transformed()
+    return not _transformed() and not _cast()
 
 
 _transformed = torch._C._are_functorch_transforms_active  # noqa: SLF001 - has no other name
+_cast = torch._C._is_any_autocast_enabled  # noqa: SLF001 - has no other name

@@ -87,7 +87,7 @@ class Fused:
                 return self.reference(*operands)
             several: list[Tensor] = self.operator(*takes, kind)[: len(self.layout.gives)]
             return tuple(several) if len(several) > 1 else several[0]
-        runner = self.runner(kind, dtype)
+        runner = self.runners.get((kind, dtype)) or self.runner(kind, dtype)
         if runner is None or (graded and not runner.learns):
             return self.reference(*operands)
         if not PLAIN.issuperset(map(type, takes)) or _transformed():

@@ -88,8 +88,8 @@ def groups(recent: Tensor, time: Clock, *, every: int, overlap: bool = False) ->
     """
     if time.cached and not completed(time, every):  # as when most single tokens are decoded
         n = every * (1 + overlap)
-        none = recent.new_empty(len(recent), 0, n, *recent.shape[2:])
-        return none, torch.empty(len(recent), 0, n, dtype=torch.bool, device=recent.device)
+        batch, _, *channels = recent.shape
+        return recent.new_empty(batch, 0, n, *channels), recent.new_empty((batch, 0, n), dtype=torch.bool)
     first = opened(time, every)
     if not time.cached and time.starts is None:
         tokens = recent[:, : first.shape[1] * every].unflatten(1, (first.shape[1], every))

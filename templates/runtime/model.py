@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.dispatch import decided
 from ..kernels.state import DTYPES, Ring, Table
 from .balance import Load, add_up, recomputing, update
 from .cache import Cache
@@ -200,7 +201,8 @@ class LanguageModel(nn.Module):
         step.skipping = self.skipping and cache is not None and not learning and self.mesh is None
         step.recompute = self.recompute if cache is None and torch.is_grad_enabled() else "none"
         self.read_ahead(step)
-        x, carried = pair(self.hidden(step))
+        with decided():
+            x, carried = pair(self.hidden(step))
         if cache is not None and rows.known is not None:
             cache.advance(rows.count, rows.known)
         return step, x, carried

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,26 @@ def test_an_unknown_mode_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- registrations
+def test_a_call_of_a_model_asks_once_in_its_own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(1) as other:
+        monkeypatch.setenv("ARCHC_KERNELS", "cpp")
+        with dispatch.decided():
+            monkeypatch.setenv("ARCHC_KERNELS", "reference")
+            assert dispatch.chosen() == "cpp"
+            assert other.submit(dispatch.chosen).result() == "reference"
+            with dispatch.decided():
+                assert dispatch.chosen() == "reference"
+            assert dispatch.chosen() == "cpp"
+        assert dispatch.chosen() == "reference"
+        with pytest.raises(KeyError), dispatch.decided():
+            raise KeyError
+        monkeypatch.setenv("ARCHC_KERNELS", "auto")
+        assert dispatch.chosen() == "auto"
+        monkeypatch.setenv("ARCHC_KERNELS", "unknown")
+        with pytest.raises(ValueError, match="unknown"), dispatch.decided():
+            pass
+
+
 def _operands(dtype: torch.dtype) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     x, weight, up = torch.randn(3, 5, 36).to(dtype), torch.randn(36), torch.randn(3, 5, 36).to(dtype)
     rstd = torch.rand(3, 5)
