@@ -38,6 +38,14 @@ TARGETS = {"80": "sm_80", "90": "sm_90", "100": "sm_100", "gfx942": "gfx942"}
     help="What kernels are compiled for; may be given again.",
 )
 @fuse_option("layers")
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(1, 64, 4096),
+    show_default=True,
+    help="How many tokens kernels run on; may be given again.",
+)
 @click.option("-k", "select", metavar="TEXT", help="Only kernels of what has TEXT in its name, no layers.")
 @format_option("table", "json")
 def command(
@@ -51,6 +59,7 @@ def command(
     static: bool,
     archs: tuple[str, ...],
     fuse: Fuse,
+    tokens: tuple[int, ...],
     select: str | None,
     format: str,
 ) -> None:
@@ -63,7 +72,7 @@ def command(
     --static builds SPEC and runs each of its Triton kernels, forward and backward in bfloat16, on 1, 64 and 4,096
     tokens in Triton's interpreter (of many equal programs a few), counting launches and bytes; and compiles them ahead
     of time: registers, spills, shared memory, width of accesses, products of matrices. It also counts what each layer
-    of the tiny twin launches. None of these is a time.
+    of the tiny twin launches, fused and not. But for how long the compiler works, none of these is a time.
     """
     if calibrate and static:
         raise click.UsageError("--calibrate measures this machine, --static looks at a model: one at a time")
@@ -73,7 +82,8 @@ def command(
         require(("torch", "triton", "ml_dtypes"))
         from archc.importers import load
 
-        _static(load(spec, model=model, params=params, set=sets, drawers=drawers), archs, fuse, select, format)
+        resolved = load(spec, model=model, params=params, set=sets, drawers=drawers)
+        _static(resolved, archs, fuse, tokens, select, format)
         return
     if spec is not None:
         raise click.UsageError(f"archc bench --static {spec} looks at kernels; --calibrate alone measures this machine")
@@ -100,19 +110,22 @@ def _tell(what: str) -> None:
     click.echo(f"{'measuring ' * (' ' not in what)}{what} ...", err=True)
 
 
-def _static(model: Model, archs: tuple[str, ...], fuse: Fuse, select: str | None, format: str) -> None:
+def _static(
+    model: Model, archs: tuple[str, ...], fuse: Fuse, tokens: tuple[int, ...], select: str | None, format: str
+) -> None:
     """Prints facts of a model's kernels."""
     from archc.api import build, planned
-    from archc.cli._bench.rows import TOKENS, layers, rows
+    from archc.cli._bench.rows import layers, rows
     from archc.cli._bench.subjects import subjects
 
-    found = [s for s in subjects(planned(model, fuse), TOKENS) if select is None or select in s.op]
+    found = [s for s in subjects(planned(model, fuse), tokens) if select is None or select in s.op]
     if not found:
         raise click.UsageError(f"no kernel of {model.name} has `{select}` in its name")
     with tempfile.TemporaryDirectory(prefix="archc-bench-", ignore_cleanup_errors=True) as scratch:
         package = build(model, scratch, fuse=fuse)
-        made = rows(package, found, [TARGETS[arch] for arch in archs], _tell)
-        whole = [] if select else layers(package)
+        made = rows(package, found, [TARGETS[arch] for arch in archs], _tell, tokens)
+        alone = None if select or fuse == "none" else build(model, Path(scratch) / "alone", fuse="none")
+        whole = [] if select else layers(package, alone)
     if format == "json":
         import json
 

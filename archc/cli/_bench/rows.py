@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
 Row = dict[str, Any]
 
 
-def rows(folder: Path, found: Sequence[Subject], targets: Sequence[str], tell: Callable[[str], None]) -> list[Row]:
+def rows(
+    folder: Path,
+    found: Sequence[Subject],
+    targets: Sequence[str],
+    tell: Callable[[str], None],
+    tokens: Sequence[int] = TOKENS,
+) -> list[Row]:
     """The rows of subjects of a package at ``folder``, by subject, way and number of tokens.
 
     Equal launches of a call are one row, whose ``launches`` counts them. A subject that cannot run has one row with an
@@ -32,7 +39,7 @@ def rows(folder: Path, found: Sequence[Subject], targets: Sequence[str], tell: C
     job = {
         "folder": str(folder.parent),
         "package": folder.name,
-        "tokens": TOKENS,
+        "tokens": tokens,
         "targets": targets,
         "processors": PROCESSORS[targets[0]],
     }
@@ -43,33 +50,46 @@ def rows(folder: Path, found: Sequence[Subject], targets: Sequence[str], tell: C
     return [
         row
         for subject, code, moves in zip(found, compiled, traced, strict=True)
-        for row in _subject(subject, code, moves, targets)
+        for row in _subject(subject, code, moves, targets, tokens)
     ]
 
 
-def layers(folder: Path) -> list[dict[str, Any]]:
-    """Launches of each layer of the tiny twin in a package, by number of tokens: with its kernels and by reference."""
-    return _run("layers", {"folder": str(folder.parent), "package": folder.name})
+def layers(folder: Path, alone: Path | None = None) -> list[dict[str, Any]]:
+    """Launches of each layer of the tiny twin in a package, by number of tokens: with its kernels and by reference.
+
+    ``unfused`` is what layers launch with the kernels of a package ``alone`` of the same model, built without fusion.
+    """
+    found, others = (
+        _run("layers", {"folder": str(at.parent), "package": at.name}) if at is not None else []
+        for at in (folder, alone)
+    )
+    for entry, other in zip(found, others, strict=alone is not None):
+        entry["unfused"] = other["triton"] + other["torch"]
+    return found
 
 
 def _run(how: str, job: dict[str, Any]) -> Any:
     """What the child says."""
-    env = {**os.environ, "TRITON_INTERPRET": "0" if how == "compile" else "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "archc.cli._bench.static.child", how],
-        input=json.dumps(job),
-        capture_output=True,
-        env=env,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="archc-bench-", ignore_cleanup_errors=True) as kept:
+        # Nothing compiled before is taken from Triton's folder: how long compiling takes is a figure.
+        env = {**os.environ, "TRITON_INTERPRET": "0" if how == "compile" else "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "archc.cli._bench.static.child", how],
+            input=json.dumps(job),
+            capture_output=True,
+            env={**env, "TRITON_CACHE_DIR": kept},
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
     if done.returncode:
         raise click.UsageError(f"{how} ended with {done.returncode}:\n{done.stderr.strip()[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _subject(subject: Subject, code: dict[str, Any], moves: dict[str, Any], targets: Sequence[str]) -> list[Row]:
+def _subject(
+    subject: Subject, code: dict[str, Any], moves: dict[str, Any], targets: Sequence[str], tokens: Sequence[int]
+) -> list[Row]:
     head: Row = {"op": subject.op, "shapes": subject.shapes, "times": subject.times}
     error = code.get("error") or moves.get("error")
     if error:
@@ -77,10 +97,10 @@ def _subject(subject: Subject, code: dict[str, Any], moves: dict[str, Any], targ
     made = []
     for target in targets:
         for way in ("forward", "backward"):
-            for tokens in TOKENS:
-                at = {**head, "way": way, "tokens": tokens, "arch": target}
-                facts, moved = code[target][str(tokens)][way], moves[str(tokens)][way]
-                made += _launches(at, facts, moved, subject.bounds[way][tokens])
+            for count in tokens:
+                at = {**head, "way": way, "tokens": count, "arch": target}
+                facts, moved = code[target][str(count)][way], moves[str(count)][way]
+                made += _launches(at, facts, moved, subject.bounds[way][count])
     return made
 
 
@@ -103,6 +123,8 @@ def _launches(at: Row, facts: list[dict[str, Any]], moved: list[dict[str, Any]],
                 "shared": found["shared"],
                 "instructions": found["instructions"],
                 "access_bits": narrowest(found, launch["requested"]),
+                "row_bits": of_rows(found, launch["requested"]),
+                "compile_seconds": round(found["seconds"], 2),
                 "mma": found["matrix"],
             }
         key = (row["kernel"], row["backend"], json.dumps([row.get(k) for k in ("regs", "spills", "shared")]))
@@ -119,3 +141,11 @@ def narrowest(facts: dict[str, Any], moved: dict[str, int], share: float = 0.05)
     much = share * sum(moved.values())
     widths = [int(b) for name, found in facts["arrays"].items() if moved.get(name, much) >= much for b in found]
     return min(widths, default=None)
+
+
+def of_rows(facts: dict[str, Any], moved: dict[str, int]) -> int | None:
+    """The bits of the narrowest access to rows of channels; None where there are none, or no instruction names some."""
+    rows = [name for name in facts["rows"] if moved.get(name)]
+    if not all(facts["arrays"].get(name) for name in rows):
+        return None
+    return min((int(b) for name in rows for b in facts["arrays"][name]), default=None)

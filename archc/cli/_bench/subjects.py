@@ -20,15 +20,18 @@ Way = Literal["forward", "backward"]
 
 
 class Operand(NamedTuple):
-    """An operand of a call: its shape at each number of tokens, and whether its gradient is wanted."""
+    """An operand of a call: its shape at each number of tokens, whether its gradient is wanted, and whether it has
+    rows of tokens (a parameter has none).
+    """
 
     shapes: dict[int, tuple[int, ...]]
     dtype: str
     wanted: bool
+    rows: bool
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data."""
-        return {"shapes": self.shapes, "dtype": self.dtype, "wanted": self.wanted}
+        return self._asdict()
 
 
 class Subject(NamedTuple):
@@ -68,7 +71,8 @@ def subjects(graph: Graph, tokens: Sequence[int]) -> list[Subject]:
                     call=call,
                     names=names,
                     operands=tuple(
-                        Operand({t: _shape(v.type, t) for t in tokens}, v.type.dtype, v in wanted) for v in takes
+                        Operand({t: _shape(v.type, t) for t in tokens}, v.type.dtype, v in wanted, v.param is None)
+                        for v in takes
                     ),
                     bounds=_bounds(takes, gives, wanted, nodes, tokens),
                     times=0,

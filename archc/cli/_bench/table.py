@@ -53,9 +53,9 @@ def _bytes(rows: Sequence[Row]) -> Table:
 
 def _kernels(rows: Sequence[Row], arch: str) -> Table:
     """What each kernel of a call compiles to: one line for each outcome, with the numbers of tokens that lead to it."""
-    titles = ("tokens", "registers", "spills", "shared", "access")
+    titles = ("tokens", "registers", "spills", "shared", "rows", "access", "compile")
     table = Table(Column(f"for {arch}"), *(Column(t, "right") for t in titles), Column("matrix"))
-    facts = ("kernel", "regs", "spills", "shared", "access_bits", "mma")
+    facts = ("kernel", "regs", "spills", "shared", "row_bits", "access_bits", "mma")
     own = [row for row in rows if row["backend"] == "triton"]
     for some in _by(own, *facts).values():
         row = some[0]
@@ -64,26 +64,29 @@ def _kernels(rows: Sequence[Row], arch: str) -> Table:
             ", ".join(f"{n:,}" for n in dict.fromkeys(r["tokens"] for r in some)),
             str(row["regs"]),
             *(bytes_text(row[kind]) if row[kind] else "0" for kind in ("spills", "shared")),
-            f"{row['access_bits']}-bit" if row["access_bits"] else "",
+            *(f"{row[kind]}-bit" if row[kind] else "" for kind in ("row_bits", "access_bits")),
+            f"{max(r['compile_seconds'] for r in some):.1f} s",
             ", ".join(f"{n} {name}" for name, n in row["mma"].items()),
         )
     return table
 
 
 def _layers(layers: Sequence[dict[str, Any]]) -> Table:
-    """How many launches equal layers take."""
+    """How many launches equal layers take: op by op, with kernels alone, and fused."""
+    unfused = "unfused" in layers[0]
     table = Table(
         Column("layers"),
         Column("of"),
         Column("tokens", "right"),
         Column("references", "right"),
+        *([Column("unfused", "right")] if unfused else []),
         Column("with kernels", "right"),
         Column("of these Triton", "right"),
     )
-    facts = ("class", "tokens", "reference", "triton", "torch")
-    for (name, tokens, reference, triton, torch), some in _by(layers, *facts).items():
+    facts = ("class", "tokens", "reference", *(["unfused"] if unfused else []), "triton", "torch")
+    for (name, tokens, *before, triton, torch), some in _by(layers, *facts).items():
         numbers = ", ".join(str(entry["layer"]) for entry in some)
-        table.add(numbers, name, str(tokens), str(reference), str(triton + torch), str(triton))
+        table.add(numbers, name, str(tokens), *map(str, before), str(triton + torch), str(triton))
     return table
 
 

@@ -8,6 +8,7 @@ imported (``TRITON_INTERPRET=1``). Each prints one line of JSON, as the last.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -23,6 +24,9 @@ from torch import Tensor
 
 DTYPES = {"act": torch.bfloat16, "fp32": torch.float32, "int": torch.int64, "bool": torch.bool}
 Ways = dict[str, list[Any]]
+
+CHANNELS = 64
+"""Fewer make no row: what tokens have of these are coefficients, scores and angles."""
 
 
 def main() -> None:
@@ -44,6 +48,15 @@ class Call:
         self.run: Callable[..., Any] = lambda *ins: eval(  # noqa: S307 - printed by archc
             code, names | {f"_{i}": x for i, x in enumerate(ins)}
         )
+
+    def rows(self, tokens: int) -> dict[int, int]:
+        """By number of channels, how many numbers the rows of so many have in the smallest operand; few are no row."""
+        found: dict[int, int] = {}
+        for operand in self.operands:
+            shape = operand["shapes"][str(tokens)]
+            if operand["rows"] and shape[-1] >= CHANNELS:
+                found[shape[-1]] = min(math.prod(shape), found.get(shape[-1], math.prod(shape)))
+        return found
 
     def ways(self, tokens: int, made: list[Any]) -> Ways:
         """What the call adds to ``made`` forward without gradients, and then backward, on whatever lies in memory."""
@@ -104,7 +117,7 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
                 recorded = {n: call.ways(n, made) for n in job["tokens"]}
             facts = {
                 target: {
-                    n: {way: [_facts(launch, target) for launch in some] for way, some in recorded[n].items()}
+                    n: {way: [_facts(x, target, call.rows(n)) for x in some] for way, some in recorded[n].items()}
                     for n in job["tokens"]
                 }
                 for target in job["targets"]
@@ -115,11 +128,15 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _facts(launch: Any, target: str) -> dict[str, Any]:
+def _facts(launch: Any, target: str, least: dict[int, int]) -> dict[str, Any]:
+    """What a launch compiles to, and which of its arrays hold ``rows``: as wide and as many as an operand's."""
     from archc.cli._bench.static import compiled
 
     facts = compiled.compiled(launch, target)
-    return {name: getattr(facts, name) for name in compiled.Facts.__slots__}
+    given = {**dict(zip([p.name for p in launch.kernel.params], launch.args, strict=False)), **launch.kwargs}
+    arrays = {name: x for name, x in given.items() if isinstance(x, Tensor) and x.dim()}
+    rows = [name for name, x in arrays.items() if x.numel() >= least.get(x.shape[-1], x.numel() + 1)]
+    return {**{name: getattr(facts, name) for name in compiled.Facts.__slots__}, "rows": rows}
 
 
 # --- tracing -------------------------------------------------------------------------------------

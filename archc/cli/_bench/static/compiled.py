@@ -9,12 +9,13 @@ are facts about code, not about speed.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import tempfile
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ class Facts:
 
     ``spilled`` is zero if no register was kept in memory: instructions that do so, plus bytes of stack; ``spills`` is
     how many bytes those instructions move. ``arrays`` counts accesses by the argument that they start from.
+    ``seconds`` of processor time went into compiling it.
     """
 
     kernel: str
@@ -80,6 +82,7 @@ class Facts:
     arrays: dict[str, Counter[int]] = field(default_factory=dict)
     matrix: Counter[str] = field(default_factory=Counter)
     """Instructions that multiply matrices, by name."""
+    seconds: float = 0.0
 
 
 def launches(operator: Callable[..., Any], *args: Any) -> list[Launch]:
@@ -114,10 +117,19 @@ def compiled(launch: Launch, target: str) -> Facts:
     key = (kernel, target, repr((options, signature, constants, attributes)))
     if key not in _FACTS:
         source = ASTSource(kernel, signature, constants, attributes)
+        begun = _processor_time()
         binary: Any = triton.compile(source, target=gpu, options=options.__dict__)
+        seconds = _processor_time() - begun
         name = f"{Path(kernel.fn.__code__.co_filename).stem}.{kernel.fn.__name__}"
-        _FACTS[key] = _amd(name, binary) if gpu.backend == "hip" else _nvidia(name, kernel, binary)
+        facts = _amd(name, binary) if gpu.backend == "hip" else _nvidia(name, kernel, binary)
+        _FACTS[key] = replace(facts, seconds=seconds)
     return _FACTS[key]
+
+
+def _processor_time() -> float:
+    """Seconds of this process and of those it waited for: assemblers are processes of their own."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _nvidia(name: str, kernel: Any, binary: Any) -> Facts:
