@@ -83,11 +83,23 @@ class _Programs:
 
     @contextmanager
     def patched(self) -> Iterator[None]:
-        """Inside, the language's functions are the interpreter's."""
-        scope = interpreter._patch_lang(self.function)
+        """Inside, the language's functions are the interpreter's.
+
+        Triton replaces them anew at each call of a device function, which takes a quarter of a run: once will do.
+        """
+        patch_language = interpreter._patch_lang
+        scope = patch_language(self.function)
+        seen: set[Any] = set()
+
+        def once(function: Any) -> None:
+            if function not in seen:
+                seen.add(function)
+                patch_language(function)
+
         interpreter.interpreter_builder.set_grid_dim(*self.grid, *(1,) * (3 - len(self.grid)))
         try:
-            yield
+            with patch.object(interpreter, "_patch_lang", once):
+                yield
         finally:
             scope.restore()
 
