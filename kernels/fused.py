@@ -44,7 +44,7 @@ class Fused:
     ``cpp`` is a file with a function called as this, with <name>_training where something is saved, and with
     <name>_backward; they take and give pointers in these orders, then the number of tokens, and add to what memory of
     sums over tokens holds. ``triton`` launches the kernels of training, and of the gradient: on tensors [tokens, *dims]
-    in these orders. Gradients that are sums over tokens are float32.
+    in these orders. Gradients that are sums over tokens are float32 in C++, as what they are gradients of in Triton.
     """
 
     def __init__(

@@ -101,6 +101,47 @@ def add_projection(total, x, weight, inside, exact: tl.constexpr):
     return total
 
 
+@jit
+def add_up(shares, many, apart, size, out, block, BLOCK: tl.constexpr):
+    """out [size] in blocks: the sum of many shares that begin ``apart`` numbers from each other.
+
+    Sixteen are read at a time, and added up in an order that depends on how many there are alone.
+    """
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    some = tl.arange(0, 16)
+    total = tl.zeros((16, BLOCK), tl.float32)
+    for first in range(0, many, 16):
+        number = first + some
+        inside = (number < many)[:, None] & (i < size)[None, :]
+        total += tl.load(shares + number.to(tl.int64)[:, None] * apart + i[None, :], mask=inside, other=0.0)
+    tl.store(out + i, tl.sum(total, 0).to(out.dtype.element_ty), mask=i < size)
+
+
+@jit
+def stable_softplus(x):
+    """log(1 + e^x), small values to their last places: the logarithm is given back what 1 + e^-|x| lost of e^-|x|."""
+    small = tl.exp(-tl.abs(x))
+    kept = (1.0 + small) - 1.0
+    return tl.maximum(x, 0.0) + tl.where(kept == 0.0, small, tl.log(1.0 + small) * (small / kept))
+
+
+@jit
+def stable_root_softplus(x):
+    """sqrt(log(1 + e^x)): far below zero e^(x/2), which there is when e^x is none."""
+    return tl.where(x < -20.0, tl.exp(0.5 * x), tl.sqrt(stable_softplus(x)))
+
+
+@jit
+def stable_tanh(x):
+    """Near 0 the polynomial of Cephes' tanhf, elsewhere by e^2|x|."""
+    size, square = tl.abs(x), x * x
+    series = -5.70498872745e-3 * square + 2.06390887954e-2
+    series = (series * square - 5.37397155531e-2) * square + 1.33314422036e-1
+    near = (series * square - 3.33332819422e-1) * square * x + x
+    far = 1.0 - 2.0 / (tl.exp(2.0 * size) + 1.0)
+    return tl.where(size < 0.625, near, tl.where(x < 0, -far, far))
+
+
 def arrivals(x: Tensor, tiles: int) -> Tensor:
     """Counters of programs that have finished their share of a tile, int32 [tiles or more], on the device of x.
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from archc.emit.layout import WIDTH, fill
 from archc.rows.cpp import HEAD, NoCpp, translation_unit
-from archc.rows.kernel import Kernel, optimised, trained
+from archc.rows.kernel import Kernel, Trained, optimised, trained
 from archc.rows.rules import Input
-from archc.rows.triton import Printed, print_backward, print_forward
+from archc.rows.triton import NoTriton, Printed, print_backward, print_forward
 from archc.rows.value import Row
 
 Dims = tuple[int, ...]
@@ -59,20 +59,20 @@ def kernels(
     if not wanted:
         return Kernels(forward, forward, None, lead, shapes, spread)
     training, backward = trained(forward, wanted, [n for n, v in forward.gives.items() if v.row])
-    backward, alike = _distinct(backward, shapes)
+    backward, alike = _distinct(forward, backward, shapes)
     if not backward.gives:
         return Kernels(forward, forward, None, lead, shapes, spread)
     name = forward.name if training.gives.keys() == forward.gives.keys() else f"{forward.name}_training"
     return Kernels(forward, training._replace(name=name), backward, lead, shapes, spread, alike)
 
 
-def _distinct(backward: Kernel, shapes: Mapping[str, Dims]) -> tuple[Kernel, dict[str, str]]:
+def _distinct(forward: Kernel, backward: Kernel, shapes: Mapping[str, Dims]) -> tuple[Kernel, dict[str, str]]:
     """The kernel of the gradient without what it would give twice, of the terms of a sum, and takes that share one."""
     first: dict[tuple[int, str, Dims | None], str] = {}
     alike: dict[str, str] = {}
     for name, value in backward.gives.items():
         take = name.removeprefix("d_")
-        other = first.setdefault((value.id, backward.format(name), shapes.get(take)), take)
+        other = first.setdefault((value.id, forward.format(take), shapes.get(take)), take)
         if other != take:
             alike[take] = other
     gives = {n: v for n, v in backward.gives.items() if n.removeprefix("d_") not in alike}
@@ -95,8 +95,8 @@ def triton(made: Kernels) -> list[Printed]:
     try:
         out.append(print_forward(made.training._replace(name=made.forward.name)))
         if made.backward is not None:
-            out.append(print_backward(made.backward))
-    except (NotImplementedError, TypeError):
+            out.append(print_backward(Trained(made.training, made.backward).settled))
+    except NoTriton:
         pass
     return out
 

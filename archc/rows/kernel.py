@@ -45,6 +45,13 @@ class Trained(NamedTuple):
     forward: Kernel
     backward: Kernel
 
+    @property
+    def settled(self) -> Kernel:
+        """The latter for those who add up sums over tokens before they store them: in the formats of parameters."""
+        kernel = self.backward
+        sums = {n: self.forward.format(n.removeprefix("d_")) for n, v in kernel.gives.items() if not v.token}
+        return kernel._replace(stored={**kernel.stored, **sums})
+
 
 def optimised(kernel: Kernel) -> Kernel:
     """The kernel with as few passes over the row and products as the rewrites know to reach."""

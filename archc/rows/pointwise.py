@@ -63,7 +63,7 @@ class Positive(Pointwise):
 class Tanh(Pointwise):
     """(e^x - e^-x) / (e^x + e^-x)"""
 
-    cpp, triton, numpy = "tangent({x})", "2.0 * tl.sigmoid(2.0 * {x}) - 1.0", "np.tanh(x)"
+    cpp, triton, numpy = "tangent({x})", "stable_tanh({x})", "np.tanh(x)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         return (mul(grad, add(1.0, mul(mul(out, out), -1.0))),)
@@ -84,12 +84,7 @@ class SqrtSoftplus(Pointwise):
     """sqrt(log(1 + e^x))"""
 
     cpp = "({x} < -20.0f ? exponential(0.5f * {x}) : std::sqrt(softplus({x})))"
-    # log(1 + t) loses the digits of a small t: below -3 its series in t = e^x
-    triton = (
-        "tl.where({x} < -3.0, tl.exp(0.5 * {x}) * tl.sqrt(1.0 - tl.exp({x}) * (1.0 / 2 - tl.exp({x}) * (1.0 / 3"
-        " - tl.exp({x}) * (1.0 / 4 - tl.exp({x}) / 5)))),"
-        " tl.sqrt(tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))))"
-    )
+    triton = "stable_root_softplus({x})"
     numpy = "np.sqrt(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:

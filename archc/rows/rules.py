@@ -53,7 +53,9 @@ class Const(Rule):
 
 # --- one element at a time -----------------------------------------------------------------------
 class Pointwise(Rule):
-    """Of each element alone. ``cpp`` and ``triton`` are how a printer writes it, ``x`` being the operand."""
+    """Of each element alone. ``cpp`` and ``triton`` are how a printer writes it, ``x`` being the operand; they may call
+    what `archc/rows/cpp/text.py` defines, or `archc/rows/triton/printed.py` lists.
+    """
 
     cpp: ClassVar[str]
     triton: ClassVar[str]
@@ -149,9 +151,7 @@ class Sign(Pointwise):
 class Softplus(Pointwise):
     """log(1 + e^x)"""
 
-    cpp = "softplus({x})"
-    triton = "tl.maximum({x}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({x})))"
-    numpy = "np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))"
+    cpp, triton, numpy = "softplus({x})", "stable_softplus({x})", "np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         return (mul(grad, out.program.make(Sigmoid(), *out.args)),)

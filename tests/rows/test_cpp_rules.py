@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,9 @@ from archc.rows.value import Program, Rule
 from tests.rows.boundary import boundary
 from tests.rows.compiled import call
 from tests.rows.test_cpp import check, check_all, drawn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FUNCTIONS: dict[str, tuple[Rule, Callable[[Any], Any], float]] = {
     "exp": (r.Exp(), np.exp, 3e-7),
@@ -52,40 +55,36 @@ def functions(width: int) -> Kernel:
     return Kernel("functions", width, {"x": x}, {n: p.make(rule, x) for n, (rule, _, _) in FUNCTIONS.items()}, {})
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_functions() -> None:
-    """Each function on numbers of all sizes, in loops that are of vectors, and at the ends of what there is."""
+ENDS = [0.0, 1.0, 1e-38, 1e-42, 88.0, 1e30, math.inf]
+
+
+def of_all_sizes(width: int) -> NDArray[np.float32]:
+    """Rows of numbers from 1e-8 to 100, with those at the ends of what there is."""
     rng = np.random.default_rng(0)
-    width = 1003
-    ends = [
-        0.0,
-        -0.0,
-        1.0,
-        -1.0,
-        1e-38,
-        -1e-38,
-        1e-42,
-        88.0,
-        -88.0,
-        -103.0,
-        1e30,
-        -1e30,
-        3.0,
-        -2.0,
-        math.inf,
-        -math.inf,
-    ]
     x = np.concatenate(
         [rng.normal(size=(5, width)) * 10.0 ** rng.integers(-8, 2, (5, width)), rng.normal(size=(2, width))]
     )
+    ends = [*ENDS, *(-e for e in ENDS), -103.0, 3.0, -2.0]
     x[0, : len(ends)] = ends
-    x = x.astype(np.float32)
-    got = call([functions(width)], 0, {"x": x}, 7)
-    for name, (_, function, tolerance) in FUNCTIONS.items():
-        want = function(x.astype(np.float64))
-        # What a float32 does not hold, or only with fewer digits
-        want = np.where(np.abs(want) > np.finfo(np.float32).max, np.sign(want) * math.inf, want)
-        np.testing.assert_allclose(got[name], want, tolerance, 2e-38, err_msg=name)
+    return x.astype(np.float32)
+
+
+def hold(name: str, got: NDArray[np.float32], x: NDArray[np.float32]) -> None:
+    """What a function of ``FUNCTIONS`` gave is what it is of float64."""
+    _, function, tolerance = FUNCTIONS[name]
+    want = function(x.astype(np.float64))
+    # What a float32 does not hold, or only with fewer digits
+    want = np.where(np.abs(want) > np.finfo(np.float32).max, np.sign(want) * math.inf, want)
+    np.testing.assert_allclose(got, want, tolerance, 2e-38, err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_functions() -> None:
+    """Each function on numbers of all sizes, in loops that are of vectors, and at the ends of what there is."""
+    x = of_all_sizes(1003)
+    got = call([functions(1003)], 0, {"x": x}, 7)
+    for name in FUNCTIONS:
+        hold(name, got[name], x)
 
 
 def test_nothing_hides_what_is_no_number() -> None:

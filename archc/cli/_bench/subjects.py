@@ -180,4 +180,4 @@ def _trained(
         kernel, dims = lower(nodes, names, {f"give_{i}": v for i, v in enumerate(gives)}, "bench")
     except Unfit:
         return None
-    return trained(kernel, [names[v] for v in takes if v in wanted and names[v] in kernel.takes]).backward, dims
+    return trained(kernel, [names[v] for v in takes if v in wanted and names[v] in kernel.takes]).settled, dims

@@ -8,6 +8,7 @@ from archc.rows.triton.backward import print_backward as print_backward
 from archc.rows.triton.elements import count
 from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.passes import Passes
+from archc.rows.triton.printed import NoTriton as NoTriton
 from archc.rows.triton.printed import Printed as Printed
 from archc.rows.triton.whole import Whole
 from archc.rows.value import order
@@ -21,6 +22,8 @@ def print_forward(kernel: Kernel) -> Printed:
 
     Rows that fit in the registers of a program are read once. Others are walked in chunks, and so are those that meet
     a matrix: its weight is read once for a tile of many tokens, whose rows would not fit.
+
+    Raises `NoTriton` where there is none.
     """
     held = sum(count(v) for v in kernel.takes.values() if v.row and v.token) * power_of_two(kernel.width)
     product = any(isinstance(v.rule, Project) for v in order(kernel.gives.values()))

@@ -6,7 +6,7 @@ tokens  a tile of tokens at a time: passes over the row, the numbers between the
         sums over tokens each program keeps its share
 params  products of numbers and rows over all tokens (gradients of what `Project` multiplied by), for a few channels at
         a time, each program over a range of tokens; what numbers it needs, the first kernel left in ``state``
-sums    adds up the shares of programs, first to last
+sums    adds up the shares of programs
 
 A kernel whose gives all have tokens is the first launch alone; without `Outer` there is no second.
 """
@@ -22,7 +22,7 @@ from archc.rows.triton.backward_params import BLOCK, Params, print_sums
 from archc.rows.triton.backward_tokens import Tokens
 from archc.rows.triton.launch import described, numbers
 from archc.rows.triton.lines import wrapped
-from archc.rows.triton.printed import Printed
+from archc.rows.triton.printed import NoTriton, Printed, called
 from archc.rows.value import Row, order
 
 
@@ -32,13 +32,13 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     ``made``: for takes by name, what they are of other takes, as forward made what was kept; the first kernel makes
     these rows again instead of reading them, where it reads what they are made of anyway.
 
-    Raises TypeError where a give without tokens is no sum over tokens (`TokenSum`, `Outer`).
+    Raises `NoTriton` where a give without tokens is no sum over tokens (`TokenSum`, `Outer`).
     """
     shared = {n: v for n, v in kernel.gives.items() if isinstance(v.rule, TokenSum)}
     products = {n: v for n, v in kernel.gives.items() if isinstance(v.rule, Outer)}
     strange = [n for n, v in kernel.gives.items() if not v.token and n not in shared and n not in products]
     if strange:
-        raise TypeError(f"{kernel.name} gives {', '.join(strange)} without tokens that are no sums over them")
+        raise NoTriton(f"{kernel.name} gives {', '.join(strange)} without tokens that are no sums over them")
     params = Params(kernel, products) if products else None
     state = params.state if params else []
     known = {v.id for v in kernel.takes.values()}
@@ -58,9 +58,10 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     parts.append(_launcher(kernel, tokens, params))
     needs = {"torch", "Tensor", "jit", "tl", "on_device", "FUSED_MULTIPLY_ADD"}
     if sets:
-        needs.add("processors")
+        needs |= {"add_up", "processors"}
     functions = dict.fromkeys((*tokens.functions, *(params.functions if params else ())))
-    return Printed("\n\n".join((*functions, *parts)), f"launch_{kernel.name}", frozenset(needs))
+    text = "\n\n".join((*functions, *parts))
+    return Printed(text, f"launch_{kernel.name}", frozenset(needs) | called(text))
 
 
 def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
@@ -75,14 +76,14 @@ def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
     write(f"    device = {counted}.device")
     for give, v in kernel.gives.items():
         dims = [*(["T"] if v.token else []), *map(str, v.streams), *([str(kernel.width)] if v.row else [])]
-        dtype = "torch.float32" if kernel.format(give) == "fp32" else f"{act}.dtype"
+        dtype = f"{act}.dtype" if act and kernel.format(give) == "act" else "torch.float32"
         allocate = "torch.empty" if v.token else "(torch.empty if T else torch.zeros)"
         write(f"    {give} = {allocate}(({', '.join(dims)}{',' * (len(dims) == 1)}), dtype={dtype}, device=device)")
     write("    if T:")
     work = "torch.empty({}, dtype=torch.float32, device=device)".format
     if tokens.persistent:
         most = "processors(device)" if tokens.resident == 1 else f"{tokens.resident} * processors(device)"
-        write(f"        programs = min(-(-T // {tokens.tile}), {most})")
+        write(f"        programs = min(-(-T // {tokens.least}), {most})")
     else:
         write(f"        programs = -(-T // {tokens.tile})")
     for name, size in tokens.memory():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from archc.rows.elements import places
 from archc.rows.kernel import Kernel
 from archc.rows.rules import Const, Format, Input, Param, Round
-from archc.rows.triton.backward_tokens import Matrix, Share, documented, laid_out, moved
+from archc.rows.triton.backward_arrays import Matrix, Share, documented, laid_out, moved
 from archc.rows.triton.elements import Tile, count
 from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.lines import wrapped
@@ -163,19 +163,8 @@ def print_sums(name: str, sets: Sequence[tuple[str, str, Sequence[Share]]]) -> s
         lines += [f"    {test}", f"        add_up({start}, {many}, {total}, {share.size}, {share.name}, {at}, BLOCK)"]
         before += blocks
     what = documented(f"{', '.join(share.name for *_, share in shares)}: the shares of programs added up.")
-    return "\n".join([ADD_UP, f"\n@jit\n{head}", *what, *lines]) + "\n"
+    return "\n".join([f"@jit\n{head}", *what, *lines]) + "\n"
 
 
-BLOCK = 1024
+BLOCK = 256
 """Numbers that a program adds up the shares of."""
-
-ADD_UP = '''\
-@jit
-def add_up(shares, many, apart, size, out, block, BLOCK: tl.constexpr):
-    """out [size] in blocks: the sum of many shares that begin ``apart`` numbers from each other, first to last."""
-    i = block * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for n in range(many):
-        total += tl.load(shares + tl.cast(n, tl.int64) * apart + i, mask=i < size, other=0.0)
-    tl.store(out + i, total, mask=i < size)
-'''

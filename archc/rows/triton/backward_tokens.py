@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
-from textwrap import wrap
-from typing import NamedTuple
 
 from archc.rows.elements import Element, places
 from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Levels
 from archc.rows.rotate import Rotate
-from archc.rows.rules import Const, Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
+from archc.rows.rules import Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
+from archc.rows.triton.backward_arrays import Matrix, Share, documented, laid_out, moved, numbers_of
 from archc.rows.triton.backward_rounds import rounds_back
 from archc.rows.triton.elements import Tile, count, to
 from archc.rows.triton.forward import power_of_two
@@ -23,6 +22,13 @@ from archc.rows.value import Row, order
 
 HELD = 32768
 """Numbers of a token, over all rows that come and go, that a program holds in registers at once."""
+
+FEW, MANY = 2048, 8192
+"""Channels of a tile of short rows; and of one whose program keeps a share of sums over tokens. Such a program has a
+processor to itself: half as many shares are written and read as of two programs with half the tile each."""
+
+ROWS = 8
+"""Rows of a token in registers up to which sixteen warps have enough of them."""
 
 NEIGHBOURS = 8
 """Channels that a thread has of a row: their sum needs no other thread."""
@@ -41,67 +47,6 @@ def unprojected(numbers, weight):
     # channels of four tokens, and keeps the numbers of all four in registers.
     return tl.sum(total[None, :, :], 0)
 '''
-
-
-class Share(NamedTuple):
-    """A sum over tokens: where it begins in what a program adds up, and how many numbers it has."""
-
-    name: str
-    start: int
-    size: int
-
-
-class Matrix(NamedTuple):
-    """Numbers of tokens in memory, [fields, T], from a field of ``state`` on."""
-
-    value: Row
-    start: int
-
-
-def laid_out(kernel: Kernel, sums: Mapping[str, Row]) -> list[Share]:
-    """Sums over tokens one after another."""
-    made, start = [], 0
-    for name, v in sums.items():
-        made.append(Share(name, start, numbers(kernel, v)))
-        start += made[-1].size
-    return made
-
-
-def documented(text: str) -> list[str]:
-    """The lines of a docstring."""
-    lines = wrap(text, 106)
-    return (
-        [f'    """{lines[0]}', *(f"    {line}" for line in lines[1:]), '    """']
-        if lines[1:]
-        else [f'    """{text}"""']
-    )
-
-
-def moved(kernel: Kernel, names: Iterable[str]) -> dict[str, int]:
-    """Those of some takes that have a part for each tile of tokens, with how many numbers they have for each token."""
-    found = {n: v for n in names if (v := kernel.takes[n]).token}
-    return {n: numbers(kernel, v) for n, v in found.items() if isinstance(v.rule, Input) and v.rule.shared == 1}
-
-
-def numbers_of(rows: Sequence[Row]) -> list[Row]:
-    """The numbers that rows are made of, but those that a product reads, and constants."""
-    found: dict[Row, None] = {}
-    seen: set[int] = set()
-
-    def go(v: Row) -> None:
-        if v.id in seen:
-            return
-        seen.add(v.id)
-        for arg in v.args:
-            if arg.row:
-                go(arg)
-            elif not isinstance(v.rule, Unproject) and not isinstance(arg.rule, Const):
-                found[arg] = None
-
-    for v in rows:
-        if v.row:
-            go(v)
-    return list(found)
 
 
 class Tokens(Tile):
@@ -131,13 +76,17 @@ class Tokens(Tile):
         divisor = kernel.width & -kernel.width
         if self.whole:
             self.chunk = width
-            self.tile = max(1, 2048 // width) if rows else 128
+            alone = self.persistent and held <= ROWS * width
+            self.tile = max(1, (MANY if alone else FEW) // width) if rows else 128
             self.warps = min(16, max(4, self.tile * width // 512)) if rows else 4
         else:
             widest = 64 if self.products else 256
             self.chunk = min(widest, divisor) if divisor >= 16 else min(widest, width)
             self.tile, self.warps = max(16 if self.products else 1, 2048 // self.chunk), 8
-        self.resident = 2 if self.whole else 1
+        self.resident = 2 if self.whole and self.warps < 16 else 1
+        """Programs of a processor."""
+        self.least = self.tile * (2 if self.whole else 1)
+        """Tokens of a program at least, so that its share is little beside them."""
         super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=TAKEN)
         self.name = f"_{kernel.name}_tokens"
         used = {v.rule.name for v in self.every if isinstance(v.rule, Input | Param)}

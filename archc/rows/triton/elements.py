@@ -15,6 +15,7 @@ from archc.rows.kernel import Kernel
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Const, Format, Input, Param, Pointwise, Repeat, Round
 from archc.rows.triton.lines import Lines, wrapped
+from archc.rows.triton.printed import FUNCTIONS
 from archc.rows.value import Row, order
 
 FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
@@ -30,7 +31,10 @@ HINTS = {
 }
 """What values without a name are called, where the name of their rule does not say it."""
 
-RESERVED = frozenset(("t", "d", "m", "T", "TILE", "CHUNK", "SPLIT", "tl", "torch", "Tensor", "jit", "inside", "first"))
+RESERVED = FUNCTIONS | {
+    *("t", "d", "m", "T", "TILE", "CHUNK", "SPLIT", "inside", "first"),
+    *("tl", "torch", "Tensor", "jit"),
+}
 
 
 def count(value: Row) -> int:

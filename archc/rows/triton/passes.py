@@ -10,7 +10,7 @@ from archc.rows.triton.elements import count, to
 from archc.rows.triton.forward import Forward, power_of_two, vanishes
 from archc.rows.triton.launch import NEEDS, Sizes, launcher, signature
 from archc.rows.triton.lines import Line
-from archc.rows.triton.printed import Printed
+from archc.rows.triton.printed import Printed, called
 from archc.rows.value import Row
 
 LANES = 8
@@ -78,7 +78,8 @@ class Passes(Forward):
         what = f'"""A tile of tokens in {passes} over the row{shares}."""'
         body = f"@jit\n{signature(self.kernel, extra, self.sizes[None])}\n    {what}\n{self.body.text()}\n"
         needs = {*NEEDS, *(("add_projection", "arrivals") if self.shared else ())}
-        return Printed("\n\n".join((*self.functions, body, text)), name, frozenset(needs))
+        whole = "\n\n".join((*self.functions, body, text))
+        return Printed(whole, name, frozenset(needs) | called(whole))
 
     # --- one pass --------------------------------------------------------------------------------
     def _pass(self, level: int) -> None:

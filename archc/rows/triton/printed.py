@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
+
+FUNCTIONS = frozenset(("stable_root_softplus", "stable_softplus", "stable_tanh"))
+"""Functions of an element that `kernels/library.py` has for lines of ops."""
+
+
+class NoTriton(TypeError):
+    """A kernel that has no Triton."""
+
+
+def called(text: str) -> frozenset[str]:
+    """Those of `FUNCTIONS` that a text calls."""
+    return frozenset(name for name in re.findall(r"(?<![\w.])(\w+)\(", text) if name in FUNCTIONS)
 
 
 class Printed(NamedTuple):

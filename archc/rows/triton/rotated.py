@@ -6,6 +6,7 @@ from archc.rows.elements import Element, places
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Input, Param
 from archc.rows.triton.elements import Tile
+from archc.rows.triton.printed import NoTriton
 from archc.rows.value import Row
 
 
@@ -17,7 +18,8 @@ def rotated(tile: Tile, value: Row) -> list[Element]:
     """
     rule, (x, angles) = value.rule, value.args
     assert isinstance(rule, Rotate)
-    assert tile.channels == "d", "a rotation of a rotation"
+    if tile.channels != "d" or not isinstance(angles.rule, Input | Param):
+        raise NoTriton(f"{tile.kernel.name} turns what is turned, or by angles that it makes")
     first = 0 if rule.end == "first" else tile.kernel.width - rule.turned
     names = ["_".join((tile.hint(value), *map(str, place))) for place in places(value.streams)]
     if rule.pairs == "interleaved" and first % 2 == 0:
@@ -91,7 +93,7 @@ def masked(masks: list[str], other: str) -> str:
 def _angles(tile: Tile, rule: Rotate, angles: Row) -> tuple[str, bool, str]:
     """Where the angles of a token lie, up to their own place; whether tokens have their own; the cast of a load."""
     leaf = angles.rule
-    assert isinstance(leaf, Input | Param), "angles that are made"
+    assert isinstance(leaf, Input | Param)
     wide = "" if leaf.format == "fp32" else ".to(tl.float32)"
     if isinstance(leaf, Param):
         return f"{leaf.name} + ", False, wide

@@ -8,7 +8,7 @@ from archc.rows.rules import RowMax
 from archc.rows.triton.elements import count
 from archc.rows.triton.forward import Forward, power_of_two
 from archc.rows.triton.launch import NEEDS, Sizes, launcher, signature
-from archc.rows.triton.printed import Printed
+from archc.rows.triton.printed import Printed, called
 from archc.rows.value import Row
 
 TILE = 2048
@@ -49,7 +49,8 @@ class Whole(Forward):
         name, text = launcher(self.kernel, {None: sizes})
         what = f'"""A tile of {"whole rows" if sizes.chunk else "tokens"}."""'
         body = f"@jit\n{signature(self.kernel, [], sizes)}\n    {what}\n{self.body.text()}\n"
-        return Printed("\n\n".join((*self.functions, body, text)), name, NEEDS)
+        whole = "\n\n".join((*self.functions, body, text))
+        return Printed(whole, name, NEEDS | called(whole))
 
     def _reduced(self, v: Row) -> list[Element]:
         (x,) = v.args

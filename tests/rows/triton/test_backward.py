@@ -37,7 +37,8 @@ def gradients(
     """The gradients of all takes, as printed and as the program gives them, with random gradients of the gives. Takes
     are of a size of 1 or what ``scales`` say.
     """
-    forward, backward = trained(kernel, list(kernel.takes), kept)
+    pair = trained(kernel, list(kernel.takes), kept)
+    forward, backward = pair.forward, pair.settled
     takes = drawn(forward, tokens, act, **scales)
     known = {**takes, **exact(forward, takes, act)}
     generator = torch.Generator().manual_seed(tokens)

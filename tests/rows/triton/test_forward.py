@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from archc.rows.kernel import Kernel, trained
 from archc.rows.triton import Printed, print_forward
 from archc.rows.triton.passes import Passes
-from tests.rows.test_cpp_rules import functions
+from tests.rows.test_cpp_rules import FUNCTIONS, functions, hold, of_all_sizes
 from tests.rows.triton import kernels
 from tests.rows.triton.printed import call, drawn, exact
 
@@ -123,6 +123,15 @@ def test_boundary_of_many_tokens(interpreted: Worker) -> None:
     """Tiles of 64 tokens, the last one not full, shared by several programs or by none."""
     check(interpreted, kernels.rounded_boundary(2, 64), 150, BF16, fn=0.1)
     check(interpreted, kernels.rounded_boundary(2, 896), 130, BF16, fn=0.05)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_functions(interpreted: Worker) -> None:
+    """Each function, small results to their last places too: near 0, and far on the side where it vanishes."""
+    x = of_all_sizes(40)
+    got = interpreted(call, print_forward(functions(40)), torch.tensor(x))
+    for name, mine in zip(FUNCTIONS, got, strict=True):
+        hold(name, mine.numpy(), x)
 
 
 def test_nothing_hides_what_is_no_number(interpreted: Worker) -> None:

@@ -1,0 +1,73 @@
+"""What lies in memory between the kernels of a gradient: shares of sums over tokens, and numbers of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
+from typing import NamedTuple
+
+from archc.rows.kernel import Kernel
+from archc.rows.rules import Const, Input, Unproject
+from archc.rows.triton.launch import numbers
+from archc.rows.value import Row
+
+
+class Share(NamedTuple):
+    """A sum over tokens: where it begins in what a program adds up, and how many numbers it has."""
+
+    name: str
+    start: int
+    size: int
+
+
+class Matrix(NamedTuple):
+    """Numbers of tokens in memory, [fields, T], from a field of ``state`` on."""
+
+    value: Row
+    start: int
+
+
+def laid_out(kernel: Kernel, sums: Mapping[str, Row]) -> list[Share]:
+    """Sums over tokens one after another."""
+    made, start = [], 0
+    for name, v in sums.items():
+        made.append(Share(name, start, numbers(kernel, v)))
+        start += made[-1].size
+    return made
+
+
+def documented(text: str) -> list[str]:
+    """The lines of a docstring."""
+    lines = wrap(text, 106)
+    return (
+        [f'    """{lines[0]}', *(f"    {line}" for line in lines[1:]), '    """']
+        if lines[1:]
+        else [f'    """{text}"""']
+    )
+
+
+def moved(kernel: Kernel, names: Iterable[str]) -> dict[str, int]:
+    """Those of some takes that have a part for each tile of tokens, with how many numbers they have for each token."""
+    found = {n: v for n in names if (v := kernel.takes[n]).token}
+    return {n: numbers(kernel, v) for n, v in found.items() if isinstance(v.rule, Input) and v.rule.shared == 1}
+
+
+def numbers_of(rows: Sequence[Row]) -> list[Row]:
+    """The numbers that rows are made of, but those that a product reads, and constants."""
+    found: dict[Row, None] = {}
+    seen: set[int] = set()
+
+    def go(v: Row) -> None:
+        if v.id in seen:
+            return
+        seen.add(v.id)
+        for arg in v.args:
+            if arg.row:
+                go(arg)
+            elif not isinstance(v.rule, Unproject) and not isinstance(arg.rule, Const):
+                found[arg] = None
+
+    for v in rows:
+        if v.row:
+            go(v)
+    return list(found)
