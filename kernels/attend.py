@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import attend_on_cpu
 from .blocks import LIMIT, causal, query_blocks, stores_scores
 from .kept import again
 from .state import Clock
@@ -31,6 +32,8 @@ def attend(
     cache T = S. A query sees itself, the tokens before it in its own sequence, and of those only the last `window`
     (itself included). `sinks` [H] are logits that take mass and give no value (Xiao et al. 2023, arXiv:2309.17453).
     """
+    if (out := attend_on_cpu.attend(q, keys, values, time, scale=scale, window=window, sinks=sinks)) is not None:
+        return out
     (_, new, heads, width), (groups, value_width) = q.shape, values.shape[2:]
     sizes = {"new": new, "heads": heads, "groups": groups, "width": width, "value_width": value_width}
     if stores_scores(sinks=sinks is not None, **sizes):
@@ -52,6 +55,8 @@ def attend_stored(
     sinks: Tensor | None = None,
 ) -> Tensor:
     """As `attend`, with stored scores whatever the widths: keys and values are read where they lie, never copied."""
+    if (out := attend_on_cpu.attend(q, keys, values, time, scale=scale, window=window, sinks=sinks)) is not None:
+        return out
     return _in_blocks(q, keys, values, time, scale=scale, window=window, sinks=sinks, stored=True)
 
 

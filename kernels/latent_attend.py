@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import attend_on_cpu
 from .attend import attend, attend_stored
 from .blocks import LIMIT, absorbs, expanded_heads
 from .latents import by_head, to_latents
@@ -41,9 +42,12 @@ def latent_attend(
     outs = []
     for some, rows in parts:
         kv = F.linear(entries[..., :latent], rows.flatten(0, 1)).unflatten(-1, rows.shape[:2])
-        shared = entries[..., None, latent:].expand(-1, -1, len(rows), -1)
-        keys = torch.cat([kv[..., :nope], shared], -1)
-        outs.append(attend(some, keys, kv[..., nope:], time, scale=scale))
+        keys, values, shared = kv[..., :nope], kv[..., nope:], entries[..., latent:]
+        out = attend_on_cpu.attend(some, keys, values, time, scale=scale, shared=shared)
+        if out is None:
+            keys = torch.cat([keys, shared[:, :, None].expand(-1, -1, len(rows), -1)], -1)
+            out = attend(some, keys, values, time, scale=scale)
+        outs.append(out)
     return outs[0] if len(outs) == 1 else torch.cat(outs, 2)
 
 
@@ -54,11 +58,13 @@ def _absorbed(q: Tensor, entries: Tensor, weights: Tensor, time: Clock, *, nope:
     """
     batch, new, latent = q.shape[0], q.shape[1], weights.shape[-1]
     rows = to_latents(q.flatten(0, 1), weights[:, :nope])  # [B * S, H, C + R]
-    if new == 1 and time.aligned:  # decoding, where calls are what takes time: every entry is seen
+    keys, together = entries[:, :, None], rows.unflatten(0, (batch, new))
+    out = attend_on_cpu.attend(together, keys, keys[..., :latent], time, scale=scale)
+    if out is not None:
+        means = out.flatten(0, 1)
+    elif new == 1 and time.aligned:  # decoding, where calls are what takes time: every entry is seen
         scores = rows.bmm(entries.mT).to(torch.promote_types(q.dtype, torch.float32)).mul_(scale)
         means = scores.softmax(-1).to(q.dtype).bmm(entries[..., :latent])
     else:
-        keys = entries[:, :, None]
-        rows = rows.unflatten(0, (batch, new))
-        means = attend_stored(rows, keys, keys[..., :latent], time, scale=scale).flatten(0, 1)
+        means = attend_stored(together, keys, keys[..., :latent], time, scale=scale).flatten(0, 1)
     return by_head(means, weights[:, nope:].mT).unflatten(0, (batch, new))
