@@ -81,8 +81,9 @@ def package(model: Model, *, tiny: bool = False, fuse: Fuse = FUSE, rotated: boo
 
 def _fused(graph: Graph) -> Graph:
     from archc.plan.passes.fuse import fuse
+    from archc.plan.passes.mixtures import mixtures
 
-    return fuse(graph)
+    return mixtures(fuse(graph))
 
 
 def build(model: Model, out: str | Path = "build", *, tiny: bool = False, fuse: Fuse = FUSE) -> Path:

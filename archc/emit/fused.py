@@ -15,8 +15,12 @@ from archc.emit.kernels import CARRIED, HEADER, Kernels, cpp, kernels, table, tr
 from archc.emit.layout import WIDTH, aligned, docstring, fill
 from archc.graph import Graph, Scope, Value
 from archc.graph.gradient import FLOATS, gradients
+from archc.ops import Workload
+from archc.ops.base import nbytes
+from archc.ops.expert import Dispatch, GroupedLinear
 from archc.plan.functions import word
 from archc.plan.groups import is_work
+from archc.plan.passes.mixtures import gate_of, is_mixture
 from archc.rows.lower import lower
 from archc.rows.traffic import bound, moved
 from archc.rows.triton import Printed
@@ -24,11 +28,18 @@ from archc.rows.triton import Printed
 EXTERNAL = {"torch": "import torch", "F": "import torch.nn.functional as F", "Path": "from pathlib import Path"}
 """Names of other libraries, and how they are imported."""
 
-MACHINERY = {"Fused": "kernels.fused", "act": "kernels.fused", "fp32": "kernels.fused"}
+MACHINERY = {
+    **dict.fromkeys(("Fused", "act", "fp32"), "kernels.fused"),
+    **dict.fromkeys(("Gate", "Mixture"), "kernels.experts"),
+}
 """What the files use of what packages carry, beside what ops need and Triton."""
 
 LIBRARY = "kernels.library"
 """Where what Triton texts need is."""
+
+
+ONE = Workload(batch=1, new=1)
+"""A token."""
 
 
 class Function(NamedTuple):
@@ -50,8 +61,9 @@ def functions(graph: Graph, known: Mapping[str, str], *, above: str = "..") -> l
 
 
 def kernels_of(graph: Graph) -> dict[str, Kernels]:
-    """The kernels of each function of a graph."""
-    return {printer.name: printer.kernels(wanted) for printer, wanted in _printers(graph, {}, "..")}
+    """The kernels of each function of a graph that is a row program."""
+    found = [pair for pair in _printers(graph, {}, "..") if not isinstance(pair[0], _Experts)]
+    return {printer.name: printer.kernels(wanted) for printer, wanted in found}
 
 
 def _printers(graph: Graph, known: Mapping[str, str], above: str) -> Iterator[tuple[_Printer, list[int]]]:
@@ -63,6 +75,7 @@ def _printers(graph: Graph, known: Mapping[str, str], above: str) -> Iterator[tu
     if not found:
         return
     flow, fixed = Flow(graph), gradients(graph).constants
+    known = {**known, **{name: f"fused.{name}" for name in found}}
 
     def learns(values: Iterable[Value]) -> bool:
         """Whether a take gets a gradient in one of the places where a function is called."""
@@ -73,7 +86,8 @@ def _printers(graph: Graph, known: Mapping[str, str], above: str) -> Iterator[tu
 
     for name, scopes in found.items():
         wanted = [i for i, like in enumerate(zip(*(s.args for s in scopes), strict=True)) if learns(like)]
-        yield _Printer(name, scopes[0], flow, known, above), wanted
+        printer = _Experts if is_mixture(scopes[0]) else _Printer
+        yield printer(name, scopes[0], flow, known, above), wanted
 
 
 class _Printer:
@@ -161,7 +175,9 @@ class _Printer:
         used = {n.id for n in ast.walk(ast.parse(body)) if isinstance(n, ast.Name)}
         needed = {name for p in launched for name in p.needs} - {"torch", "Tensor"}
         wanted = {
-            name: self.known[name] for name in used & self.known.keys() if not self.known[name].startswith("torch")
+            name: self.known[name]
+            for name in used & self.known.keys()
+            if not self.known[name].startswith("torch") and name != self.name
         }
         wanted |= dict.fromkeys(needed, LIBRARY)
         modules: dict[str, list[str]] = {}
@@ -171,11 +187,45 @@ class _Printer:
         lines += [EXTERNAL["Path"], ""] * ("Path" in used)
         lines += [EXTERNAL[n] for n in ("torch", "F") if n in used]
         lines += ["from torch import Tensor", ""]
-        for module, names in sorted(modules.items()):
+        for module, names in sorted(modules.items(), key=lambda pair: (pair[0].startswith("fused."), pair[0])):
             ordered = sorted(names, key=lambda n: (not n.isupper(), not n[:1].isupper(), n))
-            line = f"from {self.above}{module} import {', '.join(ordered)}"
-            lines += [line] if len(line) <= WIDTH else [f"from {self.above}{module} import (", *fill(ordered, 4), ")"]
-        return lines, tuple(sorted(modules))
+            place = f".{names[0]}" if module.startswith("fused.") else f"{self.above}{module}"
+            line = f"from {place} import {', '.join(ordered)}"
+            lines += [line] if len(line) <= WIDTH else [f"from {place} import (", *fill(ordered, 4), ")"]
+        return lines, tuple(module for module in sorted(modules) if not module.startswith("fused."))
+
+
+class _Experts(_Printer):
+    """Prints the function of the experts of a mixture, which is no row program."""
+
+    def function(self, wanted: Sequence[int]) -> Function:
+        """The function; whichever of its arguments get a gradient, its reference gives it."""
+        body = "\n\n\n".join("\n".join(lines) for lines in (self._public(), self._reference(), self._made()))
+        imports, modules = self._imports(body, ())
+        own, other = ([v for v in self.takes if (v.param is None) is first] for first in (True, False))
+        per_token = sum(nbytes(v.type, ONE) for v in (*own, *self.gives))
+        once = sum(nbytes(v.type, ONE) for v in other)
+        count = next(n.op.experts for n in self.scope.nodes() if isinstance(n.op, Dispatch))
+        text = (
+            f"Each token through the experts that are chosen for it.\n\nAt least {per_token:,} bytes must move for each"
+            f" token, and {once // count:,} for each of {count} experts that some token chooses, in bfloat16."
+        )
+        return Function(
+            self.name,
+            {f"{self.name}.py": "\n".join([*docstring(text, 0), "", *imports, "", "", body]) + "\n"},
+            modules,
+            (per_token, once),
+        )
+
+    def _made(self) -> list[str]:
+        """The statement that makes the `Mixture`."""
+        grouped = next(n.op for n in self.scope.nodes() if isinstance(n.op, GroupedLinear))
+        gate = gate_of(self.scope)
+        arguments = ["reference"]
+        if gate is not None:
+            arguments.append(f"gate=Gate({', '.join(f'{name}={value!r}' for name, value in gate.items())})")
+        arguments += ["inputs_first=True"] * grouped.inputs_first
+        return [f"KERNELS = Mixture({', '.join(arguments)})"]
 
 
 def _bytes(made: Kernels, heads: int) -> tuple[int, int]:

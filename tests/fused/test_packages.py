@@ -48,10 +48,11 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Module
 
 
 def functions(package: ModuleType) -> dict[str, Any]:
-    """What runs each function of a package."""
+    """What runs each function of a package that is a row program."""
     folder = Path(package.__file__ or "").parent / "fused"
     names = [path.stem for path in sorted(folder.glob("*.py")) if path.stem != "__init__"]
-    return {name: import_module(f"{package.__name__}.fused.{name}").KERNELS for name in names}
+    found = {name: import_module(f"{package.__name__}.fused.{name}").KERNELS for name in names}
+    return {name: fused for name, fused in found.items() if hasattr(fused, "layout")}
 
 
 def model_of(package: ModuleType, dtype: torch.dtype) -> Any:

@@ -15,6 +15,7 @@ from archc.graph import Graph, Node, Scope, Value
 from archc.graph.gradient import FLOATS, gradients
 from archc.ops import Type, Workload
 from archc.ops.base import nbytes, size
+from archc.plan.passes.mixtures import is_mixture
 
 Way = Literal["forward", "backward"]
 
@@ -59,7 +60,8 @@ def subjects(graph: Graph, tokens: Sequence[int]) -> list[Subject]:
     fixed = gradients(graph).constants
     found: dict[tuple[str, tuple[Type, ...]], Subject] = {}
     for scope, times in graph.scopes():
-        calls = [_function(scope)] if scope.function else [_op(node) for node in _alone(scope)]
+        whole = scope.function and not is_mixture(scope)  # of experts the ops are kernels
+        calls = [_function(scope)] if whole else [_op(node) for node in _alone(scope)]
         for name, call, names, takes, gives, nodes in calls:
             key = (call, tuple(v.type for v in takes))
             known = found.get(key)

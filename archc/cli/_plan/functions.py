@@ -12,7 +12,7 @@ from archc.cli._cost.units import bytes_text
 
 if TYPE_CHECKING:
     from archc.emit.kernels import Kernels
-    from archc.graph import Graph, Node, Scope
+    from archc.graph import Graph, Node, Scope, Value
     from archc.plan.groups import Region
 
 AT = (1, 4096)
@@ -35,15 +35,56 @@ def _functions(graph: Graph) -> list[dict[str, Any]]:
     from archc.emit.fused import kernels_of
 
     made = kernels_of(graph)
-    return [_function(name, places, made[name]) for name, places in found.items()]
+    return [
+        _told(name, places) | (_function(name, places, made[name]) if name in made else _experts(places))
+        for name, places in found.items()
+    ]
+
+
+def _told(name: str, places: list[tuple[Scope, int]]) -> dict[str, Any]:
+    """What is said of any function that is called in several places, each so many times."""
+    from archc.plan.functions import word
+    from archc.plan.groups import is_work
+
+    function = places[0][0]
+    return {
+        "function": name,
+        "calls": sum(times for _, times in places),
+        "modules": sorted({scope.parent.cls for scope, _ in places if scope.parent is not None}),
+        "ops": [word(node) for node in function.nodes() if is_work(node)],
+        "takes": [str(v.type) for v in function.args],
+        "gives": [str(v.type) for v in function.returns],
+    }
+
+
+def _experts(places: list[tuple[Scope, int]]) -> dict[str, Any]:
+    """A function of experts: of their matrices those move that some token chooses."""
+    from archc.ops import Workload
+    from archc.ops.base import nbytes
+    from archc.plan.passes.mixtures import gate_of
+
+    function, rows = places[0][0], []
+    for new in AT:
+        w = Workload(batch=1, new=new)
+        read = {v: size for node in function.nodes() for v, size in _read(node, w).items()}
+        moved = sum(read[v] for v in function.args) + sum(nbytes(v.type, w) for v in function.returns)
+        rows.append({"new_tokens": new, "bound": moved, "requested": None, "op_by_op": _op_by_op(function, w)})
+    return {"launches": [], "cpp": gate_of(function) is not None, "bytes": rows}
+
+
+def _read(node: Node, w: Any) -> dict[Value, int]:
+    """Bytes that a node reads of each of its operands."""
+    from archc.ops.base import nbytes
+
+    types, made = tuple(v.type for v in node.ins), tuple(v.type for v in node.outs)
+    shares = zip(node.ins, node.op.shares(w, types, made), strict=True)
+    return {v: round(nbytes(v.type, w) * share) for v, share in shares}
 
 
 def _function(name: str, places: list[tuple[Scope, int]], made: Kernels) -> dict[str, Any]:
-    """A function that is called in several places, each so many times."""
+    """A function that is a row program."""
     from archc.emit.kernels import cpp, triton
     from archc.ops import Workload, size
-    from archc.plan.functions import word
-    from archc.plan.groups import is_work
     from archc.rows.lower import lower
     from archc.rows.traffic import bound, requested
 
@@ -57,12 +98,6 @@ def _function(name: str, places: list[tuple[Scope, int]], made: Kernels) -> dict
         moves = (bound(kernel, count), requested(kernel, count), _op_by_op(function, w)) if count else (0, 0, 0)
         rows.append({"new_tokens": new, **dict(zip(("bound", "requested", "op_by_op"), moves, strict=True))})
     return {
-        "function": name,
-        "calls": sum(times for _, times in places),
-        "modules": sorted({scope.parent.cls for scope, _ in places if scope.parent is not None}),
-        "ops": [word(node) for node in function.nodes() if is_work(node)],
-        "takes": [str(v.type) for v in function.args],
-        "gives": [str(v.type) for v in function.returns],
         "launches": [_launches(p.text) for p in printed],
         "cpp": cpp(made) is not None,
         "bytes": rows,
@@ -80,7 +115,8 @@ def _op_by_op(function: Scope, w: Any) -> int:
     from archc.plan.groups import is_work, operands
 
     nodes = [node for node in function.nodes() if is_work(node) or node.op.kind == "cast"]
-    return sum(nbytes(v.type, w) for node in nodes for v in (*operands(node), *node.outs))
+    moved = [_read(node, w)[v] for node in nodes for v in operands(node)]
+    return sum(moved) + sum(nbytes(v.type, w) for node in nodes for v in node.outs)
 
 
 def _alone(graph: Graph) -> list[dict[str, Any]]:
@@ -131,9 +167,10 @@ def show(model: str, facts: dict[str, Any]) -> None:
     if not functions:
         print_all(f"[bold]{model}[/bold]: no two row-local ops that could run as one")
         return
-    calls = sum(row["calls"] for row in functions)
-    ops = sum(row["calls"] * len(row["ops"]) for row in functions)
-    heading = f"[bold]{model}[/bold]: {len(functions)} functions run {ops:,} ops of a forward as {calls:,} kernels"
+    programs = [row for row in functions if row["bytes"][-1]["requested"] is not None]
+    calls = sum(row["calls"] for row in programs)
+    ops = sum(row["calls"] * len(row["ops"]) for row in programs)
+    heading = f"[bold]{model}[/bold]: {len(programs)} functions run {ops:,} ops of a forward as {calls:,} kernels"
     sizes = table("function", "calls", "kernels", *(f"at {n:,}" for n in AT), "asked", "by op", right=6)
     for row in functions:
         last = row["bytes"][-1]
@@ -142,14 +179,15 @@ def show(model: str, facts: dict[str, Any]) -> None:
             f"{row['calls']:,}",
             " + ".join(map(str, row["launches"])) or "-",
             *(bytes_text(at["bound"]) if at["bound"] else "-" for at in row["bytes"]),
-            *(f"{last[key] / last['bound']:.2f}" for key in ("requested", "op_by_op")),
+            *(f"{last[key] / last['bound']:.2f}" if last[key] else "-" for key in ("requested", "op_by_op")),
         )
     what = table("function", "in", "ops")
     for row in functions:
         times = Counter(row["ops"])
         told = ", ".join(op + f" x {n}" * (n > 1) for op, n in times.items())
         what.add_row(row["function"], ", ".join(row["modules"]), told)
-    parts: list[Any] = [heading, "", sizes, "", *map(escape, NOTES), "", what]
+    notes = NOTES if len(programs) == len(functions) else (*NOTES, EXPERTS)
+    parts: list[Any] = [heading, "", sizes, "", *map(escape, notes), "", what]
     if alone:
         rest = table("alone", "in", "calls", "result", "why")
         for row in alone:
@@ -162,3 +200,5 @@ NOTES = (
     "Kernels of the forward, and of its gradient. Bytes at a number of new tokens: takes and gives, once, in bfloat16.",
     f"At {AT[-1]:,}, as multiples of this: what the kernel asks of caches and memory, and what op by op would move.",
 )
+
+EXPERTS = "Experts are one call in C++; elsewhere each of their ops is a kernel."

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from .fused.add_norm import add_norm
 from .fused.ahead_add_norm import ahead_add_norm
 from .fused.ahead_norm_cat import ahead_norm_cat
+from .fused.experts import experts
 from .fused.norm_rotate_cat import norm_rotate_cat
 from .fused.scores_sigmoid_add import scores_sigmoid_add
 from .fused.weights_normalize_scale import weights_normalize_scale
 from .kernels.balance import sequence_balance
-from .kernels.expert_rows import combine, dispatch
 from .kernels.group_mask import group_mask
-from .kernels.grouped_linear import grouped_linear
 from .kernels.latent_attend import latent_attend
 from .kernels.packed_rows import Fp8Tiles
 from .kernels.rope_angles import rope_angles
@@ -131,12 +130,7 @@ class Experts(nn.Module):
         self.down_proj = normal(256, 7168, 2048)
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        rows, order, ends = dispatch(x, ids, experts=256)        # [B*S*8, 7168], [B*S*8], [256]
-        gate_up = grouped_linear(rows, self.gate_up_proj, ends)  # [B*S*8, 4096]
-        gate, up = gate_up.chunk(2, -1)                          # [B*S*8, 2048]
-        hidden = swiglu(gate, up)                                # [B*S*8, 2048]
-        y = grouped_linear(hidden, self.down_proj, ends)         # [B*S*8, 7168]
-        return combine(y, weights, order)                        # [B, S, 7168]
+        return experts(x, ids, weights, self.gate_up_proj, self.down_proj)  # [B, S, 7168]
 
 
 class SharedExperts(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .fused.ahead_add_sinkhorn_collapse_norm import ahead_add_sinkhorn_collapse_norm
 from .fused.ahead_mix_collapse_norm import ahead_mix_collapse_norm
 from .fused.entry_norm_rotate import entry_norm_rotate
+from .fused.experts import experts
 from .fused.final_collapse_norm import final_collapse_norm
 from .fused.kv_norm_rotate import kv_norm_rotate
 from .fused.mix_sinkhorn_collapse_norm import mix_sinkhorn_collapse_norm
@@ -25,9 +26,7 @@ from .fused.sinkhorn_collapse_norm import sinkhorn_collapse_norm
 from .fused.weights_normalize_scale import weights_normalize_scale
 from .kernels.balance import sequence_balance
 from .kernels.einsum import einsum
-from .kernels.expert_rows import combine, dispatch
 from .kernels.group_pool import group_pool
-from .kernels.grouped_linear import grouped_linear
 from .kernels.groups import group_positions, groups
 from .kernels.index_divergence import index_divergence
 from .kernels.index_topk import index_topk
@@ -138,12 +137,7 @@ class Experts(nn.Module):
         self.down_proj = normal(256, 4096, 2048)
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        rows, order, ends = dispatch(x, ids, experts=256)        # [B*S*6, 4096], [B*S*6], [256]
-        gate_up = grouped_linear(rows, self.gate_up_proj, ends)  # [B*S*6, 4096]
-        gate, up = gate_up.chunk(2, -1)                          # [B*S*6, 2048]
-        hidden = swiglu(gate, up, limit=10.0)                    # [B*S*6, 2048]
-        y = grouped_linear(hidden, self.down_proj, ends)         # [B*S*6, 4096]
-        return combine(y, weights, order)                        # [B, S, 4096]
+        return experts(x, ids, weights, self.gate_up_proj, self.down_proj)  # [B, S, 4096]
 
 
 class SharedExperts(nn.Module):

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from .fused.add_norm import add_norm
+from .fused.experts import experts
 from .fused.logits_project_add import logits_project_add
 from .kernels.attend import attend
-from .kernels.expert_rows import combine, dispatch
-from .kernels.grouped_linear import grouped_linear
 from .kernels.rope_angles import rope_angles
 from .kernels.rotate import rotate
 from .kernels.state import Ring, Table, append, recall
-from .kernels.swiglu import swiglu
 from .kernels.topk_lowest import topk_lowest
 from .runtime.cache import Cache
 from .runtime.model import LanguageModel
@@ -93,14 +91,9 @@ class Experts(nn.Module):
         self.down_proj_bias = nn.Parameter(torch.zeros(32, 2880))
 
     def forward(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-        rows, order, ends = dispatch(x, ids, experts=32)                        # [B*S*4, 2880], [B*S*4], [32]
-        gate_up = grouped_linear(                                                 # [B*S*4, 5760]
-            rows, self.gate_up_proj.mT, ends, self.gate_up_proj_bias
+        return experts(  # [B, S, 2880]
+            x, ids, weights, self.gate_up_proj, self.gate_up_proj_bias, self.down_proj, self.down_proj_bias
         )
-        gate, up = gate_up.unflatten(-1, (2880, 2)).unbind(-1)                    # [B*S*4, 2880]
-        hidden = swiglu(gate, up, limit=7.0, alpha=1.702, shift=1.0)              # [B*S*4, 2880]
-        y = grouped_linear(hidden, self.down_proj.mT, ends, self.down_proj_bias)  # [B*S*4, 2880]
-        return combine(y, weights, order)                                         # [B, S, 2880]
 
 
 class Moe(nn.Module):
