@@ -25,10 +25,16 @@ STACK = 4096
 
 
 class _Function:
-    """One kernel: the function of a tile of tokens, and the one that runs all of them."""
+    """One kernel: the function of a tile of tokens, and the one that runs all of them.
 
-    def __init__(self, kernel: Kernel) -> None:
+    ``plain`` is the same kernel without some of the numbers that this one gives: it runs the same function, with no
+    memory for them.
+    """
+
+    def __init__(self, kernel: Kernel, plain: Kernel | None = None) -> None:
         self.kernel = kernel = prepared(kernel)
+        self.plain = None if plain is None else prepared(plain)
+        self.extra = set() if self.plain is None else kernel.gives.keys() - self.plain.gives.keys()
         self.schedule = s = Schedule(kernel)
         for name in (*kernel.takes, *kernel.gives):
             if kernel.format(name) not in KINDS:
@@ -163,15 +169,24 @@ class _Function:
                 out.written(v, self._memory(direct[v.id], v))
             elif v.id in out.kept:
                 out.made(v)
+        given = [(n, v) for n, v in given if direct.get(v.id) != n or (s.tiled and v.id in self.arrays)]
         for name, v in given:
-            if direct.get(v.id) == name and not (s.tiled and v.id in self.arrays):
-                continue
-            x = v.args[0] if isinstance(v.rule, TokenSum) or name in self.scratch else v
-            out.ready(x, line=True)
-            into = Place(name) if isinstance(v.rule, TokenSum) else self._memory(name, x)
-            sign = "+=" if isinstance(v.rule, TokenSum) else "="
-            with out.loops((count(x),)) as (i,):
-                out.line(f"{into.at(i)} {sign} {out.along(x, i)};")
+            if name not in self.extra:
+                self._to_memory(name, v)
+        extra = [(n, v) for n, v in given if n in self.extra]
+        if extra:
+            with out.scope(f"if ({extra[0][0]})"):
+                for name, v in extra:
+                    self._to_memory(name, v)
+
+    def _to_memory(self, name: str, value: Row) -> None:
+        """Writes the numbers of a token to memory, or adds them to a sum over tokens there."""
+        out, summed = self.out, isinstance(value.rule, TokenSum)
+        x = value.args[0] if summed or name in self.scratch else value
+        out.ready(x, line=True)
+        into = Place(name) if summed else self._memory(name, x)
+        with out.loops((count(x),)) as (i,):
+            out.line(f"{into.at(i)} {'+=' if summed else '='} {out.along(x, i)};")
 
     def _memory(self, name: str, value: Row) -> Place:
         """Where the numbers of a token lie in memory."""
@@ -185,11 +200,11 @@ class _Function:
 
     def _comment(self, p: Pass) -> None:
         """What a pass over the row makes."""
-        out, said = self.out, []
-        for name, v in (*p.stores, *p.summed):
-            said.append(f"{name} {shape(v)}")
-        said += [f"{'largest' if isinstance(v.rule, RowMax) else 'sums'} {out.hint(v)} {shape(v)}" for v in p.reduced]
-        out.line(f"// Over the row: {', '.join(' '.join(x.split()) for x in said)}")
+        said = [f"{name} {shape(v)}".rstrip() for name, v in (*p.stores, *p.summed)]
+        for v in p.reduced:
+            name = self.arrays[v.id] if self.schedule.tiled and v.id in self.arrays else self.out.hint(v)
+            said.append(f"{'the largest' if isinstance(v.rule, RowMax) else 'sums'} {name} {shape(v)}".rstrip())
+        self.out.line(f"// Over the row: {', '.join(said)}")
 
     # --- products of matrices ----------------------------------------------------------------------
     def _chunked(self, p: Pass) -> None:
@@ -249,27 +264,49 @@ class _Function:
     # --- the whole -------------------------------------------------------------------------------
     def print(self) -> str:
         """The text of the kernel."""
-        kernel, s = self.kernel, self.schedule
         body = self.tile()
-        kinds = {n: f"const {KINDS[kernel.format(n)]}*" for n in kernel.takes}
-        kinds |= {n: f"{KINDS[kernel.format(n)]}*" for n in kernel.gives if n not in self.scratch}
-        kinds |= dict.fromkeys(self.scratch.values(), "float*")
-        args = [f"{kind} __restrict {n}" for n, kind in kinds.items()]
-        void = [f"{'const ' * (n in kernel.takes)}void* {n}" for n in (*kernel.takes, *kernel.gives)]
-        sums = {n: v for n, v in kernel.gives.items() if not v.token and n not in self.scratch}
-        given = [
-            f"{n}_parts.of(slice)" if n in sums else n if n in self.scratch.values() else f"({kind}){n}"
-            for n, kind in kinds.items()
-        ]
-        tile = f"{kernel.name}_{'tile' if s.tiled else 'tokens'}"
+        args = [f"{kind} __restrict {n}" for n, kind in self._kinds().items()]
+        span = ["int64_t t0", "int n"] if self.schedule.tiled else ["int64_t first", "int64_t end"]
         out = Lines(())
         out.depth = 0
         out.line("// " + " ".join(self._shapes()))
-        span = ["int64_t t0", "int n"] if s.tiled else ["int64_t first", "int64_t end"]
-        out.line(f"static void {tile}({', '.join((*args, *span))}) {{")
-        out.lines += [body, "}", ""]
+        if self.extra:
+            out.line(f"// {', '.join(n for n in self.kernel.gives if n in self.extra)}: in training alone, else null")
+        out.line(f"static void {self._name()}({', '.join((*args, *span))}) {{")
+        out.lines += [body, "}"]
+        for kernel in (self.plain, self.kernel):
+            if kernel is not None:
+                out.line("")
+                self._entry(out, kernel)
+        return "\n".join((*out.lines, ""))
+
+    def _name(self) -> str:
+        """What the function of a tile is called."""
+        return f"{(self.plain or self.kernel).name}_{'tile' if self.schedule.tiled else 'tokens'}"
+
+    def _kinds(self) -> dict[str, str]:
+        """The types of what the function of a tile takes, by name."""
+        kernel = self.kernel
+        kinds = {n: f"const {KINDS[kernel.format(n)]}*" for n in kernel.takes}
+        kinds |= {n: f"{KINDS[kernel.format(n)]}*" for n in kernel.gives if n not in self.scratch}
+        return kinds | dict.fromkeys(self.scratch.values(), "float*")
+
+    def _entry(self, out: Lines, kernel: Kernel) -> None:
+        """Writes the function that runs all tokens."""
+        s = self.schedule
+        void = [f"{'const ' * (n in kernel.takes)}void* {n}" for n in (*kernel.takes, *kernel.gives)]
+        sums = {n: v for n, v in kernel.gives.items() if not v.token and n not in self.scratch}
+
+        def given(name: str, kind: str) -> str:
+            if name in sums:
+                return f"{name}_parts.of(slice)"
+            if name in self.scratch.values():
+                return name
+            return f"({kind}){name}" if name in kernel.takes or name in kernel.gives else "nullptr"
+
+        arguments = [given(*pair) for pair in self._kinds().items()]
         with out.block(f'extern "C" void {kernel.name}({", ".join((*void, "int64_t T"))})'):
-            out.line(f"const int64_t slices = slices_of(T, {self._bytes()});")
+            out.line(f"const int64_t slices = slices_of(T, {_bytes(kernel)});")
             for n, name in self.scratch.items():
                 size = count(s.outers[n].args[0])
                 out.line(f"std::unique_ptr<float[]> {name}_memory(new float[T * {size}]);")
@@ -283,9 +320,9 @@ class _Function:
             if s.tiled:
                 out.line(f"for (int64_t t = first; t < end; t += {TILE})")
                 rest = f"int(std::min<int64_t>({TILE}, end - t))"
-                out.line(f"    {tile}({', '.join((*given, 't', rest))});")
+                out.line(f"    {self._name()}({', '.join((*arguments, 't', rest))});")
             else:
-                out.line(f"{tile}({', '.join((*given, 'first', 'end'))});")
+                out.line(f"{self._name()}({', '.join((*arguments, 'first', 'end'))});")
             out.depth -= 1
             out.line("});")
             for name, scratch in self.scratch.items():
@@ -293,17 +330,17 @@ class _Function:
                 m, n = count(v.args[0]), count(v.args[1]) * kernel.width
                 x = self.rows.where(v.args[1])
                 out.line(f"outer<{m}>({scratch}, (const {self.rows.kind(x)}*){x}, {n}, (float*){name}, T);")
-        return "\n".join((*out.lines, ""))
 
     def _shapes(self) -> list[str]:
         some = [f"{n} {shape(v, self.kernel.width)}" for n, v in self.kernel.takes.items()]
         made = [f"{n} {shape(v, self.kernel.width)}" for n, v in self.kernel.gives.items()]
-        return [f"{self.kernel.name}:", ", ".join(some), "->", ", ".join(made)]
+        return [f"{(self.plain or self.kernel).name}:", ", ".join(some), "->", ", ".join(made)]
 
-    def _bytes(self) -> int:
-        """Bytes of a token, activations of 4."""
-        some = (*self.kernel.takes.values(), *self.kernel.gives.values())
-        return sum(4 * count(v) * (self.kernel.width if v.row else 1) for v in some if v.token)
+
+def _bytes(kernel: Kernel) -> int:
+    """Bytes of a token, activations of 4."""
+    some = (*kernel.takes.values(), *kernel.gives.values())
+    return sum(4 * count(v) * (kernel.width if v.row else 1) for v in some if v.token)
 
 
 def shape(value: Row, width: int | None = None) -> str:
@@ -324,13 +361,23 @@ def _plus(at: str) -> str:
     return "" if at == "0" else f" + {at}"
 
 
+def _within(plain: Kernel, kernel: Kernel) -> bool:
+    """Whether a kernel does what another does and gives less: not all of the numbers."""
+    same = plain.takes == kernel.takes and all(kernel.gives.get(n) is v for n, v in plain.gives.items())
+    more = [v for n, v in kernel.gives.items() if n not in plain.gives]
+    return same and bool(more) and all(v.token and not v.row for v in more)
+
+
 def translation_unit(kernels: Iterable[Kernel], head: str = CARRIED) -> str:
     """One file of C++ with a function for each kernel, of its name: pointers in the order of takes and gives, then how
     many tokens T. Sums over tokens are added to what their memory holds. Raises `NoCpp` where a kernel has none.
 
     ``head`` stands before them: what all of them use, or how that is included.
     """
-    return "\n".join((head, *(_Function(kernel).print() for kernel in kernels)))
+    kernels = list(kernels)
+    plain = {id(k): next((p for p in kernels if _within(p, k)), None) for k in kernels}
+    part = {id(p) for p in plain.values()}
+    return "\n".join((head, *(_Function(k, plain[id(k)]).print() for k in kernels if id(k) not in part)))
 
 
 def print_cpp(kernel: Kernel) -> str:

@@ -219,9 +219,12 @@ class Rows:
         """Puts what a pass summed where it is read."""
         most = isinstance(value.rule, RowMax)
         if into is not None:
-            for i, n in enumerate(names):
-                at = into.at(str(i))
-                self.out.line(f"{at} = larger({at}, {n});" if most else f"{at} += {n};")
+            if len(names) > 1:
+                array = self.out.name("totals")
+                self.out.line(f"const float {array}[{len(names)}] = {{{', '.join(names)}}};")
+            with self.out.loops((len(names),)) as (i,):
+                at, total = into.at(i), f"{array}[{i}]" if len(names) > 1 else names[0]
+                self.out.line(f"{at} = larger({at}, {total});" if most else f"{at} += {total};")
         elif not value.streams:
             self.out.places[-1][value.id] = Place(names[0], None)
         else:
