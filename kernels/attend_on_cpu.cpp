@@ -94,6 +94,15 @@ static inline void exchange_all(Vector* x) {
 
 static inline void transpose(Vector* x) { exchange_all<1>(x); }
 
+// The sums of LANES vectors, each of all its numbers, as one.
+template <int S = 1>
+static inline Vector totals(Vector* x) {
+    for (int i = 0; i < LANES / S; i += 2)
+        exchange<S>(x[i], x[i + 1], std::make_integer_sequence<int, LANES>()), x[i / 2] = x[i] + x[i + 1];
+    if constexpr (2 * S < LANES) return totals<2 * S>(x);
+    else return x[0];
+}
+
 template <int S, int... I>
 static inline Vector swapped(Vector x, std::integer_sequence<int, I...>) {
     return __builtin_shufflevector(x, x, (I ^ S)...);
@@ -114,6 +123,13 @@ static inline void transpose(Vector* x) {
         }
 }
 
+static inline Vector totals(Vector* x) {
+    transpose(x);
+    Vector sum = x[0];
+    for (int i = 1; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
 template <class Join>
 static inline float joined(Vector x, Join join) {
     for (int i = 1; i < LANES; i++) x = join(x, all(x[i]));
@@ -125,9 +141,9 @@ static inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
 
 static inline Vector sum(Vector x, Vector y) { return x + y; }
 
-// How far ahead of a row to fetch another: further than hardware looks, by whole rows.
-static inline int64_t ahead_of(int64_t step) {
-    return std::max<int64_t>(1, 8192 / int64_t(sizeof(ACT)) / std::max<int64_t>(1, step)) * step;
+// How far ahead of a row to fetch another, of rows of so many channels: by 8 KiB of them.
+static inline int64_t ahead_of(int64_t step, int64_t channels) {
+    return std::max<int64_t>(1, 8192 / int64_t(sizeof(ACT)) / channels) * step;
 }
 
 static inline void fetch(const ACT* row, int64_t channels) {
@@ -137,7 +153,7 @@ static inline void fetch(const ACT* row, int64_t channels) {
 // `count` rows of keys, `step` apart, of which `channels` become those of tiles of `dim` channels: to [count / TILE, dim,
 // TILE], zeros after the last.
 static void lay_keys(const ACT* rows, int64_t step, int64_t count, int64_t channels, int64_t dim, float* to) {
-    const int64_t ahead = ahead_of(step);
+    const int64_t ahead = ahead_of(step, channels);
     for (int64_t k = 0; k < count; k += LANES) {
         float* tile = to + k / TILE * TILE * dim + k % TILE;
         const int64_t here = std::min<int64_t>(LANES, count - k);
@@ -163,7 +179,7 @@ static void lay_keys(const ACT* rows, int64_t step, int64_t count, int64_t chann
 // TILE], the last block as wide as its vectors.
 static void lay_values(const ACT* rows, int64_t step, int64_t count, int64_t channels, float* to) {
     const int64_t padded = (channels + LANES - 1) / LANES * LANES;
-    const int64_t ahead = ahead_of(step);
+    const int64_t ahead = ahead_of(step, channels);
     for (int64_t k = 0; k < count; k++) {
         const ACT* row = rows + k * step;
         fetch(row + ahead, channels);
@@ -189,15 +205,35 @@ static inline void score(const float* q, const float* keys, int64_t dim, float* 
         for (int n = 0; n < N; n++) put(out + r * CHUNK + n * LANES, sums[r][n]);
 }
 
+// Scores of R queries q [R, dim] with `count` keys where they lie, `step` apart, LANES sums at a time: out [R, CHUNK].
+template <int R>
+static void score_lying(const float* q, const ACT* keys, int64_t step, int64_t count, int64_t dim, float* out) {
+    constexpr int KEYS = LANES / R;
+    const int64_t ahead = ahead_of(step, dim);
+    for (int64_t k = 0; k < count; k += KEYS) {
+        const ACT* row[KEYS];
+        for (int j = 0; j < KEYS; j++) row[j] = keys + std::min(k + j, count - 1) * step;
+        Vector sums[LANES] = {};
+        for (int64_t d = 0; d < dim; d += LANES) {
+            Vector one[KEYS];
+            for (int j = 0; j < KEYS; j++) one[j] = load(row[j] + d), __builtin_prefetch(row[j] + ahead + d);
+            for (int r = 0; r < R; r++)
+                for (int j = 0; j < KEYS; j++) sums[r * KEYS + j] += load(q + r * dim + d) * one[j];
+        }
+        const Vector found = totals(sums);
+        for (int r = 0; r < R; r++) std::memcpy(out + r * CHUNK + k, (const float*)&found + r * KEYS, KEYS * sizeof(float));
+    }
+}
+
 // Sums of R rows, `wide` apart, of N vectors of channels: times `shrink`, plus the values [count], `step` apart, by
 // weights [R, CHUNK].
-template <int R, int N, bool FETCH>
-static inline void gather(const float* weights, const float* values, int64_t step, int64_t count, const float* shrink,
+template <int R, int N, bool FETCH, class Value>
+static inline void gather(const float* weights, const Value* values, int64_t step, int64_t count, const float* shrink,
                           float* out, int64_t wide) {
     Vector sums[R][N];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) sums[r][n] = load(out + r * wide + n * LANES) * shrink[r];
-    const int64_t ahead = ahead_of(step);
+    const int64_t ahead = ahead_of(step, N * LANES);
     for (int64_t k = 0; k < count; k++, values += step, weights++) {
         Vector v[N];
         for (int n = 0; n < N; n++) v[n] = load(values + n * LANES);
@@ -218,8 +254,8 @@ static void scores(int64_t vectors, const float* q, const float* keys, int64_t d
     return score<R, WIDE>(q, keys, dim, out);
 }
 
-template <int R, bool FETCH>
-static void sums(int64_t vectors, const float* weights, const float* values, int64_t step, int64_t count,
+template <int R, bool FETCH, class Value>
+static void sums(int64_t vectors, const float* weights, const Value* values, int64_t step, int64_t count,
                  const float* shrink, float* out, int64_t wide) {
     if (vectors == 1) return gather<R, 1, FETCH>(weights, values, step, count, shrink, out, wide);
     if (vectors == 2 || WIDE == 2) return gather<R, 2, FETCH>(weights, values, step, count, shrink, out, wide);
@@ -269,6 +305,9 @@ static void attend_rows(const Call& c, int64_t b, int64_t g, int64_t begin, int6
     float* keys = room(chunk * (c.dim + padded) + few * R * CHUNK + parts * R * (padded + c.dim + 2));
     float *laid = keys + chunk * c.dim, *weights = laid + chunk * padded, *out = weights + few * R * CHUNK;
     float *q = out + parts * R * padded, *tops = q + parts * R * c.dim, *masses = tops + parts * R;
+    // Keys that few rows read are not worth laying out
+    const bool lying = R <= 4 && parts <= 2 && c.own == c.dim && c.dim % LANES == 0;
+    const int64_t next = lying ? 1 : R;
     std::vector<Range> of(parts * R), unions(parts);
     Range whole = {c.count, 0};
     for (int64_t part = 0; part < parts; part++) {
@@ -277,8 +316,8 @@ static void attend_rows(const Call& c, int64_t b, int64_t g, int64_t begin, int6
             const int64_t row = part * R + r, real = std::min(row, rows - 1), token = begin + real / shared;
             const int64_t head = g * shared + real % shared;
             const ACT* from = c.q + b * c.q_batch + token * c.q_token + head * c.q_head;
-            float* to = q + part * R * c.dim + r;
-            for (int64_t d = 0; d < c.dim; d++) to[d * R] = widened(from[d]) * c.scale * LOG2E;
+            float* to = q + part * R * c.dim + r * (lying ? c.dim : 1);
+            for (int64_t d = 0; d < c.dim; d++) to[d * next] = widened(from[d]) * c.scale * LOG2E;
             const Range range = of[row] = seen(c, b, token);
             if (range.begin < range.end) {
                 unions[part] = {std::min(unions[part].begin, range.begin), std::max(unions[part].end, range.end)};
@@ -290,14 +329,14 @@ static void attend_rows(const Call& c, int64_t b, int64_t g, int64_t begin, int6
         }
     }
     std::fill(out, out + parts * R * padded, 0.0f);
-    const bool direct = std::is_same<ACT, float>::value && parts == 1 && c.width == padded;
+    const bool direct = R <= 4 && parts <= 2 && c.width == padded;
     Integers order;
     for (int i = 0; i < LANES; i++) order[i] = i;
 
     for (int64_t start = whole.begin; start < whole.end; start += chunk) {
         const int64_t size = std::min(chunk, whole.end - start), tiles = (size + TILE - 1) / TILE;
         const ACT* from = c.keys + b * c.key_batch + start * c.key_token + g * c.key_head;
-        lay_keys(from, c.key_token, size, c.own, c.dim, keys);
+        if (!lying) lay_keys(from, c.key_token, size, c.own, c.dim, keys);
         if (c.own < c.dim) {
             const ACT* also = c.shared + b * c.shared_batch + start * c.shared_token;
             lay_keys(also, c.shared_token, size, c.dim - c.own, c.dim, keys + c.own * TILE);
@@ -306,7 +345,10 @@ static void attend_rows(const Call& c, int64_t b, int64_t g, int64_t begin, int6
         if (!direct) lay_values(values, c.value_token, size, c.width, laid);
         for (int64_t block = 0; block < parts; block += few) {
             const int64_t stop = std::min(parts, block + few);
-            for (int64_t tile = 0; tile < tiles; tile++)
+            if constexpr (R <= 4)
+                for (int64_t part = block; part < stop && lying; part++)
+                    score_lying<R>(q + part * R * c.dim, from, c.key_token, size, c.dim, weights + (part - block) * R * CHUNK);
+            for (int64_t tile = 0; tile < tiles && !lying; tile++)
                 for (int64_t part = block; part < stop; part++) {
                     const int64_t low = unions[part].begin - start, high = std::min(size, unions[part].end - start);
                     if (low >= (tile + 1) * TILE || high <= tile * TILE || low >= high) continue;
@@ -348,8 +390,10 @@ static void attend_rows(const Call& c, int64_t b, int64_t g, int64_t begin, int6
                     const int64_t width = std::min(TILE, padded - v);
                     float* to = out + part * R * padded + v;
                     if (direct) {
-                        const float* lie = reinterpret_cast<const float*>(values) + low * c.value_token + v;
-                        sums<R, true>(width / LANES, own + low, lie, c.value_token, high - low, shrink, to, padded);
+                        if constexpr (R <= 4) {
+                            const ACT* lie = values + low * c.value_token + v;
+                            sums<R, true>(width / LANES, own + low, lie, c.value_token, high - low, shrink, to, padded);
+                        }
                     } else {
                         const float* lie = laid + v * size + low * width;
                         sums<R, false>(width / LANES, own + low, lie, width, high - low, shrink, to, padded);
