@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Abs(Pointwise):
-    """|x|, a constant to gradients."""
+class Size(Pointwise):
+    """|x|, infinite where x is NaN, which the largest of a row would pass over; a constant to gradients."""
 
-    cpp, triton, numpy = "std::abs({x})", "tl.abs({x})", "np.abs(x)"
+    cpp = "({x} == {x} ? std::abs({x}) : INFINITY)"
+    triton, numpy = 'tl.where({x} == {x}, tl.abs({x}), float("inf"))', "np.where(x == x, np.abs(x), np.inf)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[None]:
         return (None,)
@@ -35,28 +36,32 @@ class Whole(Pointwise):
 
 
 class ScaleFp8(Pointwise):
-    """The least power of two by which x over it is at most 448 = 1.75 * 2^8, what E4M3 holds; x is above 0."""
+    """The least power of two by which x over it is at most 448 = 1.75 * 2^8, what E4M3 holds; x is above 0.
+
+    NaN where x is infinite: a group with a number that is not finite is NaN as a whole.
+    """
 
     cpp = (
         "__builtin_bit_cast(float, ((__builtin_bit_cast(int32_t, {x}) >> 23) - 8"
-        " + ((__builtin_bit_cast(int32_t, {x}) & 0x7FFFFF) > 0x600000)) << 23)"
+        " + ((__builtin_bit_cast(int32_t, {x}) & 0x7FFFFF) > 0x600000)) << 23) + {x} * 0.0f"
     )
     triton = (
         "((({x}.to(tl.int32, bitcast=True) >> 23) - 8"
         " + (({x}.to(tl.int32, bitcast=True) & 0x7FFFFF) > 0x600000)) << 23).to(tl.float32, bitcast=True)"
+        " + {x} * 0.0"
     )
-    numpy = "np.ldexp(1.0, np.frexp(x)[1] - 9 + (2 * np.frexp(x)[0] > 1.75))"
+    numpy = "np.ldexp(1.0, np.frexp(x)[1] - 9 + (2 * np.frexp(x)[0] > 1.75)) + x * 0"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[None]:
         return (None,)
 
 
 class ScaleFp4(Pointwise):
-    """The least power of two by which x over it is at most 6 = 1.5 * 2^2, what E2M1 holds; x is above 0."""
+    """The least power of two by which x over it is at most 6 = 1.5 * 2^2, what E2M1 holds; x is above 0. NaN as for FP8."""
 
     cpp = ScaleFp8.cpp.replace("- 8", "- 2").replace("0x600000", "0x400000")
     triton = ScaleFp8.triton.replace("- 8", "- 2").replace("0x600000", "0x400000")
-    numpy = "np.ldexp(1.0, np.frexp(x)[1] - 3 + (2 * np.frexp(x)[0] > 1.5))"
+    numpy = "np.ldexp(1.0, np.frexp(x)[1] - 3 + (2 * np.frexp(x)[0] > 1.5)) + x * 0"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[None]:
         return (None,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,3 +100,19 @@ def test_rounded_to_the_last_bit(interpreted: Worker, to: Any, dim: int, act: to
     assert torch.equal(got.float().view_as(want), want)
     (exact,) = run([kernel.gives["y"]], takes)
     assert torch.equal(torch.tensor(exact).float().view_as(want), want)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("to", "dim"), [("fp8", 256), ("fp4", 64)])
+def test_a_group_with_what_is_no_number_is_none(interpreted: Worker, to: Any, dim: int, bad: float) -> None:
+    kernel, x = alone(to, dim), numbers(dim)
+    x[3, 5] = bad
+    flat = x.reshape(-1, kernel.width)
+    want = quantise(x, to=to).view_as(flat)
+    assert want.isnan().all(-1).sum() == 1
+    native = compiled.call([kernel], 0, {"x": flat.double().numpy()}, len(flat))["y"].astype(np.float32)
+    (got,) = interpreted(printed.call, print_forward(kernel), flat)
+    (exact,) = run([kernel.gives["y"]], {"x": flat.double().numpy()})
+    for made in (torch.from_numpy(native), got, torch.tensor(exact).float()):
+        torch.testing.assert_close(made.view_as(flat), want, rtol=0, atol=0, equal_nan=True)

@@ -19,7 +19,7 @@ def _quantise(low: Lowering, op: rounding.Quantise, x: Term) -> Term:
     if not x.row.row or group != low.width:
         raise Unfit(f"groups of {group} channels share a scale, which are no rows of {low.width}")
     letters, form, make = "abcd"[: len(x.row.streams)], few_bits.FORMATS[op.to], low.make
-    top = make(r.RowMax(), make(few_bits.Abs(), x.row))
+    top = make(r.RowMax(), make(few_bits.Size(), x.row))
     scale = make(form.scale, make(r.Clip(low=form.least, high=math.inf), top))
     numbers = r.product(f"{letters},{letters}->{letters}", x.row, r.recip(scale))
     near = few_bits.rounded(numbers, make(form.step, numbers))
