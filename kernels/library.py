@@ -84,20 +84,23 @@ def processors(device: torch.device) -> int:
 def add_projection(total, x, weight, inside, exact: tl.constexpr):
     """total [TILE, m] + x [TILE, CHUNK] times weight [m, CHUNK] transposed; rows that are not ``inside`` are zero.
 
-    ``exact`` is the format that holds the numbers of x as they are. In bfloat16 the weight is split into two terms, so
-    that products are exact to 2^-17 of it on matrix units that round to bfloat16; otherwise all is float32.
+    ``exact`` is the format that holds the numbers of x as they are; products of 16 bits are exact where it is that of
+    the weight, too. Beside x in bfloat16 another weight is split into two terms, so that products are exact to 2^-17 of
+    it on matrix units that round to bfloat16; otherwise all is float32.
     """
     # A choice between values makes Triton convert x for the product instead of computing it, from its loads on, in
     # the layout that the product wants, where threads hold each of its rows several times over.
     x = tl.where(inside[:, None], x, 0.0)
     weight = tl.trans(weight)
-    if exact == tl.bfloat16:
+    if weight.dtype == exact and exact != tl.float32:
+        total = tl.dot(x.to(exact), weight, total)
+    elif exact == tl.bfloat16:
         high = weight.to(tl.bfloat16)
-        low = (weight - high.to(tl.float32)).to(tl.bfloat16)
+        low = (weight.to(tl.float32) - high.to(tl.float32)).to(tl.bfloat16)
         x = x.to(tl.bfloat16)
         total = tl.dot(x, low, tl.dot(x, high, total))
     else:
-        total = tl.dot(x, weight, total, input_precision="ieee")
+        total = tl.dot(x, weight.to(tl.float32), total, input_precision="ieee")
     return total
 
 

@@ -57,7 +57,7 @@ class ScaleFp8(Pointwise):
 
 
 class ScaleFp4(Pointwise):
-    """The least power of two by which x over it is at most 6 = 1.5 * 2^2, what E2M1 holds; x is above 0. NaN as for FP8."""
+    """The least power of two by which x over it is at most 6 = 1.5 * 2^2, what E2M1 holds; else as for FP8."""
 
     cpp = ScaleFp8.cpp.replace("- 8", "- 2").replace("0x600000", "0x400000")
     triton = ScaleFp8.triton.replace("- 8", "- 2").replace("0x600000", "0x400000")

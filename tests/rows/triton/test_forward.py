@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from archc.rows.kernel import Kernel, trained
+from archc.rows.pointwise import Square
+from archc.rows.rules import Input, Param, Project
 from archc.rows.triton import Printed, print_forward
 from archc.rows.triton.passes import Passes
+from archc.rows.value import Program
 from tests.rows.test_cpp_rules import FUNCTIONS, functions, hold, of_all_sizes
 from tests.rows.triton import kernels
 from tests.rows.triton.printed import call, drawn, exact
@@ -81,6 +84,19 @@ def test_norm_and_rotation_of_heads(
 @pytest.mark.parametrize("experts", [8, 100, 256])
 def test_router(interpreted: Worker, experts: int) -> None:
     check(interpreted, kernels.router(experts), 9, FP32, logits=5.0)
+
+
+@pytest.mark.parametrize("act", [FP32, BF16, FP16])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_projections_by_weights_of_any_format(interpreted: Worker, act: torch.dtype, scaled: bool) -> None:
+    """Weights as activations are, and in float32 beside them; rows as they come, and made in the kernel."""
+    p = Program()
+    x = p.make(Input(name="x", row=True, format="act"))
+    narrow = p.make(Param(name="narrow", streams=(6,), row=True, format="act"))
+    wide = p.make(Param(name="wide", streams=(6,), row=True))
+    row = p.make(Square(), x) if scaled else x
+    gives = {"of_narrow": p.make(Project(), row, narrow), "of_wide": p.make(Project(), row, wide)}
+    check(interpreted, Kernel("two", 40, kernels.leaves(x, narrow, wide), gives, {}), 11, act, loose=act == BF16)
 
 
 def test_numbers_alone(interpreted: Worker) -> None:
