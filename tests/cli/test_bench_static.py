@@ -15,6 +15,7 @@ from archc.cli._bench import rows as bench_rows
 from archc.cli._bench.rows import TOKENS, Row
 from archc.cli._bench.static.child import Call
 from archc.cli._bench.subjects import Subject, subjects
+from archc.cli._bench.table import _layers
 from archc.importers import load
 from archc.plan import plan
 from archc.plan.passes.fuse import fuse
@@ -109,6 +110,24 @@ def test_which_arrays_hold_rows() -> None:
 def test_how_wide_rows_are_accessed(arrays: dict[str, dict[str, int]], bits: int | None) -> None:
     facts = {"arrays": arrays, "rows": ["x", "out", "unused"]}
     assert bench_rows.of_rows(facts, {"x": 64, "out": 64, "post": 16}) == bits
+
+
+def test_layers_of_v4_stand_in_one_line_each() -> None:
+    """Of 120 columns, as output into files and documents has."""
+    counts = {"tokens": 64, "reference": 515, "unfused": 436, "triton": 13, "torch": 192}
+    name = "Layer(HyperConnection, CsaAttention, HyperConnection, HashMoe)"
+    table = _layers([{"layer": i, "class": name, **counts} for i in (2, 3)])
+    assert [line.split() for line in table.lines(120, styled=False)][1] == [
+        "2,",
+        "3",
+        *name.split(),
+        "64",
+        "515",
+        "436",
+        "205",
+        "13",
+    ]
+    assert len(list(table.lines(120, styled=False))) == 2
 
 
 @pytest.mark.slow

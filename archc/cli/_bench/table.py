@@ -80,8 +80,8 @@ def _layers(layers: Sequence[dict[str, Any]]) -> Table:
         Column("tokens", "right"),
         Column("references", "right"),
         *([Column("unfused", "right")] if unfused else []),
-        Column("with kernels", "right"),
-        Column("of these Triton", "right"),
+        Column("fused" if unfused else "with kernels", "right"),
+        Column("in Triton", "right"),
     )
     facts = ("class", "tokens", "reference", *(["unfused"] if unfused else []), "triton", "torch")
     for (name, tokens, *before, triton, torch), some in _by(layers, *facts).items():
