@@ -22,7 +22,7 @@ RESERVED = frozenset(
         throw true try typedef typename union unsigned using virtual void volatile while xor INFINITY NAN Lanes
         Words Halves Parts bfloat16 columns error exponential larger lanes limited logarithm outer project
         rounded sigmoid softplus tangent unproject unproject_rows in_slices slices_of add_lanes
-        project_block project_rows
+        project_block project_rows Tokens by_number by_token
         """,
     )
 )

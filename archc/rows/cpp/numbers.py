@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from archc.rows.cpp.expressions import closed, flat, number, pointwise, summed
 from archc.rows.cpp.lines import WIDTH, Lines
 from archc.rows.cpp.schedule import count, padded
 from archc.rows.rewrite import Matrix
@@ -50,58 +49,6 @@ class Place(NamedTuple):
         return f"{self.array}[{summed(self.start, index)}]"
 
 
-def summed(*terms: str) -> str:
-    """A sum as text, numbers in it added up."""
-    parts = [p for term in terms for p in term.split(" + ") if p]
-    known = sum(int(p) for p in parts if p.isdigit())
-    named = [p for p in parts if not p.isdigit()]
-    return " + ".join(named + [str(known)] * bool(known or not named))
-
-
-def scaled(factor: int, index: str) -> str:
-    """A product as text."""
-    if index.isdigit():
-        return str(factor * int(index))
-    return index if factor == 1 else f"{factor} * {index}" if " " not in index else f"{factor} * ({index})"
-
-
-def flat(streams: Streams, index: Sequence[str]) -> str:
-    """Where a place of streams is if they lie in a line."""
-    terms = [scaled(math.prod(streams[at + 1 :]), i) for at, i in enumerate(index)]
-    return summed(*terms) if terms else "0"
-
-
-def number(x: float) -> str:
-    """A literal."""
-    if math.isinf(x):
-        return "INFINITY" if x > 0 else "-INFINITY"
-    text = f"{x!r}f" if any(c in repr(x) for c in ".e") else f"{x!r}.0f"
-    return text
-
-
-def pointwise(rule: Pointwise, x: str) -> str:
-    """A function of a number."""
-    options = {k: number(v) if isinstance(v, float | int) else v for k, v in rule.__dict__.items()}
-    return rule.cpp.replace("({x})", f"({x})").format(x=closed(x), **options)
-
-
-def closed(text: str) -> str:
-    """An expression as it stands in a product."""
-    simple = re.fullmatch(r"[\w.]+(e-\d+f)?(\[[^\]]*\])*", text) or (
-        re.fullmatch(r"\w+\(.*\)", text) and _balanced(text[text.index("(") + 1 : -1])
-    )
-    return text if simple else f"({text})"
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for c in text:
-        depth += (c == "(") - (c == ")")
-        if depth < 0:
-            return False
-    return depth == 0
-
-
 class Numbers(Lines):
     """Writes numbers, each once in the scopes that see it."""
 
@@ -109,6 +56,8 @@ class Numbers(Lines):
         super().__init__(taken)
         self.uses, self.kept, self.pads = Counter(a.id for v in values for a in v.args), kept, padded(values)
         self.places: list[dict[int, Place]] = [{}]
+        self.kind = "float"
+        """What a number is: float, or `Tokens`, one of each token of a tile."""
 
     @contextmanager
     def scope(self, head: str) -> Iterator[None]:
@@ -262,13 +211,16 @@ class Numbers(Lines):
         self.line("}")
         self.depth += inside
 
+    def _zero(self) -> str:
+        return "0" if self.kind == "float" else "{}"
+
     def _declared(self, value: Row, *, zero: bool = False) -> Place:
         name = self.name(self.hint(value))
         if not value.streams:
             if zero:
-                self.line(f"float {name} = 0;")
+                self.line(f"{self.kind} {name} = {self._zero()};")
             return Place(name, None)
-        self.line(f"float {name}[{count(value)}]{' = {}' if zero else ''};")
+        self.line(f"{self.kind} {name}[{count(value)}]{' = {}' if zero else ''};")
         return Place(name)
 
     def _assigned(self, value: Row, into: Place | None) -> Place:
@@ -292,7 +244,7 @@ class Numbers(Lines):
                 self.line(f"{into.at('0')} = {text};")
                 return into
             name = self.name(self.hint(value))
-            self.line(f"const float {name} = {text};")
+            self.line(f"const {self.kind} {name} = {text};")
             return Place(name, None)
         place = into or self._declared(value)
         if len(value.streams) > 1 and _in_line(value, self):
@@ -326,7 +278,7 @@ class Numbers(Lines):
         place = into or self._declared(value)
         with self.loops(value.streams) as index, self.braces(value.streams):
             total = self.name("total")
-            self.line(f"float {total} = 0;")
+            self.line(f"{self.kind} {total} = {self._zero()};")
             free = LETTERS[sum(n > 1 for n in value.streams) :]
             add(total, dict(zip(out, index, strict=True)), free)
             self.line(f"{place.at(flat(value.streams, index))} = {total};")
@@ -398,10 +350,23 @@ class Numbers(Lines):
         return place
 
     # --- repeats ---------------------------------------------------------------------------------
+    def together(self, value: Row, given: Mapping[int, str], into: str) -> None:
+        """Runs a repeat for all tokens of a tile at once: ``given`` are arrays [token][number] by value."""
+        with self.scope(""):
+            self.kind = "Tokens"
+            for v in value.args[: 1 if isinstance(value.rule, Repeat) else 2]:
+                name = self.name(f"{given[v.id]}_tokens")
+                self.line(f"Tokens {name}[{count(v)}];")
+                self.line(f"by_number({given[v.id]}, {name});")
+                self.places[-1][v.id] = Place(name)
+            made = self._repeat(value) if isinstance(value.rule, Repeat) else self._repeat_back(value)
+            self.line(f"by_token({made.array}, {into});")
+            self.kind = "float"
+
     def _state(self, value: Row, source: Row, hint: str) -> Place:
         """A place of its own for numbers that change."""
         place = Place(self.name(hint), "" if value.streams else None)
-        self.line(f"float {place.array}{f'[{count(value)}]' if value.streams else ''};")
+        self.line(f"{self.kind} {place.array}{f'[{count(value)}]' if value.streams else ''};")
         self.copy(value, self.made(source), place)
         return place
 
@@ -420,13 +385,13 @@ class Numbers(Lines):
         size, times = count(start), value.rule.times
         first, given = self.made(start), self.made(grad)
         rounds = self.name("rounds")
-        self.line(f"float {rounds}[{times}][{size}];")
+        self.line(f"{self.kind} {rounds}[{times}][{size}];")
         self.copy(start, first, Place(f"{rounds}[0]"))
         with self.scope(f"for (int round = 1; round < {times}; ++round)"):
             self.places[-1][state.id] = Place(f"{rounds}[round - 1]")
             self.copy(start, self.made(end), Place(f"{rounds}[round]"))
         place = Place(self.name("back"))
-        self.line(f"float {place.array}[{size}];")
+        self.line(f"{self.kind} {place.array}[{size}];")
         self.copy(start, given, place)
         with self.scope(f"for (int round = {times - 1}; round >= 0; --round)"):
             self.places[-1][state.id] = Place(f"{rounds}[round]")

@@ -18,7 +18,7 @@ from archc.rows.rules import Input, Param, Project, RowMax, Spread, Take, TokenS
 from archc.rows.value import Row
 
 TILE = 16
-"""Tokens that meet a chunk of a matrix while it is near."""
+"""Tokens that meet a chunk of a matrix while it is near; as many as `Tokens` of C++ has."""
 
 STACK = 4096
 """Numbers of a row buffer that may lie on the stack."""
@@ -75,6 +75,8 @@ class _Function:
                                 out.places[-1][v.id] = Place(f"{self.arrays[v.id]}[b]")
                         for block in segment:
                             self._block(block)
+                for v in (v for b in segment if b % 2 for v in s.passes[b // 2].repeats):
+                    out.together(v, self.arrays, self.arrays[v.id])
         else:
             with out.scope("for (int64_t t = first; t < end; ++t)"):
                 for block in range(s.end):
@@ -114,9 +116,10 @@ class _Function:
         self.lanes: dict[int, str] = {}
         for v in s.every:
             if v.id in s.block and s.crosses(v):
-                self.arrays[v.id] = name = self.out.name(self.out.hint(v))
+                hint = v.rule.name if isinstance(v.rule, Input) else self.out.hint(v)
+                self.arrays[v.id] = name = self.out.name(hint)
                 by_lanes = isinstance(v.rule, Project)
-                summed = s.block[v.id] % 2 == 1 and not by_lanes
+                summed = (s.block[v.id] % 2 == 1 and not by_lanes) or v.id in s.repeated
                 self.out.line(f"float {name}[{TILE}][{count(v)}]{' = {}' if summed else ''};")
                 if by_lanes:
                     self.lanes[v.id] = lanes = self.out.name(f"{name}_lanes")

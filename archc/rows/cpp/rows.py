@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+from archc.rows.cpp.expressions import closed, number, pointwise
 from archc.rows.cpp.lines import WIDTH
-from archc.rows.cpp.numbers import Numbers, Place, closed, number, pointwise
+from archc.rows.cpp.numbers import Numbers, Place
 from archc.rows.cpp.schedule import Pass, Schedule, count
 from archc.rows.elements import Element, Elements
 from archc.rows.kernel import Kernel

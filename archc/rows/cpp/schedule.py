@@ -21,6 +21,7 @@ from archc.rows.rules import (
     Placeholder,
     Product,
     Project,
+    Recip,
     Repeat,
     RepeatBack,
     RowMax,
@@ -35,6 +36,10 @@ from archc.rows.value import Row, order
 
 HEAD = -1
 """The block of what all tokens share."""
+
+
+TOGETHER = (Add, Placeholder, Product, Recip, Spread)
+"""What C++ knows to do with numbers of several tokens at once."""
 
 
 class NoCpp(TypeError):
@@ -95,6 +100,8 @@ class Pass(NamedTuple):
     """Numbers that rows are made of."""
     unprojected: list[Row]
     projected: list[Row]
+    repeats: list[Row]
+    """Repeats that run after it, for all tokens of a tile at once."""
     uses: Counter[int]
     """How often a row is an operand, or an end, of the pass."""
 
@@ -130,15 +137,21 @@ class Schedule:
         """Rows that are turned where they lie."""
         self.outers = {n: v for n, v in kernel.gives.items() if isinstance(v.rule, Outer)}
         self._hold()
+        self.tiled = any(isinstance(v.rule, Project | Unproject) for v in self.every)
+        self.tiled |= any(map(self.late, self.outers.values()))
+        self.together = {v.id for v in self.every if self.tiled and self._runs_together(v)}
+        """Repeats that run for all tokens of a tile at once."""
         self.depth = max((self.level(v) for v in self.every if v.id not in self.body), default=0)
         self.passes = [self._pass(level) for level in range(self.depth + 1)]
-        self.tiled = any(p.products for p in self.passes) or any(map(self.late, self.outers.values()))
         self.end = 2 * self.depth + 2
         self.block: dict[int, int] = {}
         """In which block a number is made."""
         late = [v for v in self.outers.values() if self.late(v)]
+        self.repeated = {a.id for p in self.passes for v in p.repeats for a in self.operands(v)}
+        """Numbers that repeats start from, for all tokens of a tile at once."""
         self.multiplied = {v.args[0].id for v in (*late, *(u for p in self.passes for u in p.unprojected))}
-        """Numbers that a matrix multiplies: those of a tile lie one after another."""
+        self.multiplied |= self.repeated
+        """Numbers that a matrix multiplies, or a repeat starts from: those of a tile lie one after another."""
         self.readers = self._readers()
         self._segments = self._segmented()
 
@@ -147,7 +160,8 @@ class Schedule:
         for v in order([value]) if value.id not in self._levels else ():
             if v.id not in self._levels:
                 below = max((self._levels[a.id] for a in v.args), default=0)
-                self._levels[v.id] = below + isinstance(v.rule, RowSum | RowMax | Project | Rotate)
+                ends = isinstance(v.rule, RowSum | RowMax | Project | Rotate) or v.id in self.together
+                self._levels[v.id] = below + ends
         return self._levels[value.id]
 
     def late(self, value: Row) -> bool:
@@ -190,6 +204,7 @@ class Schedule:
             numbers=[],
             unprojected=[],
             projected=[v for v in self.every if isinstance(v.rule, Project) and self.level(v.args[0]) == level],
+            repeats=[v for v in self.every if v.id in self.together and self.level(v) == level + 1],
             uses=Counter(),
         )
         seen: set[int] = set()
@@ -221,6 +236,15 @@ class Schedule:
             visit(end)
         return made
 
+    def _runs_together(self, value: Row) -> bool:
+        """Whether a repeat is made of sums, products and inverses of what it starts from alone, in each round."""
+        if not isinstance(value.rule, Repeat | RepeatBack) or value.id in self.body:
+            return False
+        given = value.args[: 1 if isinstance(value.rule, Repeat) else 2]
+        rounds = [v for v in order(value.args[len(given) :]) if not isinstance(v.rule, Const)]
+        plain = all(v.id in self.body and isinstance(v.rule, TOGETHER) for v in rounds)
+        return plain and all(a.token and a.streams for a in given)
+
     # --- numbers ---------------------------------------------------------------------------------
     def _readers(self) -> dict[int, set[int]]:
         """The blocks that read a number, for each that is wanted; says where each is made, as late as can be."""
@@ -245,6 +269,11 @@ class Schedule:
                 continue
             if isinstance(v.rule, RowSum | RowMax | Project):
                 self.block[v.id] = 2 * self.level(v.args[0]) + 1
+                continue
+            if v.id in self.together:
+                self.block[v.id] = 2 * self.level(v) - 1
+                for a in self.operands(v):
+                    read(a, self.block[v.id])
                 continue
             shared = not v.token and self.level(v) == 0
             self.block[v.id] = HEAD if shared else min(min(readers[v.id]) // 2 * 2, self.end)
@@ -289,6 +318,7 @@ class Schedule:
                 segments += [[2 * p.level + 1], []]
             else:
                 segments[-1].append(2 * p.level + 1)
+                segments += [[]] * bool(p.repeats)
         if any(map(self.late, self.outers.values())):
             segments.append([self.end])
         return [s for s in segments if s]

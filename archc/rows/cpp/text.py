@@ -272,6 +272,21 @@ static void outer(const float* numbers, const X* x, int64_t width, float* total,
 }
 """
 
+TOKENS = """\
+// A number of each of the 16 tokens of a tile
+typedef float Tokens __attribute__((vector_size(64)));
+template <int M>
+static void by_number(const float (*tokens)[M], Tokens* numbers) {
+    for (int i = 0; i < M; ++i)
+        for (int b = 0; b < 16; ++b) numbers[i][b] = tokens[b][i];
+}
+template <int M>
+static void by_token(const Tokens* numbers, float (*tokens)[M]) {
+    for (int i = 0; i < M; ++i)
+        for (int b = 0; b < 16; ++b) tokens[b][i] = numbers[i][b];
+}
+"""
+
 SLICES = """\
 // How many threads share T tokens: each has at least 256 KiB to move
 static inline int64_t slices_of(int64_t T, int64_t bytes) {
@@ -304,4 +319,4 @@ struct Parts {
 };
 """
 
-HEAD = f"{FORMATS}\n{FUNCTIONS}\n{PRODUCTS}\n{SLICES}"
+HEAD = f"{FORMATS}\n{FUNCTIONS}\n{PRODUCTS}\n{TOKENS}\n{SLICES}"
