@@ -16,9 +16,10 @@ from archc.rows.rules import Input, Param, Project
 from archc.rows.triton import Printed, print_forward
 from archc.rows.triton.passes import Passes
 from archc.rows.value import Program
+from tests.rows.test_cpp import bound, cancelling, expected
 from tests.rows.test_cpp_rules import FUNCTIONS, functions, hold, of_all_sizes
 from tests.rows.triton import kernels
-from tests.rows.triton.printed import call, drawn, exact
+from tests.rows.triton.printed import call, drawn, exact, shape
 
 if TYPE_CHECKING:
     from tests.kernels.support.worker import Worker
@@ -133,6 +134,15 @@ def test_boundary(
     if train:
         kernel = trained(kernel, list(kernel.takes)).forward
     check(interpreted, kernel, tokens, act, fn=0.1)
+
+
+@pytest.mark.parametrize("left", [1.0, 0.1, 0.01])
+def test_norms_of_streams_that_cancel(interpreted: Worker, left: float) -> None:
+    kernel, arrays = cancelling(40, left, 8)
+    takes = [torch.tensor(arrays[n]).float().view(shape(kernel, v, 8)) for n, v in kernel.takes.items()]
+    made = dict(zip(kernel.gives, interpreted(call, print_forward(kernel), *takes), strict=True))
+    want = torch.tensor(expected(kernel, arrays)["h"]).view_as(made["h"])
+    assert (made["h"] - want).abs().max() <= bound(left) * want.abs().max()
 
 
 def test_boundary_of_many_tokens(interpreted: Worker) -> None:
