@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from . import on_cpu
 from .dispatch import use_triton
-from .library import FUSED_MULTIPLY_ADD, as_rows, jit, next_power_of_2, on_device, operator, processors, tl
+from .library import FUSED_MULTIPLY_ADD, add_up, as_rows, jit, next_power_of_2, on_device, operator, processors, tl
 from .upcast import upcast
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _wide_backward_kernel(
     X_PACKED: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """The same for wide rows: each is walked twice in chunks, the second time out of cache; partial starts at zero."""
+    """The same for wide rows: each is walked twice in chunks, the second time out of cache."""
     program = tl.program_id(0)
     x_step = D if X_PACKED else x_stride
     grad_step = D if GRAD_PACKED else grad_stride
@@ -239,19 +239,32 @@ def _wide_backward_kernel(
             tl.store(dx + row * D + col, down.to(dx.dtype.element_ty), mask=mask)
             if partial is not None:
                 share = partial + program * D + col
-                tl.store(share, tl.load(share, mask=mask, other=0.0) + upstream * unit, mask=mask)
+                before = tl.where(number == program, 0.0, tl.load(share, mask=mask, other=0.0))
+                tl.store(share, before + upstream * unit, mask=mask)
         # The next row reads the shares that this one wrote.
         tl.debug_barrier()
 
 
+@jit
+def _sum_kernel(partial, programs, dweight, D: tl.constexpr, BLOCK: tl.constexpr):
+    """dweight [D] of the shares of programs."""
+    add_up(partial, programs, D, D, dweight, tl.program_id(0), BLOCK)
+
+
 WIDE_TILE = {"BLOCK_D": 4096, "num_warps": 8, **FUSED_MULTIPLY_ADD}
+SUM_TILE = {"BLOCK": 256, "num_warps": 4, **FUSED_MULTIPLY_ADD}
 
 
-def tile(width: int) -> dict[str, int]:
+def tile(width: int, elements: int = 2048) -> dict[str, int]:
     """The tile of a program over rows of this width: whole rows, 16 elements a thread where a row allows it."""
     block = next_power_of_2(width)
-    rows = max(1, 2048 // block)
-    return {"BLOCK_ROWS": rows, "BLOCK_D": block, "num_warps": min(16, max(4, block // 512)), **FUSED_MULTIPLY_ADD}
+    rows = max(1, elements // block)
+    return {
+        "BLOCK_ROWS": rows,
+        "BLOCK_D": block,
+        "num_warps": min(16, max(4, rows * block // 512)),
+        **FUSED_MULTIPLY_ADD,
+    }
 
 
 @operator
@@ -285,25 +298,29 @@ def rms_norm_backward(
     equal bits.
     """
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    dweight = torch.zeros(x.shape[-1] if with_weight else 0, dtype=torch.float32, device=x.device)
+    made = {"dtype": torch.float32 if weight is None else weight.dtype, "device": x.device}
+    dweight = torch.empty(0, **made)
+    if with_weight:
+        dweight = (torch.empty if x.numel() else torch.zeros)(x.shape[-1], **made)
     if x.numel():
         width, flat, upstream = x.shape[-1], as_rows(x), as_rows(grad)
         rows, x_stride, grad_stride = flat.shape[0], flat.stride(0), upstream.stride(0)
+        # Shares are written and read again: a program has a processor to itself, and at least two tiles of 8192 numbers
         if width <= WIDEST_WHOLE_BACKWARD:
-            kernel, block, allocate = _backward_kernel, tile(width), torch.empty
+            kernel, block = _backward_kernel, tile(width, 8192)
+            programs = min(-(-rows // (2 * block["BLOCK_ROWS"])), processors(x.device))
         else:
-            kernel, block, allocate = _wide_backward_kernel, WIDE_TILE, torch.zeros
-        programs = min(-(-rows // block.get("BLOCK_ROWS", 1)), 2 * processors(x.device))
-        partial = allocate(programs, width, dtype=torch.float32, device=x.device) if with_weight else None
+            kernel, block, programs = _wide_backward_kernel, WIDE_TILE, min(rows, processors(x.device))
+        partial = torch.empty(programs, width, dtype=torch.float32, device=x.device) if with_weight else None
         packed = {"GRAD_PACKED": grad_stride == width, "X_PACKED": x_stride == width}
         weight = None if weight is None else weight.contiguous()
         with on_device(x):
             kernel[(programs,)](
                 upstream, flat, weight, rstd, dx, partial, rows, grad_stride, x_stride, D=width, **packed, **block
             )
-        if partial is not None:
-            dweight = partial.sum(0)
-    return dx, dweight if weight is None else dweight.to(weight.dtype)
+            if partial is not None:
+                _sum_kernel[(-(-width // SUM_TILE["BLOCK"]),)](partial, programs, dweight, D=width, **SUM_TILE)
+    return dx, dweight
 
 
 @rms_norm_backward.register_fake

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -34,10 +35,11 @@ def uneven(programs: int, sampled: bool) -> list[Traced]:
     return _traced(lambda: probes.uneven(programs), sampled=sampled)
 
 
-def norm_backward(rows: int, width: int) -> list[Traced]:
-    x, weight = torch.randn(rows, width, requires_grad=True), torch.ones(width, requires_grad=True)
-    upstream = torch.ones(rows, width)
-    return _traced(lambda: torch.autograd.grad(rms_norm(x, weight, eps=1e-6), [x, weight], upstream))
+def norm_backward(rows: int, width: int, dtype: torch.dtype = torch.float32, processors: int = 2) -> list[Traced]:
+    x, weight = (torch.ones(*dims, width, dtype=dtype, requires_grad=True) for dims in ((rows,), ()))
+    upstream = torch.ones(rows, width, dtype=dtype)
+    with patch("kernels.rms_norm.processors", lambda _: processors):
+        return _traced(lambda: torch.autograd.grad(rms_norm(x, weight, eps=1e-6), [x, weight], upstream))
 
 
 def last_arriver(programs: int, width: int) -> list[Traced]:
