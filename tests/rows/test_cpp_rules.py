@@ -146,6 +146,26 @@ def projections(m: int, width: int) -> Kernel:
     return Kernel("projections", width, takes, {"scores": scores, "both": both, "gated": gated}, {"gated": "act"})
 
 
+@pytest.mark.parametrize(("body", "together"), [("quotient", True), ("exponent", False), ("outside", False)])
+def test_rounds_beside_a_product_of_matrices(body: str, together: bool) -> None:
+    """Rounds of sums, products and inverses run for all tokens of a tile at once, others token by token."""
+    p = Program()
+    x = p.make(r.Input(name="x", row=True, format="act"))
+    weight = p.make(r.Param(name="weight", streams=(3,), row=True))
+    bias = p.make(r.Input(name="bias", streams=(3,)))
+    rounds: dict[str, Callable[[Any], Any]] = {
+        "quotient": lambda c: r.mul(c, r.recip(r.add(r.product("a->", r.mul(c, c)), 1.0))),
+        "exponent": lambda c: p.make(r.Exp(), r.mul(c, -1.0)),
+        "outside": lambda c: r.mul(c, bias),
+    }
+    scores = r.repeat(3, rounds[body], r.add(p.make(r.Sigmoid(), p.make(r.Project(), x, weight)), 0.5))
+    kernel = Kernel("rounds", 24, {"x": x, "weight": weight, "bias": bias}, {"scores": r.mul(scores, 2.0)}, {})
+    assert ("by_token(" in translation_unit([kernel], "")) is together
+    wanted = ("x", "weight", *["bias"] * (body == "outside"))
+    for tokens in (1, 19):
+        check_all(kernel, tokens, "float", tokens, wanted=wanted)
+
+
 @pytest.mark.parametrize(
     ("m", "width", "act"), [(5, 70, "float"), pytest.param(8, 1200, "bfloat16", marks=pytest.mark.slow)]
 )
