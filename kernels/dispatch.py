@@ -68,6 +68,11 @@ def chosen() -> str:
     return _asked() if torch.compiler.is_compiling() else _DECIDED.get() or _asked()
 
 
+def wants_cpp() -> bool:
+    """Whether C++ is asked for, and no compiler of PyTorch listens."""
+    return not torch.compiler.is_compiling() and (_DECIDED.get() or _asked()) == "cpp"
+
+
 def use_triton(*tensors: Tensor | None) -> bool:
     """Whether the Triton kernels of an op run on these operands (absent ones are None).
 

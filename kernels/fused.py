@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import native
+from . import calls, native
 from .arrays import Array, Layout, Tensors, act, fp32
-from .dispatch import chosen, use_triton
+from .dispatch import chosen, use_triton, wants_cpp
 from .library import in_a_name
 from .runners import Launched, Launcher, Native, Runner
 
@@ -68,6 +68,9 @@ class Fused:
         self.passed = None if len(read) == len(takes) else [list(takes).index(n) for n in read]
         self.layout = Layout(lead, tokens, read, gives, saved, backward, learns, alike)
         self.runners: dict[tuple[str, torch.dtype], Runner | None] = {}
+        self.calls: dict[torch.dtype, calls.Call] = {}
+        self.places = self.passed or range(len(read))
+        self.typical = self.places[next((i for i, a in enumerate(read.values()) if a.act), 0)]
         # Names of operators are global: two packages may have functions of one name, as may a model and its twin
         self.namespace = in_a_name(reference.__module__.rpartition(".")[0])
         self.key = f"{self.namespace}::{name}"
@@ -76,6 +79,10 @@ class Fused:
 
     def __call__(self, *operands: Tensor) -> Any:
         """Its gives of its takes: one tensor, or several."""
+        if wants_cpp() and (call := self.calls.get(operands[self.typical].dtype)) is not None:
+            given = call(*operands)
+            if given is not None:
+                return given
         takes = operands if self.passed is None else [operands[i] for i in self.passed]
         dtype = self.layout.dtypes.get(tuple([x.dtype for x in takes]))
         kind = None if dtype is None else self.kind(takes, dtype)
@@ -119,6 +126,13 @@ class Fused:
         library = native.load(native.text(self.cpp), self.name, f"-DACT={ACTS[dtype]}")
         self.runners["cpp", dtype] = None if library is None else Native(self.name, self.layout, dtype, library)
 
+    def connect(self, dtype: torch.dtype) -> None:
+        """Has its C++ called without Python in between, where that can be."""
+        runner = self.runners["cpp", dtype]
+        call = calls.prepared(runner.address, self.layout, dtype, self.places) if isinstance(runner, Native) else None
+        if call is not None:
+            self.calls[dtype] = call
+
 
 _KNOWN: dict[str, Fused] = {}
 
@@ -129,7 +143,10 @@ def _compile(namespace: str, dtype: torch.dtype) -> None:
     """
     waiting = [f for f in _KNOWN.values() if f.namespace == namespace and f.cpp and ("cpp", dtype) not in f.runners]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pool.submit(calls.module)
         list(pool.map(lambda fused: fused.compile(dtype), waiting))
+    for fused in waiting:
+        fused.connect(dtype)
 
 
 _transformed = torch._C._are_functorch_transforms_active  # noqa: SLF001 - has no other name

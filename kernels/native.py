@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import tempfile
 import warnings
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ except ImportError:  # no such locks on Windows: there two processes may compile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-Wno-psabi")
 """How everything is compiled. A product and a sum may be one operation, and nothing reads errno or the flags of
@@ -136,20 +139,13 @@ def _loaded(source: str, name: str, command: tuple[str, ...], more: Sequence[str
     """The library, from the cache or compiled: as fast as the compiler can make it."""
     failures: list[str] = []
     for flags, links in ATTEMPTS:
-        compiling = (*command, *FLAGS, *flags, *more)
-        told = "\0".join((source, *compiling, _version(command), processor(), platform.platform()))
-        file = f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.so"
         try:
-            folder = cache_folder()
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = _built(source, folder / file, compiling, (*command, "-shared", *links))
+            path = _kept(source, name, command, (*FLAGS, *flags, *more), links)
         except Hung:
             raise
         except Unbuilt as error:
             failures.append(str(error))
             continue
-        except (OSError, RuntimeError):  # read-only, full, or no home
-            path = _built(source, Path(_own_folder().name) / file, compiling, (*command, "-shared", *links))
         try:
             return ctypes.CDLL(str(path))
         except OSError as error:  # cut off by a crash of the machine, or against another OpenMP
@@ -159,7 +155,33 @@ def _loaded(source: str, name: str, command: tuple[str, ...], more: Sequence[str
     raise Unbuilt(failures[0])
 
 
-def _built(source: str, path: Path, compiling: Sequence[str], linking: Sequence[str]) -> Path:
+def module(source: str, name: str, flags: Sequence[str], links: Sequence[str]) -> ModuleType | None:
+    """The module of Python of C++ text, compiled as `load` does; None, and no warning, where that fails."""
+    with contextlib.suppress(Unbuilt, OSError, ImportError):
+        path = str(_kept(source, name, compiler(), ("-fPIC", *flags), links))
+        spec = importlib.util.spec_from_file_location(name, path, loader=ExtensionFileLoader(name, path))
+        if spec is not None and spec.loader is not None:
+            found = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(found)
+            return found
+    return None
+
+
+def _kept(source: str, name: str, command: tuple[str, ...], flags: Sequence[str], links: Sequence[str]) -> Path:
+    """The file that text is compiled to, in the cache if that can be written."""
+    told = "\0".join((source, *command, *flags, *links, _version(command), processor(), platform.platform()))
+    file = f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.so"
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return _built(source, folder / file, command, flags, links)
+    except Unbuilt:
+        raise
+    except (OSError, RuntimeError):  # read-only, full, or no home
+        return _built(source, Path(_own_folder().name) / file, command, flags, links)
+
+
+def _built(source: str, path: Path, command: Sequence[str], flags: Sequence[str], links: Sequence[str]) -> Path:
     """The path of a library, where it now is."""
     if path.exists():
         return path
@@ -171,8 +193,8 @@ def _built(source: str, path: Path, compiling: Sequence[str], linking: Sequence[
             (Path(work) / text).write_text(source, encoding="utf-8")
             # In two steps: linked with -ffast-math, which a text may be compiled with, a library flushes denormals
             # to zero in all of the process
-            _run([*compiling, "-c", "-o", "made.o", text], work)
-            _run([*linking, "-o", path.name, "made.o", "-lm"], work)
+            _run([*command, *flags, "-c", "-o", "made.o", text], work)
+            _run([*command, "-shared", "-o", path.name, "made.o", *links, "-lm"], work)
             (Path(work) / path.name).replace(path)
     return path
 
@@ -228,3 +250,8 @@ def function(library: ctypes.CDLL, name: str, pointers: int) -> Any:
     found.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64]
     found.restype = None
     return found
+
+
+def address(library: ctypes.CDLL, name: str) -> int:
+    """Where a function of a library begins."""
+    return ctypes.cast(library[name], ctypes.c_void_p).value or 0

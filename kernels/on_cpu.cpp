@@ -110,7 +110,27 @@ static void times(const ACT* matrix, const float* const* x, const ACT* bias, ACT
     }
 }
 
+// The same of any rows, four at a time.
+static void times_rows(const ACT* matrix, const float* x, int64_t step, const ACT* bias, ACT* y, int64_t rows, int64_t out,
+                       int64_t in, int64_t threads) {
+    for (int64_t row = 0; row < rows; row += 4, y += 4 * out) {
+        const float* few[4];
+        for (int64_t i = 0; i < 4; i++) few[i] = x + std::min(row + i, rows - 1) * step;
+        if (row + 1 == rows) times<1>(matrix, few, bias, y, out, in, threads);
+        if (row + 2 == rows) times<2>(matrix, few, bias, y, out, in, threads);
+        if (row + 3 == rows) times<3>(matrix, few, bias, y, out, in, threads);
+        if (row + 4 <= rows) times<4>(matrix, few, bias, y, out, in, threads);
+    }
+}
+
 extern "C" {
+
+// x [rows, in] by a matrix [out, in], plus a bias [out] if any: y [rows, out].
+void linear(const ACT* x, const ACT* matrix, const ACT* bias, ACT* y, int64_t rows, int64_t out, int64_t in,
+            int64_t threads) {
+    std::vector<float> room;
+    times_rows(matrix, wide_rows(x, rows * in, room), in, bias, y, rows, out, in, threads);
+}
 
 // x [rows, in], rows `step` apart (in, or 0: all are one), by the matrices [experts, out, in] of their experts, plus
 // biases [experts, out] if any: y [rows, out]. The rows of an expert end before ends[e].
@@ -118,20 +138,9 @@ void grouped(const ACT* x, const ACT* matrices, const int32_t* ends, const ACT* 
              int64_t step, int64_t experts, int64_t out, int64_t in, int64_t threads) {
     std::vector<float> room;
     const float* wide = wide_rows(x, step ? rows * in : in, room);
-    for (int64_t e = 0, row = 0; e < experts; e++) {
-        const ACT *matrix = matrices + e * out * in, *bias = biases ? biases + e * out : nullptr;
-        while (row < ends[e]) {
-            const int64_t n = std::min<int64_t>(4, ends[e] - row);
-            const float* few[4];
-            for (int64_t i = 0; i < n; i++) few[i] = wide + (row + i) * step;
-            ACT* to = y + row * out;
-            if (n == 1) times<1>(matrix, few, bias, to, out, in, threads);
-            if (n == 2) times<2>(matrix, few, bias, to, out, in, threads);
-            if (n == 3) times<3>(matrix, few, bias, to, out, in, threads);
-            if (n == 4) times<4>(matrix, few, bias, to, out, in, threads);
-            row += n;
-        }
-    }
+    for (int64_t e = 0, row = 0; e < experts; row = ends[e++])
+        times_rows(matrices + e * out * in, wide + row * step, step, biases ? biases + e * out : nullptr, y + row * out,
+                   ends[e] - row, out, in, threads);
 }
 
 // The rows of each token's experts, weighted and summed: out [tokens, dim], of y [tokens * k, dim] where row r is that of

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import native
-from .dispatch import use_cpp
+from . import calls, native
+from .dispatch import use_cpp, wants_cpp
 from .library import as_rows
 
 if TYPE_CHECKING:
@@ -169,6 +169,20 @@ def grouped(x: Tensor, weight: Tensor, ends: Tensor, bias: Tensor | None) -> Ten
         *(rows, step, experts, out, width, torch.get_num_threads()),
     )
     return y
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    """`linear` of few x [..., in]."""
+    call = _linear(x.dtype) if wants_cpp() else None
+    return None if call is None else call(torch.get_num_threads(), x, weight, bias)
+
+
+@functools.cache
+def _linear(dtype: torch.dtype) -> calls.Call | None:
+    library, found = _library(dtype) if dtype in ACTS else None, calls.module()
+    if library is None or found is None:
+        return None
+    return functools.partial(found.linear, native.address(library, "linear"), dtype == torch.bfloat16, FEW_TOKENS)
 
 
 def combine(y: Tensor, weights: Tensor, order: Tensor) -> Tensor | None:

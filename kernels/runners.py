@@ -54,6 +54,7 @@ class Native(Runner):
         self._like: dict[torch.Size, Tensors] = {}
         self.learns = bool(layout.learned)
         self._forward = self._training = native.function(library, name, given)
+        self.address = native.address(library, name)
         if layout.saved:
             self._training = native.function(library, f"{name}_training", given + len(layout.saved))
         if self.learns:

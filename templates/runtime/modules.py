@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.linear import linear
 from ..kernels.rms_norm import rms_norm
 
 
@@ -44,7 +44,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """The matrix times each vector of x [..., in], plus the bias: [..., out]."""
         weight = self._parameters.get("weight")  # as an attribute it would be searched for, at every token anew
-        return super().forward(x) if weight is None else F.linear(x, weight, self._parameters["bias"])
+        return super().forward(x) if weight is None else linear(x, weight, self._parameters["bias"])
 
 
 class Embedding(nn.Embedding):

@@ -126,6 +126,39 @@ def test_decoding_one_by_one_is_one_forward(
     assert off(torch.cat(parts, 1), want) < 1e-4
 
 
+def test_what_changes_between_calls_is_seen_at_once(
+    packaged: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other weights, put in place or anew, another dtype, another mode."""
+    package, tokens = packaged(QUICK[0]), torch.tensor([[3, 1, 4]])
+    model, other = model_of(package, torch.float32).eval(), package.Model().eval()
+    named = dict(model.named_parameters())
+
+    def agree(close: float) -> Tensor:
+        with torch.inference_mode():
+            monkeypatch.setenv("ARCHC_KERNELS", "reference")
+            want = model(tokens).logits
+            monkeypatch.setenv("ARCHC_KERNELS", "cpp")
+            got = model(tokens).logits
+        assert off(got, want) < close
+        return got.clone()
+
+    before = agree(1e-5)
+    model.load_state_dict(other.state_dict())
+    assert not torch.equal(agree(1e-5), before)
+    for parameter in named.values():
+        parameter.data = torch.randn_like(parameter) / 10
+    agree(1e-5)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(torch.randn_like(parameter) / 10))
+    agree(1e-5)
+    model.to(torch.bfloat16)
+    assert agree(0.1).dtype == torch.bfloat16
+    model.to(torch.float64)
+    assert agree(1e-12).dtype == torch.float64
+
+
 def drawn(array: Array, lead: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Random numbers for a take: rows about zero, coefficients between 0.1 and 1."""
     shape = (*(() if array.once else lead), *array.own)

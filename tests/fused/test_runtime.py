@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels import native, runners
+from kernels import calls, native, runners
 from tests.fused.handmade import composed, function, operands
 
 
@@ -36,14 +36,26 @@ def off(a: Tensor, b: Tensor) -> float:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Mock:
-    """Counts runs of the C++."""
+    """Counts runs of the C++, by ctypes or without Python in between."""
     run, counted = runners.Native._run, Mock()
 
     def count(*args: Any, **more: Any) -> Any:
         counted()
         return run(*args, **more)
 
+    def watched(call: calls.Call) -> calls.Call:
+        def given(*takes: Tensor) -> Any:
+            made = call(*takes)
+            if made is not None:
+                counted()
+            return made
+
+        return given
+
+    function()(*(x.detach() for x in operands((1, 1), torch.float32)))
+    function()(*(x.detach() for x in operands((1, 1), torch.bfloat16)))
     monkeypatch.setattr(runners.Native, "_run", count)
+    monkeypatch.setattr(function(), "calls", {dtype: watched(call) for dtype, call in function().calls.items()})
     return counted
 
 
@@ -149,6 +161,7 @@ def test_autocast_subclasses_and_transforms_take_the_reference(ran: Mock) -> Non
 def test_where_nothing_compiles_the_reference_runs(ran: Mock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "load", lambda *_: None)
     monkeypatch.setattr(function(), "runners", {})
+    monkeypatch.setattr(function(), "calls", {})
     takes = operands((1, 2), torch.float32)
     for got, want in zip(function()(*takes), composed(*takes), strict=True):
         assert torch.equal(got, want)
