@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import chain, count
 from typing import NamedTuple
 
 from archc.rows.gradient import gradients
+from archc.rows.names import hint
 from archc.rows.rewrite import collected, hoisted, rebuilt, summed_last
-from archc.rows.rules import Format, Input, Param, Project, RowMax, RowSum
+from archc.rows.rules import Format, Input, Param, Project, RowMax, RowSum, TokenSum
 from archc.rows.value import Row, order
 
 
@@ -68,8 +70,10 @@ def trained(kernel: Kernel, wanted: Collection[str], kept: Collection[str] = ())
     kernel = optimised(kernel)
     program = next(iter(kernel.gives.values())).program
     sums = [v for v in order(kernel.gives.values()) if isinstance(v.rule, RowSum | RowMax | Project) and v.token]
-    names = [f"saved_{program.names.get(v.id, type(v.rule).__name__.lower())}" for v in sums]
-    saved = {f"{n}_{i}" if names.count(n) > 1 else n: v for i, (n, v) in enumerate(zip(names, sums, strict=True))}
+    saved: dict[str, Row] = {}
+    for v in sums:
+        name = f"saved_{hint(v)}"
+        saved[next(n for n in chain((name,), (f"{name}_{i}" for i in count(2))) if n not in saved)] = v
     forward = kernel._replace(gives={**kernel.gives, **saved})
 
     def leaf(name: str, like: Row, format: Format) -> Row:
@@ -80,6 +84,8 @@ def trained(kernel: Kernel, wanted: Collection[str], kept: Collection[str] = ())
     inputs = {v.id: leaf(name, v, "fp32") for name, v in saved.items()}
     inputs |= {kernel.gives[name].id: leaf(name, kernel.gives[name], kernel.format(name)) for name in kept}
     found = {f"d_{name}": g for name, g in zip(wanted, made, strict=True) if g is not None}
+    for name, g in found.items():
+        program.hinted(name, g.args[0] if isinstance(g.rule, TokenSum) else g)
     cut = rebuilt(list(found.values()), lambda old, new: inputs.get(old.id, new))
     backward = optimised(
         Kernel(

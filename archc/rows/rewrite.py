@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from archc.rows.names import called
 from archc.rows.rules import (
     Add,
     Clip,
@@ -31,9 +32,19 @@ def rebuilt(values: Sequence[Row], change: Callable[[Row, Row], Row]) -> list[Ro
         args = tuple(known[a.id] for a in value.args)
         same = all(a is b for a, b in zip(args, value.args, strict=True))
         known[value.id] = change(value, value if same else value.program.make(value.rule, *args))
-        if value.id in value.program.names:
-            value.program.named(value.program.names[value.id], known[value.id])
+        carried(value, known[value.id])
     return [known[v.id] for v in values]
+
+
+def carried(old: Row, new: Row) -> None:
+    """Calls a value what the one was called in whose place it stands."""
+    program = old.program
+    if old.id in program.names:
+        program.named(program.names[old.id], new)
+    if old.id in program.hints:
+        program.hinted(program.hints[old.id], new)
+        if isinstance(new.rule, TokenSum):
+            program.hinted(program.hints[old.id], new.args[0])
 
 
 class Levels:
@@ -65,6 +76,7 @@ def hoisted(values: Sequence[Row]) -> list[Row]:
             return new
         made = _sum(new.args[0], levels)
         if made.rule != new.rule and _square(new.args[0]):
+            made.program.hinted("sum_of_products", made)
             # Where what is mixed cancels, rounding leaves a little more than all of it, or less than nothing
             made = made.program.make(Clip(low=0.0, high=math.inf), made)
         # Sums of parameters would be made again for every token
@@ -87,7 +99,7 @@ def _sum(x: Row, levels: Levels) -> Row:
     if isinstance(x.rule, Add) and all(a.row for a in x.args):
         return add(*(_sum(a, levels) for a in x.args))
     if not isinstance(x.rule, Product) or len(x.args) != 2:
-        return x.program.make(RowSum(), x)
+        return _summed(x)
     (left, right), out = x.rule.letters()
     a, b = x.args
     if not a.row:
@@ -104,7 +116,15 @@ def _sum(x: Row, levels: Levels) -> Row:
             return add(*parts)
         if isinstance(inner.rule, Product) and len(inner.args) == 2 and not all(v.row for v in inner.args):
             return _pulled(inner, other, mine, others, out, levels)
-    return x.program.make(RowSum(), x)
+    return _summed(x)
+
+
+def _summed(x: Row) -> Row:
+    """The sum over the row of x itself; of the products of all streams of a row it is called their Gram matrix."""
+    made = x.program.make(RowSum(), x)
+    if isinstance(x.rule, Product) and len(x.args) == 2 and x.args[0] is x.args[1]:
+        made.program.hinted("gram" if len(x.streams) == 2 else "sum_of_squares", made)
+    return made
 
 
 def _pulled(inner: Row, other: Row, mine: str, others: str, out: str, levels: Levels) -> Row:
@@ -120,7 +140,10 @@ def _pulled(inner: Row, other: Row, mine: str, others: str, out: str, levels: Le
         names.setdefault(letter, next(c for c in "uvwxyzstpq" if c not in taken))
     first, second = ("".join(names[c] for c in letters) for letters in (first, second))
     kept = "".join(dict.fromkeys(c for c in second + others if c in first + out))
-    return product(f"{first},{kept}->{out}", numbers, _sum(product(f"{second},{others}->{kept}", row, other), levels))
+    sums = _sum(product(f"{second},{others}->{kept}", row, other), levels)
+    made = product(f"{first},{kept}->{out}", numbers, sums)
+    weights, what = called(numbers), called(sums)
+    return made.program.hinted(f"{weights}_{what}", made) if weights and what else made
 
 
 class Matrix(Rule):
@@ -153,7 +176,7 @@ class Matrix(Rule):
 def collected(values: Sequence[Row]) -> list[Row]:
     """With sums of mixes of one row by different numbers written as one mix."""
 
-    def change(_: Row, new: Row) -> Row:
+    def change(old: Row, new: Row) -> Row:
         if not isinstance(new.rule, Add) or not new.row:
             return new
         terms: list[Row] = []
@@ -179,13 +202,22 @@ def collected(values: Sequence[Row]) -> list[Row]:
         for x, some in mixes.values():
             sizes = (*x.streams, *new.streams)
             matrix: Row | float = 0.0
+            name = called(x)
             for numbers, first, second, out in some:
+                if name and x.program.hints.get(numbers.id) == f"mix_of_{name}":
+                    x.program.hints[numbers.id] = f"part_of_mix_of_{name}"
                 matrix = add(x.program.make(Matrix(numbers=first, x=second, out=out, sizes=sizes), numbers), matrix)
             assert isinstance(matrix, Row)
             a, b = "ab"[: len(x.streams)], "pq"[: len(new.streams)]
+            if name:
+                x.program.hinted(f"mix_of_{name}", matrix)
             rest.append(product(f"{a}{b},{a}->{b}", matrix, x))
-        total = rest[0]
+            if name:
+                x.program.hinted(f"mixed_{name}", rest[-1])
+        total, whole = rest[0], called(old)
         for term in rest[1:]:
+            if whole and total is not rest[0]:
+                new.program.hinted(f"part_of_{whole}", total)
             total = add(total, term)
         return total
 

@@ -94,7 +94,8 @@ class Sigmoid(Pointwise):
     cpp, triton, numpy = "sigmoid({x})", "tl.sigmoid({x})", "1 / (1 + np.exp(-x))"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
-        return (mul(grad, mul(out, add(1.0, mul(out, -1.0)))),)
+        slope = mul(out, add(1.0, mul(out, -1.0)))
+        return (mul(grad, out.program.hinted("slope", slope)),)
 
 
 class Rsqrt(Pointwise):
@@ -407,9 +408,13 @@ class Placeholder(Rule):
 
 
 class Repeat(Rule):
-    """A body run ``times`` times on numbers of a token: operands are the start, the placeholder, and the body's end."""
+    """A body run ``times`` times on numbers of a token: operands are the start, the placeholder, and the body's end.
+
+    ``name`` is what a function of it is called.
+    """
 
     times: int
+    name: str = "rounds"
 
     def axes(self, start: Row, state: Row, end: Row) -> Axes:
         assert not start.row, "a repeat works on streams alone"
@@ -423,13 +428,15 @@ class Repeat(Rule):
         cotangent = out.program.make(Placeholder(which="cotangent", of=out.id, streams=out.streams))
         (back,) = gradients({end: cotangent}, [state])
         assert back is not None
-        return out.program.make(RepeatBack(times=self.times), start, grad, state, end, cotangent, back), None, None
+        rule = RepeatBack(times=self.times, name=self.name)
+        return out.program.make(rule, start, grad, state, end, cotangent, back), None, None
 
 
 class RepeatBack(Rule):
     """The gradient of a repeat: its rounds are run and remembered, then the gradient of the body backwards."""
 
     times: int
+    name: str = "rounds"
 
     def axes(self, start: Row, grad: Row, *_: Row) -> Axes:
         return start.axes
@@ -476,7 +483,9 @@ def mul(a: Row | float, b: Row | float) -> Row:
 def product(spec: str, *args: Row) -> Row:
     """A `Product`; of two operands with equal letters the order does not matter."""
     rule = Product(spec=spec)
-    ins, _ = rule.letters()
+    ins, out = rule.letters()
+    if ins == [out]:
+        return args[0]
     if len(args) == 2 and ins[0] == ins[1]:
         args = tuple(sorted(args, key=lambda v: v.id))
     return args[0].program.make(rule, *args)
@@ -487,12 +496,12 @@ def recip(x: Row) -> Row:
     return x.program.make(Recip(), x)
 
 
-def repeat(times: int, body: Callable[[Row], Row], start: Row) -> Row:
-    """``body`` applied ``times`` times."""
+def repeat(times: int, body: Callable[[Row], Row], start: Row, name: str = "rounds") -> Row:
+    """``body`` applied ``times`` times; what is printed calls it by ``name``."""
     if times == 0:
         return start
     state = start.program.make(Placeholder(which="state", of=start.id, streams=start.streams))
-    return start.program.make(Repeat(times=times), start, state, body(state))
+    return start.program.make(Repeat(times=times, name=name), start, state, body(state))
 
 
 def _streamed(x: NDArray[Any], ndim: int) -> NDArray[Any]:

@@ -88,7 +88,9 @@ class Program:
         self._known: dict[tuple[Any, ...], Row] = {}
         self._ids = count()
         self.names: dict[int, str] = {}
-        """What values are called in what is printed, where they have a name."""
+        """What values are called by those who give and take them."""
+        self.hints: dict[int, str] = {}
+        """What others are called in what is printed, by what they are."""
 
     def make(self, rule: Rule, *args: Row) -> Row:
         """The value of ``rule`` on ``args``."""
@@ -100,6 +102,12 @@ class Program:
     def named(self, name: str, value: Row) -> Row:
         """The value, which is called so from now on unless it had a name."""
         self.names.setdefault(value.id, name)
+        return value
+
+    def hinted(self, hint: str, value: Row) -> Row:
+        """The value, which is called so where it has no name, unless it was already."""
+        if value.args:
+            self.hints.setdefault(value.id, hint)
         return value
 
 

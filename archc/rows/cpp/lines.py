@@ -46,7 +46,9 @@ class Lines:
         """Lines within braces."""
         self.line(f"{head} {{" if head else "{")
         self.depth += 1
+        outside = set(self._taken)
         yield
+        self._taken = outside
         self.depth -= 1
         self.line("}")
 
@@ -59,6 +61,15 @@ class Lines:
         return found
 
 
+def _whole(text: str) -> str:
+    """A line of C++ with spaces where it may break alone: after a comma, a plus or a semicolon, and in no index; after
+    the sign of an assignment where it makes one name.
+    """
+    many = re.match(r"(const )?float [^=(]*=[^(]*, \w+ = ", text)
+    text = re.sub(r"(?<![,+;]) " if many else r"(?<![,+;])(?<! =) ", "\0", text)
+    return re.sub(r"\[[^\[\]]*\]", lambda index: index.group().replace(" ", "\0"), text)
+
+
 def broken(text: str, depth: int = 0) -> list[str]:
     """A line of C++ as lines that are not too long."""
     indent = "    " * depth
@@ -68,7 +79,7 @@ def broken(text: str, depth: int = 0) -> list[str]:
     indent += " " * (len(text) - len(text.lstrip()))
     lines = textwrap.wrap(
         # Elsewhere a line breaks after a comma or an operator only
-        text.lstrip() if comment or pragma else re.sub(r"(?<![,+=;]) ", "\0", text.lstrip()),
+        text.lstrip() if comment or pragma else _whole(text.lstrip()),
         WIDTH - 2 * pragma,
         initial_indent=indent,
         subsequent_indent=f"{indent}// " if comment else indent + "    ",

@@ -10,22 +10,17 @@ from typing import NamedTuple
 from archc.rows.cpp.expressions import closed, flat, number, pointwise, summed
 from archc.rows.cpp.lines import WIDTH, Lines
 from archc.rows.cpp.schedule import count, padded
+from archc.rows.names import hint
 from archc.rows.rewrite import Matrix
 from archc.rows.rules import (
     Add,
     Const,
-    Exp,
     Pad,
-    Placeholder,
     Pointwise,
     Product,
-    Recip,
     Repeat,
     RepeatBack,
-    RowMax,
     RowSum,
-    Rsqrt,
-    Sigmoid,
     Spread,
     StreamMax,
     Take,
@@ -54,6 +49,8 @@ class Numbers(Lines):
 
     def __init__(self, taken: Sequence[str], values: Sequence[Row], kept: set[int]) -> None:
         super().__init__(taken)
+        self.arrays_of = frozenset(taken)
+        """Names of arrays in memory."""
         self.uses, self.kept, self.pads = Counter(a.id for v in values for a in v.args), kept, padded(values)
         self.places: list[dict[int, Place]] = [{}]
         self.kind = "float"
@@ -69,7 +66,12 @@ class Numbers(Lines):
 
     def hint(self, value: Row) -> str:
         """What a value may be called."""
-        return value.program.names.get(value.id) or NAMES.get(type(value.rule), type(value.rule).__name__.lower())
+        name = hint(value)
+        if name not in self.arrays_of:
+            return name
+        # What goes to an array is called by what it is before it does
+        rule = value.rule
+        return rule.name if isinstance(rule, Repeat) else f"{name}_{'sum' if isinstance(rule, RowSum) else 'of_token'}"
 
     def place(self, value: Row) -> Place | None:
         """Where a number lies, if it does."""
@@ -398,20 +400,6 @@ class Numbers(Lines):
             self.places[-1][cotangent.id] = place
             self.copy(start, self.made(back), place)
         return place
-
-
-NAMES: dict[type, str] = {
-    Product: "product",
-    Add: "sum",
-    RowSum: "row_sums",
-    RowMax: "row_max",
-    Rsqrt: "inverse_root",
-    Recip: "inverse",
-    Sigmoid: "gate",
-    Exp: "power",
-    Placeholder: "state",
-    StreamMax: "most",
-}
 
 
 def _sizes(value: Row) -> dict[str, int]:

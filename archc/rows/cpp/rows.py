@@ -11,6 +11,7 @@ from archc.rows.cpp.numbers import Numbers, Place
 from archc.rows.cpp.schedule import Pass, Schedule, count
 from archc.rows.elements import Element, Elements
 from archc.rows.kernel import Kernel
+from archc.rows.names import hint
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Const, Input, Param, Pointwise, Product, Round, RowMax, Spread, Unproject
 from archc.rows.value import Row
@@ -75,9 +76,22 @@ class Loop(Elements):
         if value.id not in self.known:
             args = [self.made(a) for a in value.args]
             self.inline = value.row and self._single(value)
-            self.known[value.id] = self.combine(value, args, self.out.hint(value))
+            self.known[value.id] = self.combine(value, args, self._hint(value))
             self.inline = False
         return self.known[value.id]
+
+    def _hint(self, value: Row) -> str:
+        """What an element of a value is called; those of streams have a number after it."""
+        name = hint(value)
+        return f"{name}_d" if name in self.out.arrays_of and not value.streams else name
+
+    def made_here(self, value: Row) -> None:
+        """Makes a value of which each element is written where it is read, if that is short."""
+        if value.id not in self.known:
+            args = [self.made(a) for a in value.args]
+            self.inline = True
+            self.known[value.id] = self.combine(value, args, self._hint(value))
+            self.inline = False
 
     def _single(self, value: Row) -> bool:
         """Whether a row is read once, by what reads each element of it once."""
@@ -111,6 +125,7 @@ class Rows:
         self.out, self.schedule = out, schedule
         self.kernel: Kernel = schedule.kernel
         self.width = schedule.kernel.width
+        self._unprojected: dict[int, str] = {}
 
     def kind(self, name: str) -> str:
         """What an array in memory consists of."""
@@ -181,6 +196,8 @@ class Rows:
                 and name not in self.schedule.held
             ):
                 x = v.args[0] if p.uses[v.id] == 1 else v
+            if p.uses[x.id] == 1:
+                body.made_here(x)
             for local, e in zip(names, body.made(x), strict=True):
                 out.line(f"{local}[d] = {_open(body.show(e))};")
         heads = []
@@ -235,7 +252,9 @@ class Rows:
 
     def unprojected(self, value: Row) -> str:
         """What memory of a chunk of rows is called that numbers by a matrix give."""
-        return f"unprojected_{value.id}"
+        if value.id not in self._unprojected:
+            self._unprojected[value.id] = self.out.name("unprojected")
+        return self._unprojected[value.id]
 
     def turn(self, value: Row, angles: Place) -> None:
         """Turns pairs of channels of a row where it lies."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -104,12 +105,16 @@ class _Attempt:
         self.terms: dict[Value, Term] = {}
         self.done = 0
         """How many nodes could be lowered."""
+        self.hinted: list[tuple[Node, list[int]]] = []
+        """What the rule of each node gave hints for."""
 
     def kernel(self, name: str) -> Kernel:
         """The kernel of the chain."""
-        rounded = self._rounded()
+        rounded, hints = self._rounded(), self.low.program.hints
         for node in self.nodes:
+            known = set(hints)
             made = self._lowered(node)
+            self.hinted.append((node, [id for id in hints if id not in known]))
             for value, term in zip(node.outs, made, strict=True):
                 rounds = value in rounded and not isinstance(term.row.rule, r.Input | r.Param)
                 self.terms[value] = (
@@ -161,15 +166,30 @@ class _Attempt:
 
     def _name(self, gives: Mapping[str, Row]) -> None:
         """Calls values what they are called by those who give and take them, and by drawers."""
-        taken = {*self.takes.values(), *gives}
+        program, taken = self.low.program, {*self.takes.values(), *gives}
+        # What rules of several ops call by one name, is told by what the op makes
+        many = Counter(word for _, ids in self.hinted for word in {program.hints[id] for id in ids})
+        for node, ids in self.hinted:
+            made = next((hint for v in node.outs if (hint := node.scope.hints.get(v))), "")
+            for id in ids if made else ():
+                word = program.hints[id]
+                program.hints[id] = f"{made}_{word}" if many[word] > 1 else word
         for name, row in gives.items():
-            self.low.program.named(name, row)
-        for node in self.nodes:
+            program.named(name, row)
+        # Of what a drawer calls by one name one after another, the last has it
+        for node in reversed(self.nodes):
             for value in node.outs:
                 hint, row = node.scope.hints.get(value), self.terms[value].row
-                if hint and hint not in taken and row.args and row.id not in self.low.program.names:
-                    taken.add(hint)
-                    self.low.program.named(hint, row)
+                if not hint or not row.args or row.id in program.names:
+                    continue
+                tried = (hint, f"{hint}_before", f"{hint}_{node.op.kind}")
+                name = next((name for name in tried if name not in taken), None)
+                if name is None:
+                    continue
+                taken.add(name)
+                program.named(name, row)
+                if isinstance(row.rule, r.Take) and math.prod(row.args[0].streams) == math.prod(row.streams):
+                    program.hinted(name, row.args[0])
 
 
 def _read(node: Node) -> Iterator[Value]:

@@ -57,6 +57,10 @@ class Lowering:
         """A value."""
         return self.program.make(rule, *args)
 
+    def called(self, hint: str, value: Row) -> Row:
+        """The value, which is called so in what is printed if nothing else names it."""
+        return self.program.hinted(hint, value)
+
     # --- dims ----------------------------------------------------------------------------------------
     def wide(self, dims: Dims) -> bool:
         """Whether a value from memory with these dims is made of rows, each of its last dim or of several together."""
@@ -228,8 +232,8 @@ class Lowering:
     def squares(self, x: Term) -> Row:
         """The sum of squares over the last dim."""
         outer, last = self.letters(x)
-        value = r.product(f"{outer}{last},{outer}{last}->{outer}", x.row, x.row)
-        return self.make(r.RowSum(), value) if value.row else value
+        value = self.called("squares", r.product(f"{outer}{last},{outer}{last}->{outer}", x.row, x.row))
+        return self.called("sum_of_squares", self.make(r.RowSum(), value)) if value.row else value
 
     def largest(self, x: Term) -> Row:
         """The largest of the last dim."""
@@ -256,7 +260,8 @@ class Lowering:
 
     def inverse_rms(self, x: Term, eps: float) -> Row:
         """1 / sqrt(mean of squares over the last dim + eps)"""
-        return self.make(r.Rsqrt(), r.add(r.mul(self.squares(x), 1 / self.count(x)), eps))
+        mean = self.called("mean_square", r.mul(self.squares(x), 1 / self.count(x)))
+        return self.called("inverse_rms", self.make(r.Rsqrt(), r.add(mean, eps)))
 
 
 Lower = Callable[..., "Term | Sequence[Term]"]

@@ -28,11 +28,11 @@ def _projected(low: Lowering, x: Row, weight: Row, outer: str, last: str, out: i
     if out > MOST_NUMBERS:
         raise Unfit(f"a projection to {out} channels, more than {MOST_NUMBERS}")
     if x.row and to and not outer:
-        return low.make(r.Project(), x, weight)
+        return low.called("projected", low.make(r.Project(), x, weight))
     # Of few streams and channels, as of dynamic hyper-connections, no product of matrices is worth its tiles
     made = r.product(f"{outer}{last},{to}{last}->{outer}{to}", x, weight)
     low.small(made.streams, row=False)
-    return low.make(r.RowSum(), made) if x.row else made
+    return low.called("projected", low.make(r.RowSum(), made) if x.row else made)
 
 
 @rule(matrix.Einsum)

@@ -36,7 +36,7 @@ def _cast(low: Lowering, op: row.Cast, x: Term, like: Leaf | None = None) -> Ter
 
 @rule(row.RmsNorm)
 def _rms_norm(low: Lowering, op: row.RmsNorm, x: Term, weight: Term | None = None) -> Term:
-    normed = low.like(low.over_last(x, low.inverse_rms(x, op.eps)), x)
+    normed = low.like(low.called("normed", low.over_last(x, low.inverse_rms(x, op.eps))), x)
     return normed if weight is None else low.times(normed, weight)
 
 
@@ -47,12 +47,12 @@ def _inverse_rms(low: Lowering, op: row.InverseRms, x: Term) -> Term:
 
 @rule(row.LayerNorm)
 def _layer_norm(low: Lowering, op: row.LayerNorm, x: Term, *params: Term) -> Term:
-    mean = r.mul(low.total(x), -1 / low.count(x))
-    centred = low.like(r.add(x.row, low.again(x, mean)), x)
+    mean = low.called("minus_mean", r.mul(low.total(x), -1 / low.count(x)))
+    centred = low.like(low.called("centred", r.add(x.row, low.again(x, mean))), x)
     # A square of its own: sums of products of x and the mean would cancel where the mean is large
-    squares = low.total(low.like(low.make(pw.Square(), centred.row), x))
-    scaled = low.over_last(centred, low.make(r.Rsqrt(), r.add(r.mul(squares, 1 / low.count(x)), op.eps)))
-    made = low.like(scaled, x)
+    squares = low.called("sum_of_squares", low.total(low.like(low.make(pw.Square(), centred.row), x)))
+    inverse = low.called("inverse_std", low.make(r.Rsqrt(), r.add(r.mul(squares, 1 / low.count(x)), op.eps)))
+    made = low.like(low.called("normed", low.over_last(centred, inverse)), x)
     for join, param in zip((low.times, low.plus), params, strict=False):
         made = join(made, param)
     return made
@@ -63,7 +63,7 @@ def _swiglu(low: Lowering, op: row.Swiglu, gate: Term, up: Term) -> Term:
     if op.limit is not None:
         gate = low.like(low.make(r.Clip(low=-math.inf, high=op.limit), gate.row), gate)
         up = low.like(low.make(r.Clip(low=-op.limit, high=op.limit), up.row), up)
-    opened = low.like(r.mul(gate.row, low.make(r.Sigmoid(), r.mul(gate.row, op.alpha))), gate)
+    opened = low.like(low.called("opened", r.mul(gate.row, low.make(r.Sigmoid(), r.mul(gate.row, op.alpha)))), gate)
     return low.times(opened, low.like(r.add(up.row, op.shift), up))
 
 
@@ -89,9 +89,11 @@ def _softmax(low: Lowering, op: row.Softmax, x: Term) -> Term:
 
 def softmax(low: Lowering, x: Term) -> Row:
     """exp(x) / sum of exp(x) over the last dim"""
-    most = r.mul(low.largest(x), -1.0)
-    e = low.make(r.Exp(), r.add(x.row, low.again(x, most)))
-    return low.over_last(x._replace(row=e), r.recip(low.total(x._replace(row=e))))
+    most = low.called("minus_most", r.mul(low.called("most", low.largest(x)), -1.0))
+    e = low.called("power", low.make(r.Exp(), r.add(x.row, low.again(x, most))))
+    total = low.called("sum_of_powers", low.total(x._replace(row=e)))
+    inverse = low.called("inverse_sum", r.recip(total))
+    return low.called("softmax", low.over_last(x._replace(row=e), inverse))
 
 
 @rule(row.Rotate, raw=(1,))

@@ -40,8 +40,9 @@ def _collapse(low: Lowering, op: streams.Collapse, x: Term, weights: Term) -> Te
 @rule(streams.Mix)
 def _mix(low: Lowering, op: streams.Mix, x: Term, comb: Term, y: Term, post: Term) -> Term:
     j, k = ("j", "k") if _apart(low, x, inner=1) > 1 else ("", "")
-    written = r.product(f"{k},->{k}", post.row, _rows(low, y))
-    return low.like(r.add(written, r.product(f"{j}{k},{j}->{k}", comb.row, _rows(low, x))), x)
+    written = low.called("written", r.product(f"{k},->{k}", post.row, _rows(low, y)))
+    mixed = low.called("mixed", r.product(f"{j}{k},{j}->{k}", comb.row, _rows(low, x)))
+    return low.like(r.add(written, mixed), x)
 
 
 @rule(streams.Only, raw=(0,))
@@ -76,7 +77,10 @@ def _sinkhorn(low: Lowering, op: streams.Sinkhorn, x: Term) -> Term:
     make = low.make
 
     def divided(m: Row, by: str) -> Row:
-        return r.product(f"{j}{k},{by}->{j}{k}", m, r.recip(r.add(r.product(f"{j}{k}->{by}", m), op.eps)))
+        which = "row" if by == j else "column"
+        sums = low.called(f"{which}_sums", r.product(f"{j}{k}->{by}", m))
+        inverse = low.called(f"inverse_{which}_sums", r.recip(r.add(sums, op.eps)))
+        return low.called(f"by_{which}s", r.product(f"{j}{k},{by}->{j}{k}", m, inverse))
 
     def less(m: Row, transposed: bool) -> Row:
         """m less the logarithm of the sum of its exponentials over rows, or over columns."""
@@ -89,10 +93,10 @@ def _sinkhorn(low: Lowering, op: streams.Sinkhorn, x: Term) -> Term:
         return r.add(r.add(m, spread), _over(low, r.mul(make(r.Log(), total), -1.0), by, n))
 
     if op.eps:
-        m = r.add(softmax(low, x), op.eps)
-        made = r.repeat(op.iters - 1, lambda m: divided(divided(m, j), k), divided(m, k))
+        m = low.called("above_zero", r.add(softmax(low, x), op.eps))
+        made = r.repeat(op.iters - 1, lambda m: divided(divided(m, j), k), divided(m, k), "sinkhorn")
     else:
-        made = make(r.Exp(), r.repeat(op.iters, lambda m: less(less(m, False), True), x.row))
+        made = make(r.Exp(), r.repeat(op.iters, lambda m: less(less(m, False), True), x.row, "sinkhorn"))
     return low.like(made, x)
 
 

@@ -17,7 +17,7 @@ def rounds_back(outside: Tile, value: Row, memory: str) -> list[Element]:
     """
     start, grad, state, end, cotangent, back = value.args
     assert isinstance(value.rule, RepeatBack)
-    times, size, hint = value.rule.times, count(start), outside.hint(end)
+    times, size, hint = value.rule.times, count(start), value.rule.name
     given = [outside.tensor(e, v) for v in (start, grad) for e in outside.made(v)]
     inner = _Round(outside, state, cotangent, hint)
     states, grads = ([e.text for e in inner.made(v)] for v in (state, cotangent))
@@ -31,14 +31,14 @@ def rounds_back(outside: Tile, value: Row, memory: str) -> list[Element]:
         for k, n in enumerate(states):
             inner.body.reassign(n, f"tl.load(rounds + ((({times - 1} - i) * {size} + {k}) * TILE + t))")
         inner.step(grads, back)
-    name = outside.body.name(f"{outside.kernel.name}_{hint}_rounds")
+    name = outside.body.name(f"{outside.kernel.name}_{hint}")
     args = [*states, *grads, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
     head = "\n".join(wrapped(f"def {name}(", [*args, "rounds", "TILE: tl.constexpr"], "):"))
-    what = f'"""The gradient of {times} rounds of {hint}, {list(start.streams)} for each token; rounds: memory."""'
+    what = f'"""The gradient of {times} rounds of {hint} on {list(start.streams)} for each token; rounds: memory."""'
     returned = "\n".join(wrapped("return (", grads, ",)" if len(grads) == 1 else ")", depth=1))
     outside.functions += [*inner.functions, f"@jit\n{head}\n    {what}\n{inner.body.text()}\n{returned}\n"]
     others = [e for v in inner.others for e in outside.made(v) if e.number is None]
-    names = [outside.body.name("_".join(("before", hint, *map(str, p)))) for p in places(value.streams)]
+    names = [outside.body.name("_".join((outside.hint(value), *map(str, p)))) for p in places(value.streams)]
     outside.line(
         f"{', '.join(names)}{',' * (len(names) == 1)} = "
         f"{name}({', '.join([*(e.text for e in (*given, *others)), memory, 'TILE'])})"

@@ -239,7 +239,7 @@ class Tokens(Tile):
         for v, elements, names in totals:
             end = "max" if isinstance(v.rule, RowMax) else "sum"
             ended = {
-                e: Element(name) if self.whole else self.bind(f"tl.{end}({name}, 1)", self.hint(v))
+                e: Element(name) if self.whole else self.bind(f"tl.{end}({name}, 1)", name.removesuffix("_parts"))
                 for e, name in names.items()
             }
             ended |= {e: self._of_known(v, e) for e in elements if e.number is not None}
@@ -268,7 +268,7 @@ class Tokens(Tile):
         elements = self.made(v.args[0])
         most = isinstance(v.rule, RowMax)
         names: dict[Element, str] = {}
-        for e in elements:
+        for e, place in zip(elements, places(v.streams), strict=True):
             if e in names or e.number is not None:
                 continue
             text = e.text
@@ -278,7 +278,7 @@ class Tokens(Tile):
             if self.whole:
                 names[e] = self.bind(f"tl.{'max' if most else 'sum'}({text}, 1)", self.hint(v)).text
                 continue
-            name = names[e] = self.body.name(f"{self.hint(v)}_parts")
+            name = names[e] = self.body.name("_".join((self.hint(v), *map(str, place), "parts")))
             n = self._neighbours()
             parts = f"tl.{'max' if most else 'sum'}(tl.reshape({text}, (TILE, CHUNK // {n}, {n})), 2)"
             self.body.reassign(name, f"tl.maximum({name}, {parts})" if most else f"{name} + {parts}")
@@ -302,7 +302,7 @@ class Tokens(Tile):
         """
         wanted = [v for v in numbers_of(self._rows_at(level)) if v.token and v.args]
         inner = copy(self)
-        inner.body, inner.known = Lines(self.body.taken, depth=1), [{}]
+        inner.body, inner.known = Lines(self.arguments_taken, depth=1), [{}]
         inner._places = [{}]  # noqa: SLF001 - a printer like this one
         for v in self.reduced:
             if self.levels.of(v) <= level:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from archc.rows.elements import Element, Elements, literal, places
 from archc.rows.kernel import Kernel
+from archc.rows.names import hint
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Const, Format, Input, Param, Pointwise, Repeat, Round
 from archc.rows.triton.lines import Lines, wrapped
@@ -19,18 +20,6 @@ from archc.rows.triton.printed import FUNCTIONS
 from archc.rows.value import Row, order
 
 FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
-HINTS = {
-    "Add": "added",
-    "Recip": "inverse",
-    "Rotate": "turned",
-    "Round": "rounded",
-    "RowMax": "largest",
-    "RowSum": "total",
-    "Rsqrt": "inverse_root",
-    "StreamMax": "largest",
-}
-"""What values without a name are called, where the name of their rule does not say it."""
-
 RESERVED = FUNCTIONS | {
     *("t", "d", "m", "T", "TILE", "CHUNK", "SPLIT", "inside", "first"),
     *("tl", "torch", "Tensor", "jit"),
@@ -57,7 +46,8 @@ class Tile(Elements):
 
     def __init__(self, kernel: Kernel, *, masked: bool = False, taken: Collection[str] = ()) -> None:
         self.kernel, self.masked = kernel, masked
-        self.body = Lines({*kernel.takes, *map(to, kernel.gives), *RESERVED, *taken})
+        self.arguments_taken = {*kernel.takes, *map(to, kernel.gives), *RESERVED, *taken}
+        self.body = Lines(self.arguments_taken)
         self.known: list[dict[tuple[int, str], list[Element]]] = [{}]
         self.functions: list[str] = []
         """Device functions that what is written calls."""
@@ -84,9 +74,8 @@ class Tile(Elements):
     def hint(self, value: Row) -> str:
         """What a value is called."""
         if value.id not in self._hints:
-            kind = type(value.rule).__name__
-            name = value.program.names.get(value.id) or HINTS.get(kind, kind.lower())
-            same = sum(name == hint.rstrip("0123456789") for hint in self._hints.values())
+            name = hint(value)
+            same = sum(name == known.rstrip("0123456789") for known in self._hints.values())
             self._hints[value.id] = f"{name}{same + 1}" if same else name
         return self._hints[value.id]
 
@@ -227,9 +216,9 @@ class Tile(Elements):
             token = "t" if rule.shared == 1 else self.token(rule.shared)
             base, step = token if n == 1 else f"{token} * {n}", 1
         made = []
-        for i, hint in enumerate(hints):
+        for i, each in enumerate(hints):
             at = " + ".join(part for part in (name, base, str(i * step) if i else "") if part)
-            made.append(self.bind(f"tl.load({at}{mask}){wide}", hint))
+            made.append(self.bind(f"tl.load({at}{mask}){wide}", each))
         return made
 
     def store(self, name: str, value: Row) -> None:
@@ -248,7 +237,7 @@ class Tile(Elements):
         start, state, end = value.args
         assert isinstance(value.rule, Repeat)
         given = [self.tensor(e, start) for e in self.made(start)]
-        function, others = self._rounds(value.rule.times, state, end, self.hint(value))
+        function, others = self._rounds(value.rule, state, end)
         passed = [e for v in others for e in self.made(v) if e.number is None]
         names = [self.body.name("_".join((self.hint(value), *map(str, p)))) for p in places(value.streams)]
         targets = ", ".join(names) + ("," if len(names) == 1 else "")
@@ -263,9 +252,9 @@ class Tile(Elements):
         alone = alone or not value.token
         return self.bind(f"{element.text} + tl.zeros((TILE,), tl.float32)", hint) if alone else element
 
-    def _rounds(self, times: int, state: Row, end: Row, hint: str) -> tuple[str, list[Row]]:
+    def _rounds(self, rule: Repeat, state: Row, end: Row) -> tuple[str, list[Row]]:
         """Writes the function of a repeat: its name, and the values that it takes besides the state."""
-        inner = Body(self, state, hint)
+        inner, times = Body(self, state, rule.name), rule.times
         names = [e.text for e in inner.made(state)]
         with inner.block(f"for _ in range({times}):"):
             ends = inner.made(end)
@@ -274,11 +263,11 @@ class Tile(Elements):
             ]
             for n, e in zip(names, made, strict=True):
                 inner.body.reassign(n, e)
-        name = self.body.name(f"{self.kernel.name}_{hint}_rounds")
+        name = self.body.name(f"{self.kernel.name}_{rule.name}")
         args = [*names, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
         self.functions += inner.functions
         head = "\n".join(wrapped(f"def {name}(", args, "):"))
-        what = f'"""{times} rounds of {hint}, {list(state.streams)} for each token."""'
+        what = f'"""{times} rounds of {rule.name} on {list(state.streams)} for each token."""'
         inner.line(f"return ({', '.join(names)}{',' if len(names) == 1 else ''})")
         self.functions.append(f"@jit\n{head}\n    {what}\n{inner.body.text()}\n")
         return name, inner.others

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -41,6 +41,9 @@ class Lines:
         self.taken = set(taken)
         self._passing: set[str] = set()
         self._values: set[str] = set()
+        self._given = frozenset(taken)
+        self._numbered: dict[str, str] = {}
+        """What names with a number would be without it."""
 
     def line(self, text: str) -> None:
         """Writes a line."""
@@ -60,6 +63,8 @@ class Lines:
         while found in self.taken:
             found, n = f"{hint}_{n}", n + 1
         self.taken.add(found)
+        if found != hint:
+            self._numbered[found] = hint
         return found
 
     def assign(self, text: str, hint: str, *, passing: bool = False) -> str:
@@ -77,7 +82,9 @@ class Lines:
 
     def text(self) -> str:
         """What was written."""
-        return "\n".join(map(str, _inlined(_used(self.written, self._values), self._passing)))
+        lines = _inlined(_used(self.written, self._values), self._passing)
+        numbered = {name: hint for name, hint in self._numbered.items() if hint not in self._given}
+        return "\n".join(map(str, _freed(lines, numbered)))
 
 
 def _used(lines: list[Line], values: Collection[str]) -> list[Line]:
@@ -121,6 +128,40 @@ def _inlined(lines: list[Line], passing: Collection[str]) -> list[Line]:
         if there._replace(text=text).width <= LONGEST:
             out[at], out[i] = there._replace(text=text), None
     return [line for line in out if line is not None]
+
+
+def _freed(lines: list[Line], numbered: Mapping[str, str]) -> list[Line]:
+    """Lines in which names that only differ by a number are one where each is within a loop that has ended before the
+    next begins: after a loop Triton knows nothing of what was first assigned in it.
+    """
+    loops: list[tuple[int, ...]] = []
+    """Of each line the loops around it, by the line that each begins with."""
+    open_: list[tuple[int, int]] = []
+    for i, line in enumerate(lines):
+        while open_ and line.text and line.depth <= open_[-1][1]:
+            open_.pop()
+        loops.append(tuple(at for at, _ in open_))
+        if line.text.startswith("for "):
+            open_.append((i, line.depth))
+    uses: dict[str, list[int]] = {}
+    for i, line in enumerate(lines):
+        for name in {*_NAME.findall(line.text), *_NAME.findall(line.target or "")}:
+            uses.setdefault(name, []).append(i)
+    instead: dict[str, str] = {}
+    for name, hint in numbered.items():
+        here = uses.get(name, [])
+        around = set.intersection(*(set(loops[i]) for i in here)) if here else set()
+        apart = all(around - set(loops[i]) and set(loops[i]) - around for i in uses.get(hint, ()))
+        if around and apart:
+            instead[name] = hint
+            uses.setdefault(hint, []).extend(here)
+    if not instead:
+        return lines
+
+    def renamed(text: str) -> str:
+        return _NAME.sub(lambda found: instead.get(found.group(), found.group()), text)
+
+    return [x._replace(text=renamed(x.text), target=x.target and renamed(x.target)) for x in lines]
 
 
 def _put(text: str, name: str, value: str) -> str:
