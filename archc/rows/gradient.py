@@ -30,12 +30,15 @@ def gradients(seeds: Mapping[Row, Row], wanted: Sequence[Row]) -> list[Row | Non
     """
     found: dict[int, Row] = {value.id: grad for value, grad in seeds.items()}
     parts: dict[int, list[tuple[Row, Row]]] = {}
+    sums: dict[int, list[Row]] = {}
     for value in reversed(order(seeds)):
         if value.id not in found:
             continue
         grad, name = found[value.id], called(value)
         if name is not None:
             _call(grad, name, parts.get(value.id, ()))
+            for part in sums.get(value.id, ())[:-1]:
+                value.program.hinted(f"part_of_d_{name}", part)
         if not value.args:
             continue
         for operand, part in zip(value.args, value.rule.vjp(value, grad), strict=True):
@@ -43,7 +46,10 @@ def gradients(seeds: Mapping[Row, Row], wanted: Sequence[Row]) -> list[Row | Non
                 continue
             mine = fit(part, operand)
             parts.setdefault(operand.id, []).append((value, mine))
-            found[operand.id] = add(found[operand.id], mine) if operand.id in found else mine
+            if operand.id in found:
+                mine = add(found[operand.id], mine)
+                sums.setdefault(operand.id, []).append(mine)
+            found[operand.id] = mine
     return [found.get(value.id) for value in wanted]
 
 

@@ -42,7 +42,7 @@ WORDS: dict[type, str] = {
 }
 """What values are called that nothing else names, where the name of their rule does not say it."""
 
-LONGEST = 26
+LONGEST = 32
 """Characters of a name made of other names: longer ones say less than a short word."""
 
 

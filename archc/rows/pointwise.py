@@ -42,6 +42,25 @@ class Square(Pointwise):
         return (mul(mul(grad, 2.0), out.args[0]),)
 
 
+class Sqrt(Pointwise):
+    """The square root."""
+
+    cpp, triton, numpy = "std::sqrt({x})", "tl.sqrt({x})", "np.sqrt(x)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
+        return (mul(mul(grad, 0.5), recip(out)),)
+
+
+class Sign(Pointwise):
+    """-1, 0 or 1."""
+
+    cpp, triton = "(({x} > 0.0f) - ({x} < 0.0f))", "tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, 0.0))"
+    numpy = "np.sign(x)"
+
+    def vjp(self, out: Row, grad: Row) -> Iterable[None]:
+        return (None,)
+
+
 class Relu(Pointwise):
     """max(x, 0)"""
 

@@ -217,7 +217,7 @@ def collected(values: Sequence[Row]) -> list[Row]:
         total, whole = rest[0], called(old)
         for term in rest[1:]:
             if whole and total is not rest[0]:
-                new.program.hinted(f"part_of_{whole}", total)
+                new.program.hinted(f"part_of_{whole.removeprefix('part_of_')}", total)
             total = add(total, term)
         return total
 

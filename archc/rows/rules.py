@@ -104,7 +104,8 @@ class Rsqrt(Pointwise):
     cpp, triton, numpy = "1.0f / std::sqrt({x})", "tl.rsqrt({x})", "1 / np.sqrt(x)"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
-        return (mul(mul(mul(mul(grad, out), out), out), -0.5),)  # the cube alone is nothing where x is 1e26
+        # The cube alone is nothing where x is 1e26
+        return (mul(_often(grad, out, 3), -0.5),)
 
 
 class Recip(Pointwise):
@@ -113,7 +114,7 @@ class Recip(Pointwise):
     cpp, triton, numpy = "1.0f / {x}", "1.0 / {x}", "1 / x"
 
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
-        return (mul(mul(mul(grad, out), out), -1.0),)
+        return (mul(_often(grad, out, 2), -1.0),)
 
 
 class Clip(Pointwise):
@@ -128,25 +129,6 @@ class Clip(Pointwise):
     def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
         (x,) = out.args
         return (mul(grad, x.program.make(Inside(low=self.low, high=self.high), x)),)
-
-
-class Sqrt(Pointwise):
-    """The square root."""
-
-    cpp, triton, numpy = "std::sqrt({x})", "tl.sqrt({x})", "np.sqrt(x)"
-
-    def vjp(self, out: Row, grad: Row) -> Iterable[Row]:
-        return (mul(mul(grad, 0.5), recip(out)),)
-
-
-class Sign(Pointwise):
-    """-1, 0 or 1."""
-
-    cpp, triton = "(({x} > 0.0f) - ({x} < 0.0f))", "tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, 0.0))"
-    numpy = "np.sign(x)"
-
-    def vjp(self, out: Row, grad: Row) -> Iterable[None]:
-        return (None,)
 
 
 class Softplus(Pointwise):
@@ -489,6 +471,15 @@ def product(spec: str, *args: Row) -> Row:
     if len(args) == 2 and ins[0] == ins[1]:
         args = tuple(sorted(args, key=lambda v: v.id))
     return args[0].program.make(rule, *args)
+
+
+def _often(grad: Row, out: Row, times: int) -> Row:
+    """A gradient times a value, so many times."""
+    program = grad.program
+    name = program.hints.get(out.id, "inverse")
+    for i in range(1, times + 1):
+        grad = program.hinted(f"d_{name}_times_{'it' if i == 1 else f'it{i}'}", mul(grad, out))
+    return grad
 
 
 def recip(x: Row) -> Row:

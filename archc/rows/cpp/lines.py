@@ -61,17 +61,18 @@ class Lines:
         return found
 
 
-def _whole(text: str) -> str:
+def _whole(text: str, *, loose: bool) -> str:
     """A line of C++ with spaces where it may break alone: after a comma, a plus or a semicolon, and in no index; after
     the sign of an assignment where it makes one name.
     """
     many = re.match(r"(const )?float [^=(]*=[^(]*, \w+ = ", text)
-    text = re.sub(r"(?<![,+;]) " if many else r"(?<![,+;])(?<! =) ", "\0", text)
+    if not loose:
+        text = re.sub(r"(?<![,+;]) " if many else r"(?<![,+;])(?<! =) ", "\0", text)
     return re.sub(r"\[[^\[\]]*\]", lambda index: index.group().replace(" ", "\0"), text)
 
 
-def broken(text: str, depth: int = 0) -> list[str]:
-    """A line of C++ as lines that are not too long."""
+def broken(text: str, depth: int = 0, *, loose: bool = False) -> list[str]:
+    """A line of C++ as lines that are not too long; ``loose``: it may break at any space but in an index."""
     indent = "    " * depth
     if len(indent + text) <= WIDTH:
         return [indent + text]
@@ -79,12 +80,14 @@ def broken(text: str, depth: int = 0) -> list[str]:
     indent += " " * (len(text) - len(text.lstrip()))
     lines = textwrap.wrap(
         # Elsewhere a line breaks after a comma or an operator only
-        text.lstrip() if comment or pragma else _whole(text.lstrip()),
+        text.lstrip() if comment or pragma else _whole(text.lstrip(), loose=loose),
         WIDTH - 2 * pragma,
         initial_indent=indent,
         subsequent_indent=f"{indent}// " if comment else indent + "    ",
         break_long_words=False,
         break_on_hyphens=False,
     )
+    if not (comment or pragma or loose) and max(map(len, lines)) > WIDTH:
+        return broken(text, depth, loose=True)
     made = [line.replace("\0", " ") for line in lines]
     return [f"{line} \\" for line in made[:-1]] + made[-1:] if pragma else made

@@ -170,7 +170,8 @@ class _Attempt:
         # What rules of several ops call by one name, is told by what the op makes
         many = Counter(word for _, ids in self.hinted for word in {program.hints[id] for id in ids})
         for node, ids in self.hinted:
-            made = next((hint for v in node.outs if (hint := node.scope.hints.get(v))), "")
+            names = [node.scope.hints.get(v) for v in (*node.outs, *(v for v in node.ins if v.param is not None))]
+            made = next((name.removesuffix("_weight") for name in names if name), "")
             for id in ids if made else ():
                 word = program.hints[id]
                 program.hints[id] = f"{made}_{word}" if many[word] > 1 else word

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from archc.ops import streams
+from archc.rows import pointwise as pw
 from archc.rows import rules as r
 from archc.rows.lower.lowering import MOST_NUMBERS, Leaf, Lowering, Term, Unfit, rule
 from archc.rows.lower.row import softmax
@@ -65,7 +66,8 @@ def _filled(low: Lowering, op: streams.Filled, x: Leaf) -> Term:
 
 @rule(streams.Normalize)
 def _normalize(low: Lowering, op: streams.Normalize, x: Term) -> Term:
-    return low.like(low.over_last(x, r.recip(r.add(low.total(x), op.eps))), x)
+    inverse = low.called("inverse_sum", r.recip(r.add(low.called("row_sum", low.total(x)), op.eps)))
+    return low.like(low.over_last(x, inverse), x)
 
 
 @rule(streams.Sinkhorn)
@@ -84,13 +86,16 @@ def _sinkhorn(low: Lowering, op: streams.Sinkhorn, x: Term) -> Term:
 
     def less(m: Row, transposed: bool) -> Row:
         """m less the logarithm of the sum of its exponentials over rows, or over columns."""
-        by = k if transposed else j
+        by, which = (k, "column") if transposed else (j, "row")
         most = m
         if n > 1:
-            most = make(r.StreamMax(), r.product("jk->kj", m) if transposed else m)
-        spread = _over(low, r.mul(most, -1.0), by, n)
-        total = r.product(f"{j}{k}->{by}", make(r.Exp(), r.add(m, spread)))
-        return r.add(r.add(m, spread), _over(low, r.mul(make(r.Log(), total), -1.0), by, n))
+            most = low.called(f"{which}_most", make(r.StreamMax(), r.product("jk->kj", m) if transposed else m))
+        most = low.called(f"minus_{which}_most", r.mul(most, -1.0))
+        below = low.called(f"below_{which}_most", r.add(m, _over(low, most, by, n)))
+        power = low.called(f"{which}_power", make(r.Exp(), below))
+        total = low.called(f"{which}_sums", r.product(f"{j}{k}->{by}", power))
+        logarithm = low.called(f"minus_log_{which}_sums", r.mul(make(r.Log(), total), -1.0))
+        return low.called(f"less_{which}_sums", r.add(below, _over(low, logarithm, by, n)))
 
     if op.eps:
         m = low.called("above_zero", r.add(softmax(low, x), op.eps))
@@ -122,6 +127,7 @@ def _sum(low: Lowering, op: streams.Sum, x: Term) -> Term:
 
 @rule(streams.SignedSqrt)
 def _signed_sqrt(low: Lowering, op: streams.SignedSqrt, x: Term) -> Term:
-    sign = low.make(r.Sign(), x.row)
-    size = low.make(r.Clip(low=op.floor, high=math.inf), r.mul(x.row, sign))
-    return low.like(r.mul(sign, low.make(r.Sqrt(), size)), x)
+    sign = low.called("sign", low.make(pw.Sign(), x.row))
+    size = low.called("size", r.mul(x.row, sign))
+    root = low.called("root", low.make(pw.Sqrt(), low.make(r.Clip(low=op.floor, high=math.inf), size)))
+    return low.like(r.mul(sign, root), x)

@@ -20,7 +20,7 @@ from archc.rows.rewrite import rebuilt
 from archc.rows.rules import Input, Outer, Param, TokenSum
 from archc.rows.triton.backward_params import BLOCK, Params, print_sums
 from archc.rows.triton.backward_tokens import Tokens
-from archc.rows.triton.launch import described, numbers
+from archc.rows.triton.launch import described, numbers, returned
 from archc.rows.triton.lines import wrapped
 from archc.rows.triton.printed import NoTriton, Printed, called
 from archc.rows.value import Row, order
@@ -104,5 +104,5 @@ def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
         blocks = sum(-(-s.size // BLOCK) for s in shares)
         call = [*(n for pair in sums for n in pair), *(s.name for s in shares), f"BLOCK={BLOCK}", "num_warps=4"]
         lines += wrapped(f"_{kernel.name}_sums[({blocks},)](", [*call, "**FUSED_MULTIPLY_ADD"], ")", depth=3)
-    write(f"    return {', '.join(kernel.gives)}" + ("," if len(kernel.gives) == 1 else ""))
+    lines += returned(list(kernel.gives))
     return "\n".join(lines) + "\n"

@@ -85,8 +85,16 @@ def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0)
     call = f"_{kernel.name}_kernel[{grid}]({', '.join(passed)})"
     lines += ["    " * 3 + line for line in broken(call, LONGEST - 12)]
     gives = list(kernel.gives)
-    lines.append(f"    return ({gives[0]},)" if len(gives) == 1 else f"    return {', '.join(gives)}")
+    lines.extend(returned(gives))
     return name, "\n".join(lines) + "\n"
+
+
+def returned(gives: list[str]) -> list[str]:
+    """The last line, or lines, of a launcher: all that is given, as a tuple."""
+    if len(gives) == 1:
+        return [f"    return ({gives[0]},)"]
+    whole = f"    return {', '.join(gives)}"
+    return [whole] if len(whole) <= LONGEST else wrapped("return (", gives, ")", depth=1)
 
 
 def _chosen(sizes: Mapping[int | None, Sizes]) -> list[str]:
