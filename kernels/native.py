@@ -8,6 +8,7 @@ fails, a warning says so once.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -130,9 +131,11 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder of this process alone, where the cache cannot be written."""
-    return tempfile.TemporaryDirectory(prefix="archc-native-")
+def _own_folder() -> Path:
+    """A folder of this process alone, where the cache cannot be written; it goes when the process ends."""
+    made = tempfile.TemporaryDirectory(prefix="archc-native-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
 
 
 def _loaded(source: str, name: str, command: tuple[str, ...], more: Sequence[str]) -> ctypes.CDLL:
@@ -178,7 +181,7 @@ def _kept(source: str, name: str, command: tuple[str, ...], flags: Sequence[str]
     except Unbuilt:
         raise
     except (OSError, RuntimeError):  # read-only, full, or no home
-        return _built(source, Path(_own_folder().name) / file, command, flags, links)
+        return _built(source, _own_folder() / file, command, flags, links)
 
 
 def _built(source: str, path: Path, command: Sequence[str], flags: Sequence[str], links: Sequence[str]) -> Path:

@@ -86,6 +86,15 @@ def test_where_the_cache_cannot_be_written_a_process_has_its_own(
     assert doubled(native.load(TWICE, "twice")).tolist() == [2, 4, 6]
 
 
+def test_a_folder_of_the_process_goes_without_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file, not a folder")
+    code = f"from kernels import native; native.load({TWICE!r}, 'twice'); print(native._own_folder())"
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == ""
+    assert not Path(done.stdout.strip()).exists()
+
+
 @pytest.mark.parametrize(
     ("text", "compiler", "why"),
     [
