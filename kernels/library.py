@@ -44,7 +44,7 @@ def in_a_name(package: str) -> str:
 NAMESPACE = in_a_name(__package__ or "archc_kernels")
 
 
-def jit(kernel: Callable[..., None] | None = None, *, noinline: bool = False) -> Any:
+def jit(kernel: Callable[..., Any] | None = None, *, noinline: bool = False) -> Any:
     """The function as a Triton kernel, launched as ``kernel[grid](...)``; unchanged where there is no Triton.
 
     ``noinline``: it is one that kernels call, and stays one function in machine code.
@@ -78,6 +78,36 @@ def as_rows(x: Tensor) -> Tensor:
 def processors(device: torch.device) -> int:
     """The number of multiprocessors of a GPU; a small number on the interpreter, where programs run one by one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+@jit
+def load_numbers(at, apart, N: tl.constexpr, inside=None):
+    """N numbers from memory, ``apart`` from each other; zero where tokens are not ``inside``."""
+    found = ()
+    for i in tl.static_range(N):  # pyright: ignore[reportGeneralTypeIssues]
+        if inside is None:
+            found = found + (tl.load(at + i * apart),)  # noqa: RUF005 - Triton adds tuples, and unpacks none
+        else:
+            found = found + (tl.load(at + i * apart, mask=inside, other=0.0),)  # noqa: RUF005
+    return found
+
+
+@jit
+def store_numbers(at, apart, numbers, inside=None):
+    """Numbers to memory, ``apart`` from each other, those of tokens that are ``inside``."""
+    for i in tl.static_range(len(numbers)):  # pyright: ignore[reportGeneralTypeIssues]
+        if inside is None:
+            tl.store(at + i * apart, numbers[i])
+        else:
+            tl.store(at + i * apart, numbers[i], mask=inside)
+
+
+@jit
+def add_to_shares(at, numbers, again, inside):
+    """Adds up numbers of the tokens ``inside``: to what lies in memory if that is done ``again``, else to nothing."""
+    for i in tl.static_range(len(numbers)):  # pyright: ignore[reportGeneralTypeIssues]
+        before = tl.where(again, tl.load(at + i), 0.0)
+        tl.store(at + i, before + tl.sum(tl.where(inside, numbers[i], 0.0), 0))
 
 
 @jit

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from archc.rows.triton.runs import FEWEST, Access, access, longest
+
 LONGEST = 110
 """Columns of a line, its indent included, unless it cannot be broken."""
 
@@ -84,7 +86,7 @@ class Lines:
         """What was written."""
         lines = _inlined(_used(self.written, self._values), self._passing)
         numbered = {name: hint for name, hint in self._numbered.items() if hint not in self._given}
-        return "\n".join(map(str, _freed(lines, numbered)))
+        return "\n".join(map(str, _called(_freed(lines, numbered))))
 
 
 def _used(lines: list[Line], values: Collection[str]) -> list[Line]:
@@ -128,6 +130,27 @@ def _inlined(lines: list[Line], passing: Collection[str]) -> list[Line]:
         if there._replace(text=text).width <= LONGEST:
             out[at], out[i] = there._replace(text=text), None
     return [line for line in out if line is not None]
+
+
+def _called(lines: list[Line]) -> list[Line]:
+    """Lines with runs of accesses as one call each."""
+    made, i = [], 0
+    while i < len(lines):
+        some: list[Access] = []
+        for line in lines[i:]:
+            found = access(line.text, assigned=line.target is not None)
+            if found is None or line.depth != lines[i].depth:
+                break
+            some.append(found)
+        run = longest(some) if some else None
+        if run is None or len(run.some) < FEWEST:
+            made.append(lines[i])
+            i += 1
+            continue
+        targets = [line.target for line in lines[i : i + len(run.some)] if line.target is not None]
+        made.append(Line(lines[i].depth, f"{', '.join(targets)}{' = ' * bool(targets)}{run.text()}"))
+        i += len(run.some)
+    return made
 
 
 def _freed(lines: list[Line], numbered: Mapping[str, str]) -> list[Line]:
@@ -194,7 +217,8 @@ def broken(text: str, longest: int) -> list[str]:
     head = [f"{left} {sign} "] if sign else [""]
     if len(left) > longest // 2 and ", " in left:
         head = ["(", *packed(_split(left, ", "), longest), ") = "]
-    rest = _broken(right, longest, bare=bool(sign))
+    fits = len(head) > 1 and len(head[-1] + right) <= longest
+    rest = [right] if fits else _broken(right, longest, bare=bool(sign))
     return [*head[:-1], head[-1] + rest[0], *rest[1:]]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-FUNCTIONS = frozenset(("stable_root_softplus", "stable_softplus", "stable_tanh"))
-"""Functions of an element that `kernels/library.py` has for lines of ops."""
+FUNCTIONS = frozenset(
+    ("add_to_shares", "load_numbers", "stable_root_softplus", "stable_softplus", "stable_tanh", "store_numbers")
+)
+"""Functions that `kernels/library.py` has for lines of ops and for runs of accesses (`runs`)."""
 
 
 class NoTriton(TypeError):

@@ -40,14 +40,18 @@ _SASS = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)",
 _GLOBAL = {"LDG": "loads", "LDGSTS": "loads", "STG": "stores"}
 _LOCAL = frozenset(("LDL", "STL"))
 _MATRIX = re.compile(r"[A-Z]*G?MMA$")
-# In PTX: where assembly of Triton's own stands (whose lines are no lines of the source), a line of source, an access by
-# threads, and a copy to shared memory past the registers.
+# In PTX: where assembly of Triton's own stands (whose lines are no lines of the source), a line of source (of what
+# was inlined, and the line that called it), an access by threads, and a copy to shared memory past the registers.
 _PTX = re.compile(
     r"// (?P<inside>begin|end) inline asm|\.loc\s+(?P<file>\d+)\s+(?P<line>\d+)\s+(?P<column>\d+)"
+    r"(?:[^\n]*inlined_at\s+(?P<called>\d+)\s+(?P<from>\d+)\s+(?P<at>\d+))?"
     r"|(?:ld|st)\.(?:\w+\.)*?global(?:\.[\w:]+)*?(?:\.v(?P<many>\d+))?\.[bfsu](?P<bits>\d+)\b"
     r"|cp\.async\.c[ag]\.shared\.global[^,]*,[^,]*,\s*(?P<bytes>\w+)"
 )
 
+
+_CALLS = ("tl.load", "tl.store", "tl.atomic", "load_numbers", "store_numbers", "add_to_shares")
+"""What a kernel accesses memory by, the address first."""
 
 _FACTS: dict[tuple[Any, ...], Facts] = {}
 
@@ -179,7 +183,9 @@ def _arrays(kernel: Any, ptx: str) -> dict[str, Counter[int]]:
             inside = match["inside"] == "begin"
             continue
         if match["line"]:
-            if match["file"] == "1" and not inside:
+            if match["called"] == "1" and not inside:
+                at = int(match["from"]) + shift, int(match["at"])
+            elif match["file"] == "1" and not inside:
                 at = int(match["line"]) + shift, int(match["column"])
             continue
         bits = 8 * int(match["bytes"], 0) if match["bytes"] else int(match["many"] or 1) * int(match["bits"])
@@ -207,7 +213,7 @@ def _accesses(path: str, kernel: str) -> tuple[int, dict[tuple[int, int], str]]:
             if isinstance(target, ast.Name)
         }
         for node in ast.walk(function):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("tl.load", "tl.store", "tl.atomic")):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(_CALLS):
                 found[node.lineno, node.col_offset + 1] = _pointer(node.args[0], arguments, made)
     return begins, found
 
