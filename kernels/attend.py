@@ -34,6 +34,9 @@ def attend(
     """
     if (out := attend_on_cpu.attend(q, keys, values, time, scale=scale, window=window, sinks=sinks)) is not None:
         return out
+    plain = window is None and sinks is None
+    if plain and (out := attend_on_cpu.attend_graded(q, keys, values, time, scale=scale)) is not None:
+        return out
     (_, new, heads, width), (groups, value_width) = q.shape, values.shape[2:]
     sizes = {"new": new, "heads": heads, "groups": groups, "width": width, "value_width": value_width}
     if stores_scores(sinks=sinks is not None, **sizes):

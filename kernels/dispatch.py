@@ -95,12 +95,17 @@ def use_triton(*tensors: Tensor | None) -> bool:
     raise RuntimeError(f"ARCHC_KERNELS=triton cannot run on {where} tensors without TRITON_INTERPRET=1")
 
 
-def use_cpp(*tensors: Tensor) -> bool:
-    """Whether C++ of an op runs on these operands of one dtype: wanted, in memory, without a gradient, and in the dtype
-    that they have.
+def use_cpp(*tensors: Tensor, graded: bool = False) -> bool:
+    """Whether C++ of an op runs on these operands of one dtype: wanted, in memory, in the dtype that they have,
+    and without a gradient, or where that is ``graded`` with one.
     """
     dtype = tensors[0].dtype
-    if chosen() != "cpp" or torch.is_grad_enabled() or dtype not in CPP_DTYPES or torch.compiler.is_compiling():
+    if (
+        chosen() != "cpp"
+        or torch.is_grad_enabled() is not graded
+        or dtype not in CPP_DTYPES
+        or torch.compiler.is_compiling()
+    ):
         return False
     for x in tensors:  # not of fake tensors, nor of sharded ones
         if not x.is_cpu or x.dtype is not dtype or type(x) not in PLAIN:

@@ -236,3 +236,53 @@ def test_not_with_a_gradient() -> None:
     assert attend_on_cpu.attend(q.double(), q.double(), q.double(), time, scale=1.0) is None
     with torch.enable_grad():
         assert attend_on_cpu.attend(q, q, q, time, scale=1.0) is None
+
+
+@settings(max_examples=15)
+@given(
+    dtype=dtypes,
+    seed=seeds,
+    tokens=st.integers(1, 150),
+    groups=st.integers(1, 2),
+    shared=st.integers(1, 5),
+    dim=dims,
+    width=dims,
+)
+@example(torch.float32, 0, 600, 1, 2, 96, 64)
+def test_gradient(dtype: torch.dtype, seed: int, tokens: int, groups: int, shared: int, dim: int, width: int) -> None:
+    """That of float64 autograd through stored scores."""
+    r = torch.Generator().manual_seed(seed)
+    time = Rows(pasts=(0, 0), counts=(tokens, tokens), new=tokens, cached=False)
+    heads = groups * shared
+    given = [normal(r, dtype, 2, tokens, n, size) for n, size in ((heads, dim), (groups, dim), (groups, width))]
+    weight, scale = normal(r, dtype, 2, tokens, heads, width), dim**-0.5
+    with torch.enable_grad():
+        for x in given:
+            x.requires_grad_()
+        out = attend(given[0], given[1], given[2], time, scale=scale)
+        assert type(out.grad_fn).__name__ == "_AttentionBackward"
+        got = torch.autograd.grad((out * weight).sum(), given)
+        q, keys, values = (x.detach().double().requires_grad_() for x in given)
+        right = expected(q, keys, values, visible(time, None, tokens), scale, None)
+        others = torch.autograd.grad((right * weight.double()).sum(), (q, keys, values))
+    close(out.detach(), right.detach(), time)
+    for one, other in zip(got, others, strict=True):
+        close(one, other, time, 4)
+
+
+def test_gradient_of_others_is_pytorchs() -> None:
+    """Transforms, casts and windows run what they ran."""
+    q = torch.randn(1, 6, 2, 4)
+    time = Rows(pasts=(0,), counts=(6,), new=6, cached=False)
+    with torch.enable_grad():
+        learned = q.clone().requires_grad_()
+        assert attend_on_cpu.attend_graded(learned, q, q, time, scale=1.0) is not None
+        assert attend_on_cpu.attend_graded(q, q, q, time, scale=1.0) is None
+        assert attend_on_cpu.attend_graded(learned.double(), q.double(), q.double(), time, scale=1.0) is None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert attend_on_cpu.attend_graded(learned, q, q, time, scale=1.0) is None
+        packed = Rows(pasts=(0,), counts=(6,), new=6, cached=False, lengths=((2, 4),))
+        assert attend_on_cpu.attend_graded(learned, q, q, packed, scale=1.0) is None
+        gradient = torch.func.grad(lambda x: attend(x, x, x, time, scale=1.0).square().sum())(q)
+        out = attend(learned, learned, learned, time, scale=1.0).square().sum()
+        assert torch.allclose(torch.autograd.grad(out, learned)[0], gradient, atol=1e-5)
