@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,44 +25,55 @@ from torch import Tensor
 from archc.emit.kernels import CARRIED, HEADER, cpp, kernels
 from archc.rows.kernel import Kernel
 from archc.rows.value import Row
-from kernels import native
-from kernels.arrays import Array, Layout
-from kernels.runners import Native
+from kernels.arrays import Array
+from kernels.fused import Fused
 from tests.rows.boundary import boundary, reference
 
 KEPT = str(1 << 32)
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": KEPT, "MALLOC_TRIM_THRESHOLD_": KEPT, "MALLOC_TOP_PAD_": str(1 << 28)}
 """How the C library keeps memory that was freed."""
 
+SETTINGS = {**MEMORY, "ARCHC_KERNELS": "cpp"}
+
 STREAMS, ROUNDS = 4, 20
 GOALS = {(4096, 1): 8.0, (4096, 64): 3.0, (4096, 512): 3.0, (7168, 1): 5.0, (7168, 64): 2.5, (7168, 512): 2.5}
 """How many times as fast as PyTorch the forward is meant to be, by width and number of tokens."""
 
 
-def runner(kernel: Kernel) -> Native | None:
-    """What runs a kernel and its gradient in a package, in float32; None without a compiler."""
+def eager(*takes: Tensor) -> list[Tensor]:
+    """The boundary op by op."""
+    return list(reference(*takes, rounds=ROUNDS).values())
+
+
+eager.__module__ = "bench.rows"  # Operators are registered under its package; `-m` calls it __main__
+
+
+def function(kernel: Kernel, folder: Path) -> Fused:
+    """The function of a package with this kernel and its gradient, whose C++ is written to a folder."""
     made = kernels(kernel, list(kernel.takes), 1, {})
-    text = cpp(made)
-    assert text is not None
     assert made.backward is not None
-    library = native.load(text.replace(f'#include "{HEADER}"\n', CARRIED), kernel.name, "-DACT=float")
+    path = folder / f"{kernel.name}.cpp"
+    path.write_text(cpp(made) or "")
+    (folder / HEADER).write_text(CARRIED)
 
     def arrays(some: Mapping[str, Row]) -> dict[str, Array]:
         every = {**kernel.takes, **made.training.gives}
         dims = {n: (*every[n].streams, *[kernel.width] * every[n].row) for n in some}
         return {n: Array(dims[n], kernel.format(n) == "act", once=not every[n].token) for n in some}
 
-    layout = Layout(
-        1,
-        "streams",
-        arrays(kernel.takes),
-        arrays(kernel.gives),
-        arrays(made.saved),
-        list(made.backward.takes),
-        made.learns,
-        made.alike,
+    return Fused(
+        kernel.name,
+        eager,
+        lead=1,
+        tokens="streams",
+        takes=arrays(kernel.takes),
+        gives=arrays(kernel.gives),
+        saved=arrays(made.saved),
+        backward=list(made.backward.takes),
+        learns=made.learns,
+        alike=made.alike,
+        cpp=path,
     )
-    return None if library is None else Native(kernel.name, layout, torch.float32, library)
 
 
 def least(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
@@ -75,33 +89,30 @@ def least(sides: Mapping[str, Callable[[], object]], seconds: float) -> dict[str
     return found
 
 
-def compare(width: int, tokens: list[int], seconds: float) -> None:
+def compare(width: int, tokens: list[int], seconds: float, folder: Path) -> None:
     """Prints the rows of a width."""
-    kernel = boundary(STREAMS, width, ROUNDS)
-    ours = runner(kernel)
-    if ours is None:
+    kernel = boundary(STREAMS, width, ROUNDS)._replace(name=f"boundary_{width}")
+    ours = function(kernel, folder)
+    if ours.runner("cpp", torch.float32) is None:
         sys.exit("no C++ compiler")
-    layout = ours.layout
+
     for T in tokens:
         dims = {n: ([T] * v.token, v.streams, [width] * v.row) for n, v in kernel.takes.items()}
-        given = {n: torch.randn([*chain(*d)]) * (0.02 if n == "fn" else 1) for n, d in dims.items()}
-        leaves = {name: x.clone().requires_grad_() for name, x in given.items()}
-        takes = list(given.values())
-        upstream = [torch.randn_like(x) for x in ours.forward(takes)]
+        takes = [torch.randn([*chain(*d)]) * (0.02 if n == "fn" else 1) for n, d in dims.items()]
+        leaves = [x.clone().requires_grad_() for x in takes]
+        upstream = [torch.randn_like(x) for x in eager(*takes)]
 
-        def eager(given: Mapping[str, Tensor] = given) -> None:
-            with torch.no_grad():
-                reference(**given, rounds=ROUNDS)
+        def trains(
+            run: Callable[..., Sequence[Tensor]],
+            leaves: list[Tensor] = leaves,
+            upstream: list[Tensor] = upstream,
+        ) -> None:
+            torch.autograd.grad(run(*leaves), leaves, upstream)
 
-        def trains(takes: list[Tensor] = takes, upstream: list[Tensor] = upstream) -> None:
-            every = [*takes, *ours.training(takes)]
-            ours.backward([*(every[i] for i in layout.kept), *(upstream[i] for i in layout.upstream)])
-
-        def trains_eager(leaves: Mapping[str, Tensor] = leaves, upstream: list[Tensor] = upstream) -> None:
-            torch.autograd.grad(list(reference(**leaves, rounds=ROUNDS).values()), list(leaves.values()), upstream)
-
-        times = least({"C++": lambda: ours.forward(takes), "PyTorch": eager}, seconds)  # noqa: B023
-        times |= {f"train {n}": t for n, t in least({"C++": trains, "PyTorch": trains_eager}, seconds).items()}
+        sides = {"C++": ours, "PyTorch": eager}
+        with torch.no_grad():
+            times = least({n: partial(run, *takes) for n, run in sides.items()}, seconds)
+        times |= least({f"train {n}": partial(trains, run) for n, run in sides.items()}, seconds)
         ms = "  ".join(f"{t * 1e3:9.3f}" for t in times.values())
         faster, trained_faster = times["PyTorch"] / times["C++"], times["train PyTorch"] / times["train C++"]
         goal = f"{GOALS[width, T]:g}" if (width, T) in GOALS else "-"
@@ -115,13 +126,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 64, 512])
     parser.add_argument("--seconds", type=float, default=4.0, help="for each pair of sides")
     options = parser.parse_args()
-    if any(name not in os.environ for name in MEMORY):
-        os.execve(sys.executable, [sys.executable, "-m", "bench.rows", *sys.argv[1:]], {**os.environ, **MEMORY})
+    if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "bench.rows", *sys.argv[1:]],
+            {**os.environ, **SETTINGS},
+        )
     torch.set_num_threads(1)
     print("              forward, ms           train, ms             PyTorch / C++")
     print(" width tokens        C++    PyTorch        C++    PyTorch  forward goal  train")
-    for width in options.width:
-        compare(width, options.tokens, options.seconds)
+    with tempfile.TemporaryDirectory(prefix="archc-bench-") as folder:
+        for width in options.width:
+            compare(width, options.tokens, options.seconds, Path(folder))
 
 
 if __name__ == "__main__":
