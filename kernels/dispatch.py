@@ -99,13 +99,15 @@ def use_cpp(*tensors: Tensor, graded: bool = False) -> bool:
     """Whether C++ of an op runs on these operands of one dtype: wanted, in memory, in the dtype that they have,
     and without a gradient, or where that is ``graded`` with one.
     """
+    return chosen() == "cpp" and in_memory(*tensors, graded=graded)
+
+
+def in_memory(*tensors: Tensor, graded: bool = False) -> bool:
+    """Whether operands of one dtype are numbers in memory, with no compiler or transformation about, and with no
+    gradient, or where that is ``graded`` with one.
+    """
     dtype = tensors[0].dtype
-    if (
-        chosen() != "cpp"
-        or torch.is_grad_enabled() is not graded
-        or dtype not in CPP_DTYPES
-        or torch.compiler.is_compiling()
-    ):
+    if torch.is_grad_enabled() is not graded or dtype not in CPP_DTYPES or torch.compiler.is_compiling():
         return False
     for x in tensors:  # not of fake tensors, nor of sharded ones
         if not x.is_cpu or x.dtype is not dtype or type(x) not in PLAIN:

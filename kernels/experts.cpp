@@ -35,6 +35,7 @@ static inline void multiply(const float* const* rows, const ACT* const* ahead, c
     for (int64_t line = 0; line < width; line += LINE) {
         for (int r = 0; r < ROWS; r++) __builtin_prefetch(ahead[r] + line, 0, 2);
         const int64_t end = std::min(width, line + LINE);
+#pragma GCC unroll 2
         for (int64_t i = line; i < end; i++) {
             Vector x[V];
             for (int v = 0; v < V; v++) x[v] = *(const Vector*)(panel + (i * V + v) * LANES);

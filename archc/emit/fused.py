@@ -20,7 +20,7 @@ from archc.ops.base import nbytes
 from archc.ops.expert import Dispatch, GroupedLinear
 from archc.plan.functions import word
 from archc.plan.groups import is_work
-from archc.plan.passes.mixtures import gate_of, is_mixture
+from archc.plan.passes.mixtures import gate_of, is_mixture, opening
 from archc.rows.lower import lower
 from archc.rows.traffic import bound, moved
 from archc.rows.triton import Printed
@@ -97,7 +97,8 @@ class _Printer:
         self.name, self.scope, self.flow, self.above = name, scope, flow, above
         self.known = {**known, **MACHINERY}
         self.heads = 1
-        self.reserved = frozenset(self.known) | frozenset(EXTERNAL) | {"KERNELS", "Tensor", "reference", "tl", name}
+        own = {"KERNELS", "Tensor", "opened", "reference", "tl", name}
+        self.reserved = frozenset(self.known) | frozenset(EXTERNAL) | own
         self.takes = _named(scope, scope.args, self.reserved)
         self.gives = _named(scope, scope.returns, self.reserved | frozenset(self.takes.values()), "y", "next")
 
@@ -200,7 +201,8 @@ class _Experts(_Printer):
 
     def function(self, wanted: Sequence[int]) -> Function:
         """The function; whichever of its arguments get a gradient, its reference gives it."""
-        body = "\n\n\n".join("\n".join(lines) for lines in (self._public(), self._reference(), self._made()))
+        parts = (self._public(), self._reference(), self._opened(), self._made())
+        body = "\n\n\n".join("\n".join(lines) for lines in parts)
         imports, modules = self._imports(body, ())
         own, other = ([v for v in self.takes if (v.param is None) is first] for first in (True, False))
         per_token = sum(nbytes(v.type, ONE) for v in (*own, *self.gives))
@@ -217,11 +219,23 @@ class _Experts(_Printer):
             (per_token, once),
         )
 
+    def _opened(self) -> list[str]:
+        """What stands between the two matrices of each expert."""
+        items, taken, given = opening(self.scope)
+        names = {taken: self.scope.hints.get(taken, "rows")}
+        body = Body(self.scope, self.flow, names, [given], self.reserved, indent=4, items=items)
+        body.run()
+        return [
+            f"def opened({names[taken]}: Tensor) -> Tensor:",
+            *docstring("What the second matrices of experts take, of what the first give.", 4),
+            *aligned(body.returns([given])),
+        ]
+
     def _made(self) -> list[str]:
         """The statement that makes the `Mixture`."""
         grouped = next(n.op for n in self.scope.nodes() if isinstance(n.op, GroupedLinear))
         gate = gate_of(self.scope)
-        arguments = ["reference"]
+        arguments = ["reference", "opened"]
         if gate is not None:
             arguments.append(f"gate=Gate({', '.join(f'{name}={value!r}' for name, value in gate.items())})")
         arguments += ["inputs_first=True"] * grouped.inputs_first

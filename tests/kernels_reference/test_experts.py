@@ -41,20 +41,23 @@ def compiled() -> Iterator[None]:
         yield
 
 
-def mixture(gate: Gate) -> Mixture:
+def mixture(gate: Gate, inputs_first: bool = False) -> Mixture:
     """The function, with its ops."""
+
+    def opened(both: Tensor) -> Tensor:
+        a, b = both.unflatten(-1, (-1, 2)).unbind(-1) if gate.by_turns else both.chunk(2, -1)
+        return swiglu(a, b, limit=gate.limit, alpha=gate.alpha, shift=gate.shift)
 
     def reference(x: Tensor, ids: Tensor, weights: Tensor, *parameters: Tensor) -> Tensor:
         first, first_bias, second, second_bias = (
             parameters if len(parameters) == 4 else (parameters[0], None, parameters[1], None)
         )
+        first, second = (m.mT if inputs_first else m for m in (first, second))
         rows, order, ends = dispatch(x, ids, experts=len(first))
-        both = grouped_linear(rows, first, ends, first_bias)
-        a, b = both.unflatten(-1, (-1, 2)).unbind(-1) if gate.by_turns else both.chunk(2, -1)
-        hidden = swiglu(a, b, limit=gate.limit, alpha=gate.alpha, shift=gate.shift)
+        hidden = opened(grouped_linear(rows, first, ends, first_bias))
         return combine(grouped_linear(hidden, second, ends, second_bias), weights, order)
 
-    return Mixture(reference, gate=gate)
+    return Mixture(reference, opened, gate=gate, inputs_first=inputs_first)
 
 
 def drawn(
@@ -107,6 +110,51 @@ def test_it_is_its_ops(gate: Gate, dtype: torch.dtype, experts: int, k: int, **s
     """Experts of one token, of few, of panels that are full or not, and of none."""
     takes = drawn(dtype, experts=experts, k=min(k, experts), **sizes)
     close(native(gate, takes), mixture(gate)(*wide(takes)), dtype)
+
+
+@settings(max_examples=40)
+@given(
+    gate=gates,
+    dtype=st.sampled_from(list(CLOSE)),
+    seed=st.integers(0, 1 << 30),
+    tokens=st.integers(1, 40),
+    experts=st.integers(1, 7),
+    k=st.integers(1, 4),
+    dim=st.integers(1, 40),
+    hidden=st.integers(1, 20),
+    biased=st.booleans(),
+    inputs_first=st.booleans(),
+)
+def test_it_is_its_ops_without_cpp(
+    gate: Gate, dtype: torch.dtype, experts: int, k: int, biased: bool, inputs_first: bool, **sizes
+) -> None:
+    """One token, and expert by expert."""
+    takes = drawn(dtype, experts=experts, k=min(k, experts), biased=biased, **sizes)
+    if inputs_first:
+        takes[3 :: 2 if biased else 1] = [m.mT.contiguous() for m in takes[3 :: 2 if biased else 1]]
+    function = mixture(gate, inputs_first)
+    expected = function.reference(*wide(takes))
+    ways = [function._by_expert] + [function._of_one] * (sizes["tokens"] == 1)
+    for way in ways:
+        close(way(*takes[:3], tuple(takes[3:])), expected, dtype)
+
+
+def test_which_way_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHC_KERNELS", "auto")
+    function = mixture(Gate())
+    ran: list[str] = []
+    for name in ("reference", "_of_one", "_by_expert"):
+        own = getattr(function, name)
+        monkeypatch.setattr(function, name, lambda *a, own=own, name=name: [ran.append(name), own(*a)][1])
+    many = kernel.MANY // 2 // 64
+    for tokens in (0, 1, 2, many - 1, many):
+        function(*drawn(torch.float32, tokens=tokens, experts=3, k=2, dim=64, hidden=4))
+    assert ran == ["reference", "_of_one", "reference", "reference", "_by_expert"]
+    ran.clear()
+    function(*wide(drawn(torch.float32, tokens=1, experts=3, k=2, dim=64, hidden=4)))
+    monkeypatch.setenv("ARCHC_KERNELS", "reference")
+    function(*drawn(torch.float32, tokens=1, experts=3, k=2, dim=64, hidden=4))
+    assert ran == ["reference", "reference"]
 
 
 @pytest.mark.parametrize("tokens", [192, 193, 700])

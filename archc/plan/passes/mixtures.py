@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain, count
 from typing import Any
 
-from archc.graph import Graph, Node, Scope
+from archc.graph import Graph, Node, Scope, Stack, Value
 from archc.ops.expert import Combine, Dispatch, GroupedLinear
 from archc.ops.row import Swiglu
 from archc.ops.view import Split, Unbind, Unflatten
@@ -52,6 +52,13 @@ def gate_of(function: Scope) -> dict[str, Any] | None:
     given = {"by_turns": True} if kinds != [Split] else {}
     options = {name: getattr(gate.op, name) for name in Swiglu.fields}
     return given | {name: value for name, value in options.items() if value != Swiglu.fields[name]}
+
+
+def opening(function: Scope) -> tuple[list[Node | Scope], Value, Value]:
+    """What a function of experts has between the two matrices of each, what this takes, and what it gives."""
+    items = [item for item in function.items if not isinstance(item, Stack)]
+    first, then = (i for i, item in enumerate(items) if isinstance(_op(item), GroupedLinear))
+    return items[first + 1 : then], next(made(items[first])), next(iter(reads(items[then])))
 
 
 def _op(item: Item) -> object:
