@@ -105,7 +105,7 @@ struct Mixture {
             const ACT* four[4];
             float sums[4 * N];
             for (int i = 0; i < 4; i++) four[i] = head + at[i] * dim;
-            dots<N>(four, rows, dim, sums);
+            dots<N, true>(four, rows, dim, sums);
             for (int n = 0; n < N; n++) {
                 if (head_bias)
                     for (int i = 0; i < 4; i++) sums[4 * n + i] += widened(head_bias[at[i]]);
@@ -118,7 +118,7 @@ struct Mixture {
             const ACT* four[4];
             float sums[4 * N];
             for (int64_t i = 0; i < 4; i++) four[i] = tail + std::min(d + i, dim - 1) * hidden;
-            dots<N>(four, made, hidden, sums);
+            dots<N, true>(four, made, hidden, sums);
             for (int n = 0; n < N; n++)
                 for (int64_t i = 0; i < 4 && d + i < dim; i++)
                     out[choices[n] / k * dim + d + i] +=

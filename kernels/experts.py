@@ -25,8 +25,8 @@ from .upcast import upcast
 ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 """What the text calls the dtypes of activations that it knows."""
 
-MANY = 1 << 20
-"""Numbers in the rows of all choices from which these are not made at once."""
+MANY = 1 << 21
+"""Numbers in the rows of all choices from which these are not made at once: 8 MiB in float32."""
 
 POINTER, NUMBER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
