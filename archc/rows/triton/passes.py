@@ -19,6 +19,10 @@ LANES = 8
 ONE, FEW = 16, 256
 """Tokens of one small tile, whose row as many programs share as there are chunks; and up to which tiles are small."""
 
+ALONE = 2048
+"""Tokens beyond which programs share no row that they read once: tiles of 32 are programs enough, and sums that many
+leave each other in memory are a quarter of what a router reads."""
+
 SHARE = 448
 """Channels at least of a program where tokens are many: its share, read again after the sums, is still in cache."""
 
@@ -42,7 +46,8 @@ class Passes(Forward):
     """
 
     def __init__(self, kernel: Kernel) -> None:
-        self.shared = any(isinstance(v.rule, Project) for v in Forward(kernel, masked=False).every)
+        plain = Forward(kernel, masked=False)
+        self.shared = any(isinstance(v.rule, Project) for v in plain.every)
         width = kernel.width
         if self.shared:
             few, many = chunk(width, 64), chunk(width, 32)
@@ -54,6 +59,9 @@ class Passes(Forward):
                 FEW: Sizes(16, few, split(steps, max(1, steps // 4)), 4, 3),
                 None: Sizes(64, many, share, 8, 2),
             }
+            if share > 1 and not any(v.row and plain.levels.of(v) for v in plain.kernel.gives.values()):
+                self.sizes[ALONE] = self.sizes.pop(None)
+                self.sizes[None] = Sizes(32, many, 1, 4, 2)
         else:
             size = chunk(width, 1024)
             masked = width % size != 0

@@ -12,12 +12,14 @@ from archc.rows.rules import (
     Exp,
     Input,
     Param,
+    Project,
     Round,
     RowMax,
     RowSum,
     Rsqrt,
     Sigmoid,
     StreamMax,
+    Take,
     add,
     mul,
     product,
@@ -130,3 +132,12 @@ def weighed(width: int) -> Kernel:
     same = p.make(EachToken(), bias)
     y = mul(mul(x, weight), length)
     return Kernel("weighed", width, leaves(x, weight, bias), {"y": y, "same": same, "sum": p.make(RowSum(), y)}, {})
+
+
+def projected(experts: int, width: int) -> Kernel:
+    """Scores of a router that makes its logits."""
+    p = Program()
+    x = p.make(Input(name="x", row=True, format="act"))
+    weight = p.make(Param(name="weight", streams=(experts, 1), row=True, format="act"))
+    logits = p.named("logits", p.make(Project(), p.make(Take(start=0, shape=(1,)), x), weight))
+    return Kernel("projected", width, leaves(x, weight), {"scores": p.make(Sigmoid(), logits)}, {})

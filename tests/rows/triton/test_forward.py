@@ -20,6 +20,7 @@ from tests.rows.test_cpp import bound, cancelling, expected
 from tests.rows.test_cpp_rules import FUNCTIONS, functions, hold, of_all_sizes
 from tests.rows.triton import kernels
 from tests.rows.triton.printed import call, drawn, exact, shape
+from tests.rows.triton.traced import traced
 
 if TYPE_CHECKING:
     from tests.kernels.support.worker import Worker
@@ -149,6 +150,16 @@ def test_boundary_of_many_tokens(interpreted: Worker) -> None:
     """Tiles of 64 tokens, the last one not full, shared by several programs or by none."""
     check(interpreted, kernels.rounded_boundary(2, 64), 150, BF16, fn=0.1)
     check(interpreted, kernels.rounded_boundary(2, 896), 130, BF16, fn=0.05)
+
+
+def test_many_tokens_of_one_pass_are_shared_by_no_programs(interpreted: Worker) -> None:
+    """Nothing reads the row again: its sums go to memory once, not once for each program of a tile."""
+    kernel = kernels.projected(8, 896)
+    printed = print_forward(kernel)
+    check(interpreted, kernel, 2050, BF16, printed, weight=0.05)
+    for tokens, times in ((2048, 2), (2080, 1)):
+        ((_, distinct, _),) = interpreted(traced, printed, drawn(kernel, tokens, BF16))
+        assert distinct["partial"] == times * 4 * 8 * tokens
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
