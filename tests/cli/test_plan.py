@@ -117,16 +117,21 @@ def test_functions_fit_into_a_terminal(columns: str) -> None:
 
 
 def test_functions_and_what_stays_alone_are_all_row_local_ops() -> None:
-    """Those of the graph before fusion, each as often; no function moves less than it must, or asks for less."""
+    """Those of the graph before fusion, each as often; no function moves less than it must, or asks for less.
+
+    A function of experts has ops beside its row-local one that are none.
+    """
     graph = planned(load("deepseek_v4_flash"), rotated=True)
     works = [times for n, times in graph.walk() if n.op.kind != "append" and may_join(n) and is_work(n)]
     facts = json.loads(plan("deepseek_v4_flash", "--after", "fuse", "--fuse", "layers", "--format", "json"))
-    inside = sum(row["calls"] * len(row["ops"]) for row in facts["functions"])
+    others = {"dispatch", "grouped_linear", "combine"}
+    inside = sum(row["calls"] * sum(op not in others for op in row["ops"]) for row in facts["functions"])
     assert inside + sum(row["calls"] for row in facts["alone"]) == sum(works) - of_steps(graph)
     for row in facts["functions"]:
-        assert row["launches"][0] == 1
+        experts = others <= set(row["ops"])
+        assert row["launches"][:1] == ([] if experts else [1])
         for at in row["bytes"]:
-            assert at["bound"] <= at["requested"]
+            assert at["requested"] is None if experts else at["bound"] <= at["requested"]
             assert at["bound"] < at["op_by_op"] or at["bound"] == 0
 
 
