@@ -68,10 +68,11 @@ def command(ctx: click.Context, seconds: float, out: Path) -> None:
     _title(console, "It becomes a PyTorch package that stands alone")
     _archc(ctx, console, "build", SPEC, "-o", str(out))
     code = (out / SPEC / "model.py").read_text(encoding="utf-8")
-    console.print(f"\nThe attention and the experts in its model.py, {code.count(chr(10)):,} lines in all:")
-    for part in ("Attention", "Experts"):
-        shown = _method(code, part, "forward", console.width)
-        console.print(f"\n{shown}", style="cyan", markup=False, soft_wrap=True)
+    experts = (out / SPEC / "fused" / "experts.py").read_text(encoding="utf-8")
+    console.print(f"\nThe attention in its model.py, {code.count(chr(10)):,} lines in all, and its experts op by op:")
+    for shown in (_text(code, "Attention", "forward"), _text(experts, "reference")):
+        lines = _narrowed(shown, console.width)
+        console.print(f"\n{lines}", style="cyan", markup=False, soft_wrap=True)
     console.print("\nand a twin of the same structure that fits any computer:\n")
     _archc(ctx, console, "build", SPEC, "--tiny", "-o", str(out / "tiny"))
 
@@ -105,11 +106,19 @@ def _archc(ctx: click.Context, console: Console, *words: str) -> None:
     run.main(list(words[1:]), prog_name=f"archc {words[0]}", standalone_mode=False)
 
 
-def _method(code: str, cls: str, name: str, width: int) -> str:
-    """The text of a method of the first class whose name ends in ``cls``, without comments where they do not fit."""
-    owner = next(n for n in ast.parse(code).body if isinstance(n, ast.ClassDef) and n.name.endswith(cls))
-    method = next(n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name == name)
-    lines = dedent("\n".join(code.splitlines()[method.lineno - 1 : method.end_lineno])).splitlines()
+def _text(code: str, *names: str) -> str:
+    """The text of a function, or of a method of the first class whose name ends so."""
+    body = ast.parse(code).body
+    *classes, name = names
+    for cls in classes:
+        body = next(n for n in body if isinstance(n, ast.ClassDef) and n.name.endswith(cls)).body
+    found = next(n for n in body if isinstance(n, ast.FunctionDef) and n.name == name)
+    return dedent("\n".join(code.splitlines()[found.lineno - 1 : found.end_lineno]))
+
+
+def _narrowed(text: str, width: int) -> str:
+    """A text without its comments where they do not fit."""
+    lines = text.splitlines()
     if max(map(len, lines)) > width:
         lines = [line.split("  # ")[0].rstrip() for line in lines]
     return "\n".join(lines)

@@ -51,7 +51,7 @@ def test_it_shows_the_full_model_and_writes_both_packages(shown: tuple[str, Path
         "$ archc check deepseek_v3",
         "$ archc cost deepseek_v3",
         "latent_attend(",
-        "grouped_linear(rows, self.gate_up_proj, ends)",
+        "grouped_linear(rows, gate_up_proj, ends)",
     ):
         assert expected in text
     for package in ("deepseek_v3", "tiny/deepseek_v3"):
