@@ -173,7 +173,7 @@ class _Printer:
 
     def _imports(self, body: str, launched: Sequence[Printed]) -> tuple[list[str], tuple[str, ...]]:
         """How the file imports what it uses, and the modules of the package among that."""
-        used = {n.id for n in ast.walk(ast.parse(body)) if isinstance(n, ast.Name)}
+        used = set().union(*map(_read, ast.parse(body).body))
         needed = {name for p in launched for name in p.needs} - {"torch", "Tensor"}
         wanted = {
             name: self.known[name]
@@ -194,6 +194,15 @@ class _Printer:
             line = f"from {place} import {', '.join(ordered)}"
             lines += [line] if len(line) <= WIDTH else [f"from {place} import (", *fill(ordered, 4), ")"]
         return lines, tuple(module for module in sorted(modules) if not module.startswith("fused."))
+
+
+def _read(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a module reads and does not make: a kernel may call its own values as an op."""
+    every = list(ast.walk(statement))
+    own = {n.arg for n in every if isinstance(n, ast.arg)}
+    names = [n for n in every if isinstance(n, ast.Name)]
+    own |= {n.id for n in names if isinstance(n.ctx, ast.Store)}
+    return {n.id for n in names} - own
 
 
 class _Experts(_Printer):
