@@ -172,11 +172,8 @@ def _nvidia(name: str, kernel: Any, binary: Any) -> Facts:
 
 def _arrays(kernel: Any, ptx: str) -> dict[str, Counter[int]]:
     """Accesses of global memory by the array that the line of source names, and their width in bits."""
-    begins, accesses = _accesses(kernel.fn.__code__.co_filename, kernel.fn.__name__)
+    accesses = _accesses(kernel.fn.__code__.co_filename)
     found: dict[str, Counter[int]] = {}
-    # What Triton has kept of an earlier compilation may have other text above the kernel.
-    first = re.search(r"\.loc\s+1\s+(\d+)\s+0\b", ptx)
-    shift = begins - int(first[1]) if first else 0
     at, inside = (0, 0), False
     for match in _PTX.finditer(ptx):
         if match["inside"]:
@@ -184,9 +181,9 @@ def _arrays(kernel: Any, ptx: str) -> dict[str, Counter[int]]:
             continue
         if match["line"]:
             if match["called"] == "1" and not inside:
-                at = int(match["from"]) + shift, int(match["at"])
+                at = int(match["from"]), int(match["at"])
             elif match["file"] == "1" and not inside:
-                at = int(match["line"]) + shift, int(match["column"])
+                at = int(match["line"]), int(match["column"])
             continue
         bits = 8 * int(match["bytes"], 0) if match["bytes"] else int(match["many"] or 1) * int(match["bits"])
         name = accesses.get(at) or next((array for (line, _), array in accesses.items() if line == at[0]), "?")
@@ -195,15 +192,12 @@ def _arrays(kernel: Any, ptx: str) -> dict[str, Counter[int]]:
 
 
 @lru_cache
-def _accesses(path: str, kernel: str) -> tuple[int, dict[tuple[int, int], str]]:
-    """The line on which a kernel of a file begins, and the array of each load and store in the file by line and column
-    (from 1) of the call.
-    """
-    begins, found = 0, {}
+def _accesses(path: str) -> dict[tuple[int, int], str]:
+    """The array of each load and store in a file by line and column (from 1) of the call."""
+    found = {}
     for function in ast.walk(ast.parse(Path(path).read_text())):
         if not isinstance(function, ast.FunctionDef):
             continue
-        begins = function.lineno if function.name == kernel else begins
         arguments = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
         made = {
             target.id: node.value
@@ -215,7 +209,7 @@ def _accesses(path: str, kernel: str) -> tuple[int, dict[tuple[int, int], str]]:
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(_CALLS):
                 found[node.lineno, node.col_offset + 1] = _pointer(node.args[0], arguments, made)
-    return begins, found
+    return found
 
 
 def _pointer(address: ast.expr, arguments: list[str], made: dict[str, ast.expr]) -> str:
