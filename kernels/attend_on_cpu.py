@@ -13,14 +13,11 @@ from torch.autograd.function import once_differentiable
 
 from . import native
 from .blocks import causal
-from .dispatch import use_cpp
+from .dispatch import ACTS, use_cpp
 from .kept import kept
 
 if TYPE_CHECKING:
     from .state import Clock
-
-ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
-"""What the text calls the dtypes of activations that it knows."""
 
 POINTERS, SIZES, LEARNED = ctypes.c_void_p * 9, ctypes.c_int64 * 22, ctypes.c_int64 * 18
 
@@ -67,7 +64,7 @@ def attend_graded(q: Tensor, keys: Tensor, values: Tensor, time: Clock, *, scale
     fair = 2 * q.shape[0] * keys.shape[2] >= torch.get_num_threads()
     if not (plain and fair) or _library(q.dtype) is None:
         return None
-    return _Attention.apply(q, keys, values, time, scale)  # type: ignore[return-value]
+    return _Attention.apply(q, keys, values, time, scale)  # pyright: ignore[reportReturnType]
 
 
 class _Attention(torch.autograd.Function):
@@ -84,7 +81,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, keys, values, out, lse = ctx.saved_tensors
         q, keys, values, grad = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, keys, values, grad))
         found = [x.new_empty(x.shape) for x in (q, keys, values)]

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 MODES = ("auto", "triton", "cpp", "reference")
 KERNEL_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
-CPP_DTYPES = frozenset((torch.float32, torch.bfloat16))
+ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
+"""What C++ calls the dtypes of activations that it knows."""
+
 PLAIN = frozenset((torch.Tensor, torch.nn.Parameter, torch.nn.Buffer))
 
 
@@ -107,7 +109,7 @@ def in_memory(*tensors: Tensor, graded: bool = False) -> bool:
     gradient, or where that is ``graded`` with one.
     """
     dtype = tensors[0].dtype
-    if torch.is_grad_enabled() is not graded or dtype not in CPP_DTYPES or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() is not graded or dtype not in ACTS or torch.compiler.is_compiling():
         return False
     for x in tensors:  # not of fake tensors, nor of sharded ones
         if not x.is_cpu or x.dtype is not dtype or type(x) not in PLAIN:

@@ -19,11 +19,8 @@ import torch
 from torch import Tensor
 
 from . import native
-from .dispatch import chosen, in_memory, use_cpp
+from .dispatch import ACTS, chosen, in_memory, use_cpp
 from .upcast import upcast
-
-ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
-"""What the text calls the dtypes of activations that it knows."""
 
 MANY = 1 << 21
 """Numbers in the rows of all choices from which these are not made at once: 8 MiB in float32."""

@@ -22,14 +22,11 @@ from torch import Tensor, nn
 
 from . import calls, native
 from .arrays import Array, Layout, Tensors, act, fp32
-from .dispatch import chosen, use_triton, wants_cpp
+from .dispatch import ACTS, chosen, use_triton, wants_cpp
 from .library import in_a_name
 from .runners import Launched, Launcher, Native, Runner
 
 __all__ = ["Array", "Fused", "act", "fp32"]
-
-ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
-"""What C++ calls the dtypes of activations that it knows."""
 
 PLAIN = frozenset((Tensor, nn.Parameter, nn.Buffer))
 

@@ -16,14 +16,11 @@ import torch
 from torch import Tensor
 
 from . import calls, native
-from .dispatch import use_cpp, wants_cpp
+from .dispatch import ACTS, use_cpp, wants_cpp
 from .library import as_rows
 
 if TYPE_CHECKING:
     from .state import Clock
-
-ACTS = {torch.float32: "float", torch.bfloat16: "bfloat16"}
-"""What the text calls the dtypes of activations that it knows."""
 
 FEW = 32
 """Rows up to which the matrices of experts are read row by row, not handed to a library."""
