@@ -10,7 +10,18 @@ from torch.autograd.function import once_differentiable
 
 from . import on_cpu
 from .dispatch import use_triton
-from .library import FUSED_MULTIPLY_ADD, add_up, as_rows, jit, next_power_of_2, on_device, operator, processors, tl
+from .library import (
+    FUSED_MULTIPLY_ADD,
+    add_up,
+    as_rows,
+    jit,
+    next_power_of_2,
+    on_device,
+    operator,
+    processors,
+    shares_of,
+    tl,
+)
 from .upcast import upcast
 
 if TYPE_CHECKING:
@@ -19,6 +30,9 @@ if TYPE_CHECKING:
 # Forward keeps a whole row in registers, backward two and its sums; beyond these widths they would spill.
 WIDEST = 16384
 WIDEST_WHOLE_BACKWARD = 8192
+
+# Rows up to which a launch more, and shares, count beside them: one program sums, or two of wide rows.
+FEW = 64
 
 LARGE, PIECE = 1 << 16, 256
 """Elements from which on squares are worth not writing, and channels whose squares are summed without writing them."""
@@ -248,7 +262,7 @@ def _wide_backward_kernel(
 @jit
 def _sum_kernel(partial, programs, dweight, D: tl.constexpr, BLOCK: tl.constexpr):
     """dweight [D] of the shares of programs."""
-    add_up(partial, programs, D, D, dweight, tl.program_id(0), BLOCK)
+    add_up(partial, programs, D, dweight, tl.program_id(0), BLOCK)
 
 
 WIDE_TILE = {"BLOCK_D": 4096, "num_warps": 8, **FUSED_MULTIPLY_ADD}
@@ -305,20 +319,22 @@ def rms_norm_backward(
     if x.numel():
         width, flat, upstream = x.shape[-1], as_rows(x), as_rows(grad)
         rows, x_stride, grad_stride = flat.shape[0], flat.stride(0), upstream.stride(0)
-        # Shares are written and read again: a program has a processor to itself, and at least two tiles of 8192 numbers
+        # Shares are written and read again: a program has a processor to itself, and at least two tiles of 8192
+        # numbers. The share of a single one is the sum. Of a wide row it adds to memory, so it has a single row
         if width <= WIDEST_WHOLE_BACKWARD:
             kernel, block = _backward_kernel, tile(width, 8192)
-            programs = min(-(-rows // (2 * block["BLOCK_ROWS"])), processors(x.device))
+            programs = 1 if rows <= FEW else min(-(-rows // (2 * block["BLOCK_ROWS"])), processors(x.device))
         else:
-            kernel, block, programs = _wide_backward_kernel, WIDE_TILE, min(rows, processors(x.device))
-        partial = torch.empty(programs, width, dtype=torch.float32, device=x.device) if with_weight else None
+            kernel, block = _wide_backward_kernel, WIDE_TILE
+            programs = min(rows, 2 if rows <= FEW else processors(x.device))
+        partial = shares_of(dweight, programs) if with_weight else None
         packed = {"GRAD_PACKED": grad_stride == width, "X_PACKED": x_stride == width}
         weight = None if weight is None else weight.contiguous()
         with on_device(x):
             kernel[(programs,)](
                 upstream, flat, weight, rstd, dx, partial, rows, grad_stride, x_stride, D=width, **packed, **block
             )
-            if partial is not None:
+            if partial is not None and programs > 1:
                 _sum_kernel[(-(-width // SUM_TILE["BLOCK"]),)](partial, programs, dweight, D=width, **SUM_TILE)
     return dx, dweight
 

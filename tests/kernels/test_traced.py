@@ -27,7 +27,7 @@ def test_rows_of_a_norm(interpreted: Worker) -> None:
 
 def test_what_pytorch_runs_is_listed_too(interpreted: Worker) -> None:
     """Where the reference runs; a gradient in Triton is kernels alone, of which the last adds up shares of programs."""
-    made = interpreted(traced.norm_backward, 70, 96)
+    made = interpreted(traced.norm_backward, 270, 96)
     launches = [launch for launch in made if launch.backend == "triton"]
     assert [launch.kernel for launch in launches] == ["_forward_kernel", "_backward_kernel", "_sum_kernel"]
     assert made[-2:] == launches[1:]
@@ -74,6 +74,16 @@ def test_a_few_programs_tell_of_all(interpreted: Worker, case: str, sizes: tuple
     assert [(x.kernel, by_name(x, "requested"), by_name(x, "distinct")) for x in few] == [
         (x.kernel, by_name(x, "requested"), by_name(x, "distinct")) for x in whole
     ]
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 512), (64, 512), (64, 8192), (1, 9000)])
+def test_one_program_has_no_shares(interpreted: Worker, rows: int, width: int) -> None:
+    """The gradient of a norm of few rows is one launch, which moves what comes and goes."""
+    made = interpreted(traced.norm_backward, rows, width, torch.bfloat16, processors=33)
+    forward, backward = (launch for launch in made if launch.backend == "triton")
+    assert made[-1] is backward
+    assert forward.kernel == "_forward_kernel"
+    assert sum(backward.distinct.values()) == rows * width * 2 * 3 + rows * 4 + 2 * width * 2
 
 
 def test_shares_of_sums_are_few(interpreted: Worker) -> None:

@@ -8,17 +8,19 @@ params  products of numbers and rows over all tokens (gradients of what `Project
         a time, each program over a range of tokens; what numbers it needs, the first kernel left in ``state``
 sums    adds up the shares of programs
 
-A kernel whose gives all have tokens is the first launch alone; without `Outer` there is no second.
+A kernel whose gives all have tokens is the first launch alone; without `Outer` there is no second. Where there is one
+program its share is the sum, which it stores where the gradient goes, and none is launched to add up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from archc.rows.kernel import Kernel
 from archc.rows.rewrite import rebuilt
 from archc.rows.rules import Input, Outer, Param, TokenSum
-from archc.rows.triton.backward_params import BLOCK, Params, print_sums
+from archc.rows.triton.backward_arrays import Share
+from archc.rows.triton.backward_params import BLOCK, Params, blocks, print_sums
 from archc.rows.triton.backward_tokens import Tokens
 from archc.rows.triton.launch import described, numbers, returned
 from archc.rows.triton.lines import wrapped
@@ -49,22 +51,24 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     remade = kernel._replace(gives=dict(zip(kernel.gives, values, strict=False)))
     tokens = Tokens(remade, {n: remade.gives[n] for n in shared}, values[len(kernel.gives) :])
     parts = [tokens.text()]
-    sets = [("tokens_shares", "programs", tokens.shares)] if shared else []
+    sets = [("programs", tokens.shares)] if shared else []
     if params:
         parts.append(params.text())
-        sets.append(("params_shares", "ranges", params.shares))
+        sets.append(("ranges", params.shares))
     if sets:
         parts.append(print_sums(kernel.name, sets))
-    parts.append(_launcher(kernel, tokens, params))
+    parts.append(_launcher(kernel, tokens, params, sets))
     needs = {"torch", "Tensor", "jit", "tl", "on_device", "FUSED_MULTIPLY_ADD"}
     if sets:
-        needs |= {"add_up", "processors"}
+        needs |= {"add_up", "processors", "shares_of"}
     functions = dict.fromkeys((*tokens.functions, *(params.functions if params else ())))
     text = "\n\n".join((*functions, *parts))
     return Printed(text, f"launch_{kernel.name}", frozenset(needs) | called(text))
 
 
-def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
+def _launcher(
+    kernel: Kernel, tokens: Tokens, params: Params | None, sets: Sequence[tuple[str, Sequence[Share]]]
+) -> str:
     """The function that allocates what is given, and launches."""
     counted = next(n for n, v in kernel.takes.items() if isinstance(v.rule, Input) and v.rule.shared == 1)
     each = numbers(kernel, kernel.takes[counted])
@@ -81,28 +85,28 @@ def _launcher(kernel: Kernel, tokens: Tokens, params: Params | None) -> str:
         write(f"    {give} = {allocate}(({', '.join(dims)}{',' * (len(dims) == 1)}), dtype={dtype}, device=device)")
     write("    if T:")
     work = "torch.empty({}, dtype=torch.float32, device=device)".format
-    if tokens.persistent:
-        most = "processors(device)" if tokens.resident == 1 else f"{tokens.resident} * processors(device)"
-        write(f"        programs = min(-(-T // {tokens.least}), {most})")
-    else:
-        write(f"        programs = -(-T // {tokens.tile})")
+    write(f"        programs = {tokens.programs()}")
     for name, size in tokens.memory():
         write(f"        {name} = {work(size)}")
     if params:
-        write(f"        ranges = min(-(-T // 256), -(-2 * processors(device) // {params.chunks}))")
-        write(f"        per = -(-T // (ranges * {params.tile})) * {params.tile}")
-        write("        ranges = -(-T // per)")
-        write(f"        params_shares = {work(f'(ranges, {params.total})')}")
+        lines += [f"        {line}" for line in params.ranges()]
+    for many, some in sets:
+        for share in some:
+            write(f"        {share.array} = shares_of({share.name}, {many})")
     write(f"        with on_device({counted}):")
     lines += wrapped(f"{tokens.name}[(programs,)](", [*tokens.arguments, "T", *tokens.options()], ")", depth=3)
     if params:
         call = [*params.arguments, "T", "per", *params.options()]
-        lines += wrapped(f"{params.name}[({params.chunks}, ranges)](", call, ")", depth=3)
-    sums = [("tokens_shares", "programs")] * bool(tokens.shares) + [("params_shares", "ranges")] * bool(params)
-    if sums:
-        shares = [*tokens.shares, *(params.shares if params else ())]
-        blocks = sum(-(-s.size // BLOCK) for s in shares)
-        call = [*(n for pair in sums for n in pair), *(s.name for s in shares), f"BLOCK={BLOCK}", "num_warps=4"]
-        lines += wrapped(f"_{kernel.name}_sums[({blocks},)](", [*call, "**FUSED_MULTIPLY_ADD"], ")", depth=3)
+        lines += wrapped(f"{params.name}[({params.grid()})](", call, ")", depth=3)
+    if sets:
+        counts = [sum(map(blocks, some)) for _, some in sets]
+        grid = f"{counts[0]},"
+        write(f"            if {' or '.join(f'{many} > 1' for many, _ in sets)}:")
+        if len(sets) > 1:
+            write(f"                blocks = {sum(counts)} if {sets[1][0]} > 1 else {counts[0]}")
+            grid = "blocks,"
+        call = [n for many, some in sets for n in (*(s.array for s in some), many)]
+        call += [*(s.name for _, some in sets for s in some), f"BLOCK={BLOCK}", "num_warps=4", "**FUSED_MULTIPLY_ADD"]
+        lines += wrapped(f"_{kernel.name}_sums[({grid})](", call, ")", depth=4)
     lines += returned(list(kernel.gives))
     return "\n".join(lines) + "\n"

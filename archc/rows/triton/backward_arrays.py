@@ -13,11 +13,15 @@ from archc.rows.value import Row
 
 
 class Share(NamedTuple):
-    """A sum over tokens: where it begins in what a program adds up, and how many numbers it has."""
+    """A sum over tokens, and how many numbers it has."""
 
     name: str
-    start: int
     size: int
+
+    @property
+    def array(self) -> str:
+        """Where programs leave their shares of it, [programs, size]; of one program, the sum itself."""
+        return f"{self.name}_shares"
 
 
 class Matrix(NamedTuple):
@@ -27,13 +31,9 @@ class Matrix(NamedTuple):
     start: int
 
 
-def laid_out(kernel: Kernel, sums: Mapping[str, Row]) -> list[Share]:
-    """Sums over tokens one after another."""
-    made, start = [], 0
-    for name, v in sums.items():
-        made.append(Share(name, start, numbers(kernel, v)))
-        start += made[-1].size
-    return made
+def shares(kernel: Kernel, sums: Mapping[str, Row]) -> list[Share]:
+    """What programs have shares of."""
+    return [Share(name, numbers(kernel, v)) for name, v in sums.items()]
 
 
 def documented(text: str) -> list[str]:
@@ -44,6 +44,18 @@ def documented(text: str) -> list[str]:
         if lines[1:]
         else [f'    """{text}"""']
     )
+
+
+def in_memory(v: Row) -> bool:
+    """Whether numbers of tokens lie in memory as they come, [T, fields]: none have to be left there."""
+    return isinstance(v.rule, Input) and v.rule.shared == 1 and not v.row
+
+
+def loaded(v: Row, at: str, mask: str) -> str:
+    """A load of numbers that are ``in_memory``, in float32."""
+    assert isinstance(v.rule, Input)
+    text = f"tl.load({v.rule.name} + {at}, mask={mask}, other=0.0)"
+    return text if v.rule.format == "fp32" else f"{text}.to(tl.float32)"
 
 
 def moved(kernel: Kernel, names: Iterable[str]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Levels
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
-from archc.rows.triton.backward_arrays import Matrix, Share, documented, laid_out, moved, numbers_of
+from archc.rows.triton.backward_arrays import Matrix, Share, documented, in_memory, loaded, moved, numbers_of, shares
 from archc.rows.triton.backward_rounds import rounds_back
 from archc.rows.triton.elements import Tile, count, to
 from archc.rows.triton.forward import power_of_two
@@ -27,13 +27,16 @@ FEW, MANY = 2048, 8192
 """Channels of a tile of short rows; and of one whose program keeps a share of sums over tokens. Such a program has a
 processor to itself: half as many shares are written and read as of two programs with half the tile each."""
 
+FEW_TOKENS = 64
+"""Tokens up to which one program sums, or two where it holds no sums: a launch, and shares, count beside few rows."""
+
 ROWS = 8
 """Rows of a token in registers up to which sixteen warps have enough of them."""
 
 NEIGHBOURS = 8
 """Channels that a thread has of a row: their sum needs no other thread."""
 
-TAKEN = ("program", "tile", "again", "start", "state", "rounds", "tokens_shares", "unprojected")
+TAKEN = ("program", "tile", "again", "start", "state", "rounds", "unprojected")
 
 UNPROJECTED = '''\
 @jit
@@ -59,13 +62,12 @@ class Tokens(Tile):
         self.matrices: dict[int, Matrix] = {}
         fields = 0
         unprojected = [v.args[0] for v in self.every if isinstance(v.rule, Unproject)]
-        for v in dict.fromkeys((*state, *unprojected)):
+        for v in dict.fromkeys((*state, *(v for v in unprojected if not in_memory(v)))):
             self.matrices[v.id] = Matrix(v, fields)
             fields += count(v)
         self.fields = fields
         self.products = bool(unprojected)
-        self.shares = laid_out(kernel, shared)
-        self.total = sum(s.size for s in self.shares)
+        self.shares = shares(kernel, shared)
         self.persistent = bool(shared)
         width = power_of_two(kernel.width)
         rows = [v for v in self.every if v.row and isinstance(v.rule, Input | Param)]
@@ -87,7 +89,8 @@ class Tokens(Tile):
         """Programs of a processor."""
         self.least = self.tile * (2 if self.whole else 1)
         """Tokens of a program at least, so that its share is little beside them."""
-        super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=TAKEN)
+        taken = (*TAKEN, *(s.array for s in self.shares))
+        super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=taken)
         self.name = f"_{kernel.name}_tokens"
         used = {v.rule.name for v in self.every if isinstance(v.rule, Input | Param)}
         self.taken = [n for n in kernel.takes if n in used]
@@ -106,20 +109,33 @@ class Tokens(Tile):
 
     # --- what a launcher must know -----------------------------------------------------------------
     def memory(self) -> list[tuple[str, str]]:
-        """Arrays to work with, and their sizes."""
+        """Arrays to work with but shares, and their sizes."""
         made = []
         if self.fields:
             made.append(("state", f"({self.fields}, T)"))
         if self.rounds:
             made.append(("rounds", f"(programs, {self.rounds})"))
-        if self.shares:
-            made.append(("tokens_shares", f"(programs, {self.total})"))
         return made
 
     @property
     def arguments(self) -> list[str]:
         """The arrays that the kernel gets."""
-        return [*self.taken, *self.given, *(name for name, _ in self.memory())]
+        return [*self.taken, *self.given, *self._worked_with()]
+
+    def _worked_with(self) -> list[str]:
+        return [*(name for name, _ in self.memory()), *(s.array for s in self.shares)]
+
+    def programs(self) -> str:
+        """How many programs there are of T tokens."""
+        if not self.persistent:
+            return f"-(-T // {self.tile})"
+        most = "processors(device)" if self.resident == 1 else f"{self.resident} * processors(device)"
+        many = f"min(-(-T // {self.least}), {most})"
+        if self.whole:
+            few = f"1 if T <= {FEW_TOKENS} else " if self.least < FEW_TOKENS else ""
+        else:  # what lies in memory is added to, so it must be float32 as soon as a program has two tiles
+            few = f"1 if T <= {self.tile} else 2 if T <= {FEW_TOKENS} else " if 2 * self.tile < FEW_TOKENS else ""
+        return few + many
 
     def options(self) -> list[str]:
         """Constants of a launch."""
@@ -136,7 +152,7 @@ class Tokens(Tile):
 
     def text(self) -> str:
         """The kernel."""
-        names = [*self.taken, *map(to, self.given), *(n for n, _ in self.memory())]
+        names = [*self.taken, *map(to, self.given), *self._worked_with()]
         args = [f"{n}_all" if self.persistent and n in self.moved else n for n in names]
         args += ["T", "TILE: tl.constexpr", *(["CHUNK: tl.constexpr"] if self._rows() else [])]
         head = "\n".join(wrapped(f"def {self.name}(", args, "):"))
@@ -169,8 +185,8 @@ class Tokens(Tile):
         tiles, self.body.written[before:] = self.body.written[before:], []
         if self.rounds:
             self.line(f"rounds += program * {self.rounds}")
-        if self.shares:
-            self.line(f"tokens_shares += program.to(tl.int64) * {self.total}")
+        for share in self.shares:
+            self.line(f"{share.array} += program.to(tl.int64) * {share.size}")
         if self.whole:
             self._registers()
         self.body.written += tiles
@@ -316,11 +332,12 @@ class Tokens(Tile):
         for v in wanted:
             inner.leave(inner.place_in_state(v))
         for v in order(self._rows_at(level)):
-            if isinstance(v.rule, Unproject):
+            if isinstance(v.rule, Unproject) and not in_memory(v.args[0]):
                 inner.leave(self.matrices[v.args[0].id])
         self.rounds, self.fields = inner.rounds, inner.fields
         name, text = f"{self.kernel.name}_numbers", inner.body.text()
-        names = [*self.taken, *map(to, self.given), "state", "rounds", "tokens_shares", "again", "first", "T"]
+        names = [*self.taken, *map(to, self.given), "state", "rounds", *(s.array for s in self.shares)]
+        names += ["again", "first", "T"]
         used = [n for n in names if re.search(rf"\b{n}\b", text)]
         head = "\n".join(wrapped(f"def {name}(", [*used, "TILE: tl.constexpr"], "):"))
         what = (
@@ -367,10 +384,16 @@ class Tokens(Tile):
         """The numbers of tokens as one tensor [TILE, M], by way of memory."""
         if v.id in self.wholes:
             return
-        matrix, m = self.matrices[v.id], count(v)
+        m = count(v)
+        size = max(16, power_of_two(m))
+        if in_memory(v):
+            field = self.body.assign(f"tl.arange(0, {size})", "field")
+            at = f"(t[:, None] * {m} + {field}[None, :])"
+            self.wholes[v.id] = loaded(v, at, f"inside[:, None] & ({field} < {m})[None, :]"), field
+            return
+        matrix = self.matrices[v.id]
         self.leave(matrix)
         self.line("tl.debug_barrier()")
-        size = max(16, power_of_two(m))
         field = self.body.assign(f"tl.arange(0, {size})", "field")
         fields = f"({matrix.start} + {field}[None, :])" if matrix.start else f"{field}[None, :]"
         at = f"state + ({fields} * T + t[:, None])"
@@ -419,7 +442,7 @@ class Tokens(Tile):
                 self.line(f"{self._register(share, i, count(v))} += {text}")
                 continue
             step = self.kernel.width if v.row else 1
-            at = f"tokens_shares + {share.start + i * step}" + (" + d" if v.row else "")
+            at = share.array + (f" + {i * step}" if i else "") + (" + d" if v.row else "")
             mask = f"mask=d < {self.kernel.width}" if v.row and self.masked else ""
             before = f"tl.where(again, tl.load({', '.join((at, *([mask] if mask else [])))}), 0.0)"
             self.line(f"tl.store({', '.join((at, f'{before} + tl.sum({text}, 0)', *([mask] if mask else [])))})")
@@ -439,6 +462,6 @@ class Tokens(Tile):
             v = self.shared[share.name]
             for i in range(count(v)):
                 step = self.kernel.width if v.row else 1
-                at = f"tokens_shares + {share.start + i * step}" + (" + d" if v.row else "")
+                at = share.array + (f" + {i * step}" if i else "") + (" + d" if v.row else "")
                 mask = f", mask=d < {self.kernel.width}" if v.row and self.masked else ""
                 self.line(f"tl.store({at}, tl.sum({self._register(share, i, count(v))}, 0){mask})")

@@ -134,6 +134,16 @@ def weighed(width: int) -> Kernel:
     return Kernel("weighed", width, leaves(x, weight, bias), {"y": y, "same": same, "sum": p.make(RowSum(), y)}, {})
 
 
+def biased(experts: int, width: int) -> Kernel:
+    """Logits of a router, whose gradient is what its product is given."""
+    p = Program()
+    x = p.make(Input(name="x", row=True, format="act"))
+    weight = p.make(Param(name="weight", streams=(experts, 1), row=True, format="act"))
+    bias = p.make(Param(name="bias", streams=(experts,), format="act"))
+    logits = p.make(Project(), p.make(Take(start=0, shape=(1,)), x), weight)
+    return Kernel("biased", width, leaves(x, weight, bias), {"logits": add(logits, bias)}, {})
+
+
 def projected(experts: int, width: int) -> Kernel:
     """Scores of a router that makes its logits."""
     p = Program()

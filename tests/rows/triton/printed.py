@@ -49,9 +49,12 @@ def module(printed: Printed) -> ModuleType:
     return made
 
 
-def call(printed: Printed, *takes: Tensor) -> tuple[Tensor, ...]:
-    """What the launcher gives."""
-    return getattr(module(printed), printed.launcher)(*takes)
+def call(printed: Printed, *takes: Tensor, processors: int | None = None) -> tuple[Tensor, ...]:
+    """What the launcher gives, on a GPU of so many processors; unless told, of few."""
+    made: Any = module(printed)
+    if processors is not None:
+        made.processors = lambda _: processors
+    return getattr(made, printed.launcher)(*takes)
 
 
 def shape(kernel: Kernel, v: Row, tokens: int) -> tuple[int, ...]:

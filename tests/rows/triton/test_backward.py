@@ -32,6 +32,7 @@ def gradients(
     *,
     kept: Sequence[str] = (),
     upstream: float = 1,
+    processors: int | None = None,
     **scales: float,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The gradients of all takes, as printed and as the program gives them, with random gradients of the gives. Takes
@@ -46,7 +47,7 @@ def gradients(
         if name not in known:
             known[name] = torch.randn(shape(backward, v, tokens), generator=generator) * upstream
     given = {n: known[n].to(act if backward.format(n) == "act" else torch.float32) for n in backward.takes}
-    got = interpreted(call, print_backward(backward), *given.values())
+    got = interpreted(call, print_backward(backward), *given.values(), processors=processors)
     want = exact(backward, given, act)
     for (name, x), have in zip(want.items(), got, strict=True):
         assert have.shape == x.shape, name

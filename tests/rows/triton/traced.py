@@ -8,10 +8,12 @@ from archc.rows.triton import Printed
 from tests.rows.triton.printed import call
 
 
-def traced(printed: Printed, takes: dict[str, Tensor]) -> list[tuple[str, dict[str, int], dict[str, int]]]:
+def traced(
+    printed: Printed, takes: dict[str, Tensor], processors: int | None = None
+) -> list[tuple[str, dict[str, int], dict[str, int]]]:
     """Of each launch its name, and by array the distinct bytes that it touches and those that it asks for."""
     from archc.cli._bench.static.traced import tracing
 
     with tracing() as made:
-        call(printed, *takes.values())
+        call(printed, *takes.values(), processors=processors)
     return [(one.kernel, one.distinct, one.requested) for one in made]

@@ -1,0 +1,91 @@
+"""Sums over tokens: one program stores them, several leave shares, and what is given is the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from archc.rows.kernel import Kernel, trained
+from archc.rows.traffic import bound
+from archc.rows.triton import print_backward
+from tests.rows.boundary import boundary
+from tests.rows.triton.kernels import add_norm, biased, projected, turned
+from tests.rows.triton.printed import arrays, call, drawn
+from tests.rows.triton.test_backward import check, gradients
+from tests.rows.triton.traced import traced
+
+if TYPE_CHECKING:
+    from tests.kernels.support.worker import Worker
+
+NORM, TURN = add_norm(64), turned(48, 32, "interleaved", "last")
+WIDE = add_norm(8192)
+"""Too wide to be held, in tiles of 8 tokens: programs add to what lies in memory."""
+ROUTER, LOGITS = projected(20, 64), biased(24, 48)
+"""Of a product 16 numbers and 16 channels are made in a program."""
+
+
+@pytest.mark.parametrize("act", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 600])
+@pytest.mark.parametrize("kernel", [NORM, TURN], ids=lambda k: k.name)
+def test_rows_in_registers(interpreted: Worker, kernel: Kernel, tokens: int, act: torch.dtype) -> None:
+    check(gradients(interpreted, kernel, tokens, act, processors=9))
+
+
+@pytest.mark.parametrize("tokens", [8, 9, 65])
+def test_rows_in_memory(interpreted: Worker, tokens: int) -> None:
+    check(gradients(interpreted, WIDE, tokens, torch.bfloat16, processors=9))
+
+
+@pytest.mark.parametrize("act", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "processors"), [(1, 9), (2, 9), (63, 9), (64, 9), (65, 9), (600, 300)])
+@pytest.mark.parametrize("kernel", [ROUTER, LOGITS], ids=lambda k: k.name)
+def test_products(interpreted: Worker, kernel: Kernel, tokens: int, processors: int, act: torch.dtype) -> None:
+    check(gradients(interpreted, kernel, tokens, act, processors=processors))
+
+
+@pytest.mark.parametrize("kernel", [NORM, ROUTER, boundary(2, 16, 2)], ids=lambda k: k.name)
+def test_equal_tokens_give_equal_bits(interpreted: Worker, kernel: Kernel) -> None:
+    backward = trained(kernel, list(kernel.takes)).settled
+    takes = [x.abs() for x in drawn(backward, 600, torch.bfloat16).values()]
+    first, second = (interpreted(call, print_backward(backward), *takes, processors=100) for _ in range(2))
+    assert all(x.isfinite().all() for x in first)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tokens", "launches"),
+    [(NORM, 1, 1), (NORM, 64, 1), (TURN, 1, 1), (TURN, 64, 1), (WIDE, 8, 1), (LOGITS, 32, 2)],
+    ids=lambda x: x.name if isinstance(x, Kernel) else str(x),
+)
+def test_a_single_program_moves_what_must(interpreted: Worker, kernel: Kernel, tokens: int, launches: int) -> None:
+    """What has no numbers of tokens to leave in memory: each gradient once, in its format."""
+    found = moved(interpreted, kernel, tokens, processors=132)
+    assert len(found) == launches
+    # What two launches read is numbers of tokens: gradients of logits
+    twice = 4 * 24 * tokens if kernel is LOGITS else 0
+    assert sum(found) == bound(trained(kernel, list(kernel.takes)).settled, tokens) + twice
+
+
+def test_one_range_has_no_shares(interpreted: Worker) -> None:
+    """Programs enough for a GPU, of some channels and experts each: they leave nothing to add up."""
+    tokens = 300
+    found = moved(interpreted, ROUTER, tokens, processors=9)
+    assert len(found) == 2
+    # Between the launches 20 numbers of each token are left in memory
+    assert sum(found) == bound(trained(ROUTER, ["x", "weight"]).settled, tokens) + 2 * 4 * 20 * tokens
+
+
+def test_shares_are_few_beside_many_tokens(interpreted: Worker) -> None:
+    found = moved(interpreted, NORM, 2048, processors=7)
+    must = bound(trained(NORM, list(NORM.takes)).settled, 2048)
+    assert len(found) == 2
+    assert must < sum(found) <= 1.05 * must
+
+
+def moved(interpreted: Worker, kernel: Kernel, tokens: int, processors: int) -> list[int]:
+    """Distinct bytes of each launch of the gradient, in bfloat16."""
+    backward = trained(kernel, list(kernel.takes)).settled
+    made = interpreted(traced, print_backward(backward), arrays(backward, tokens, torch.bfloat16), processors)
+    return [sum(distinct.values()) for _, distinct, _ in made]
