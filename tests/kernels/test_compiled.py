@@ -32,7 +32,7 @@ OTHER_TARGETS = ("sm_80", "sm_100", "gfx942")
 
 def facts(name: str, width: int, dtype: torch.dtype, target: str) -> Facts:
     """The facts of a launch of an operator, the only one or the one named, on rows of this width."""
-    x, weight, rstd = torch.zeros(64, width, dtype=dtype), torch.zeros(width, dtype=dtype), torch.zeros(64)
+    x, weight, rstd = torch.zeros(512, width, dtype=dtype), torch.zeros(width, dtype=dtype), torch.zeros(512)
     heads, angles = torch.zeros(2, 4, 8, width, dtype=dtype), torch.zeros(2, 4, min(width, 64) // 2, 2)
     calls = {
         "rms_norm forward": (rms_norm_forward, x, weight, 1e-6),
@@ -138,8 +138,8 @@ def test_narrow_access_is_seen() -> None:
 
 def test_accesses_belong_to_arrays() -> None:
     """Line by line of the source, also where addresses are made before, and after text moved above the kernel."""
-    x = torch.zeros(64, 4096, dtype=BF16)
-    launch, _ = tools.launches(rms_norm_backward, x, x, torch.zeros(4096, dtype=BF16), torch.zeros(64), True)
+    x = torch.zeros(128, 4096, dtype=BF16)
+    launch, _ = tools.launches(rms_norm_backward, x, x, torch.zeros(4096, dtype=BF16), torch.zeros(128), True)
     found = tools.compiled(launch, "sm_90")
     narrow = {name: set(widths) for name, widths in found.arrays.items() if set(widths) != {128}}
     assert set(found.arrays) == {"grad", "x", "weight", "rstd", "dx", "partial"} and narrow == {"rstd": {64}}
