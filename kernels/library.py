@@ -111,6 +111,49 @@ def add_to_shares(at, numbers, again, inside):
 
 
 @jit
+def add_to_share(at, x, again, inside):
+    """Adds up x [TILE, ...] of tokens ``inside``: to what lies in memory if that is done ``again``, else to nothing."""
+    if len(x.shape) == 2:
+        inside = inside[:, None]
+    elif len(x.shape) == 3:
+        inside = inside[:, None, None]
+    before = tl.where(again, tl.load(at), 0.0)
+    tl.store(at, before + tl.sum(tl.where(inside, x, 0.0), 0))
+
+
+@jit
+def column(x, k: tl.constexpr):
+    """Numbers [TILE]: one of the columns of x [TILE, N]."""
+    return tl.sum(tl.where(tl.arange(0, x.shape[1])[None, :] == k, x, 0.0), 1)
+
+
+@jit
+def columns(x, first: tl.constexpr, N: tl.constexpr):
+    """N columns of x [TILE, M] from one on, each [TILE]."""
+    found = ()
+    for k in tl.static_range(N):  # pyright: ignore[reportGeneralTypeIssues]
+        found = found + (column(x, first + k),)  # noqa: RUF005 - Triton adds tuples, and unpacks none
+    return found
+
+
+@jit
+def stacked(numbers):
+    """Numbers [TILE] as the columns of a tensor [TILE, N]."""
+    i = tl.arange(0, len(numbers))[None, :]
+    made = tl.zeros((numbers[0].shape[0], len(numbers)), tl.float32)
+    for k in tl.static_range(len(numbers)):  # pyright: ignore[reportGeneralTypeIssues]
+        made = tl.where(i == k, numbers[k][:, None], made)
+    return made
+
+
+@jit
+def taken(x, at):
+    """Columns ``at`` [N] of x [TILE, M]: [TILE, N]; there is none beyond the last."""
+    at = tl.minimum(at, x.shape[1] - 1)
+    return tl.gather(x, tl.broadcast_to(at[None, :], (x.shape[0], at.shape[0])), 1)
+
+
+@jit
 def add_projection(total, x, weight, inside, exact: tl.constexpr):
     """total [TILE, m] + x [TILE, CHUNK] times weight [m, CHUNK] transposed; rows that are not ``inside`` are zero.
 

@@ -10,6 +10,7 @@ from archc.rows.gradient import gradients
 from archc.rows.names import hint
 from archc.rows.rewrite import collected, hoisted, rebuilt, summed_last
 from archc.rows.rules import Format, Input, Param, Project, RowMax, RowSum, TokenSum
+from archc.rows.takes import taken_first
 from archc.rows.value import Row, order
 
 
@@ -57,7 +58,7 @@ class Trained(NamedTuple):
 
 def optimised(kernel: Kernel) -> Kernel:
     """The kernel with as few passes over the row and products as the rewrites know to reach."""
-    made = summed_last(collected(hoisted(list(kernel.gives.values()))))
+    made = summed_last(collected(hoisted(taken_first(list(kernel.gives.values())))))
     return kernel._replace(gives=dict(zip(kernel.gives, made, strict=True)))
 
 

@@ -19,6 +19,7 @@ from archc.rows.rules import (
     Rsqrt,
     Sigmoid,
     StreamMax,
+    Take,
     TokenSum,
     Unproject,
 )
@@ -70,6 +71,8 @@ def _made_of(value: Row) -> str | None:
         name = f"{a}_dot_{b}" if a and b and a != b else None
     elif len(args) == 1 and len(value.args) == 2 and names[0] and isinstance(rule, Product):
         name = f"minus_{names[0]}" if any(_number(a) == -1 for a in value.args) else f"scaled_{names[0]}"
+    elif isinstance(rule, Take) and names[0]:
+        name = f"{names[0]}_from_{rule.start}"
     elif isinstance(rule, Product) and len(args) == 2 and all(names) and names[0] != names[1]:
         name = f"{names[0]}_times_{names[1]}"
     elif isinstance(rule, Product) and len(args) == 1 and names[0]:

@@ -6,10 +6,10 @@ from archc.rows.kernel import Kernel
 from archc.rows.rules import Project
 from archc.rows.triton.backward import print_backward as print_backward
 from archc.rows.triton.elements import count
-from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.passes import Passes
 from archc.rows.triton.printed import NoTriton as NoTriton
 from archc.rows.triton.printed import Printed as Printed
+from archc.rows.triton.tensors import power_of_two
 from archc.rows.triton.whole import Whole
 from archc.rows.value import order
 

@@ -9,8 +9,8 @@ from archc.rows.kernel import Kernel
 from archc.rows.rules import Const, Format, Input, Param, Round, Take
 from archc.rows.triton.backward_arrays import Matrix, Share, documented, in_memory, loaded, moved, shares
 from archc.rows.triton.elements import Tile, count
-from archc.rows.triton.forward import power_of_two
 from archc.rows.triton.lines import wrapped
+from archc.rows.triton.tensors import power_of_two
 from archc.rows.value import Row, order
 
 OUTER = '''\

@@ -12,12 +12,14 @@ from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Levels
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
-from archc.rows.triton.backward_arrays import Matrix, Share, documented, in_memory, loaded, moved, numbers_of, shares
-from archc.rows.triton.backward_rounds import rounds_back
-from archc.rows.triton.elements import Tile, count, to
-from archc.rows.triton.forward import power_of_two
+from archc.rows.triton.backward_arrays import Matrix, Share, documented, in_memory, moved, numbers_of, shares
+from archc.rows.triton.backward_rounds import remembered, rounds_back
+from archc.rows.triton.backward_state import Stateful
+from archc.rows.triton.elements import count, to
 from archc.rows.triton.launch import numbers
 from archc.rows.triton.lines import Lines, wrapped
+from archc.rows.triton.parts import equal, parts
+from archc.rows.triton.tensors import power_of_two
 from archc.rows.value import Row, order
 
 HELD = 32768
@@ -38,28 +40,15 @@ NEIGHBOURS = 8
 
 TAKEN = ("program", "tile", "again", "start", "state", "rounds", "unprojected")
 
-UNPROJECTED = '''\
-@jit
-def unprojected(numbers, weight):
-    """numbers [TILE, M] times weight [M, CHUNK], float32 in three products of bfloat16 terms."""
-    numbers_high, weight_high = numbers.to(tl.bfloat16), weight.to(tl.bfloat16)
-    numbers_low = (numbers - numbers_high.to(tl.float32)).to(tl.bfloat16)
-    weight_low = (weight - weight_high.to(tl.float32)).to(tl.bfloat16)
-    total = tl.dot(numbers_high, weight_high, tl.dot(numbers_high, weight_low, tl.dot(numbers_low, weight_high)))
-    # A sum of one: without it Triton would lay out every row of the tile as the product is, in which a thread has
-    # channels of four tokens, and keeps the numbers of all four in registers.
-    return tl.sum(total[None, :, :], 0)
-'''
 
-
-class Tokens(Tile):
+class Tokens(Stateful):
     """Writes the kernel. ``state`` are numbers that the kernel of products reads: they are left in memory."""
 
     def __init__(self, kernel: Kernel, shared: Mapping[str, Row], state: Sequence[Row]) -> None:
         self.given = {n: v for n, v in kernel.gives.items() if v.token}
         self.shared = {n: v.args[0] for n, v in shared.items()}
         self.every = order([*self.given.values(), *self.shared.values(), *state])
-        self.matrices: dict[int, Matrix] = {}
+        self.matrices, self.stored, self.elsewhere, self.wholes = {}, set(), set(), {}
         fields = 0
         unprojected = [v.args[0] for v in self.every if isinstance(v.rule, Unproject)]
         for v in dict.fromkeys((*state, *(v for v in unprojected if not in_memory(v)))):
@@ -100,11 +89,6 @@ class Tokens(Tile):
         self.reduced = [v for v in self.every if isinstance(v.rule, RowSum | RowMax)]
         self.rounds = 0
         """Numbers of a tile of tokens that rounds of a repeat keep in memory."""
-        self.stored: set[int] = set()
-        self.elsewhere: set[int] = set()
-        """Sums over the row that are in memory."""
-        self.wholes: dict[int, tuple[str, str]] = {}
-        """Numbers that products read: as one tensor [TILE, M], and the name of its fields [M]."""
         self._write()
 
     # --- what a launcher must know -----------------------------------------------------------------
@@ -207,7 +191,7 @@ class Tokens(Tile):
 
     def _numbers(self, level: int) -> None:
         """Numbers that are given once as many passes have ended."""
-        if level and self.products and self._rows_at(level):
+        if any(isinstance(v.rule, Unproject) for v in order(self._rows_at(level)) if self.products):
             self._apart(level)
             return
         self.between(level)
@@ -306,15 +290,14 @@ class Tokens(Tile):
             self.made(v)
         for v in order(rows):
             if isinstance(v.rule, Unproject):
-                self._numbers_of_product(v.args[0])
+                self.numbers_of_product(v.args[0])
             elif not v.row and v in rows:
                 self.made(v)
 
     def _apart(self, level: int) -> None:
-        """Numbers between two passes as a function that is not inlined, and that hands on in memory what it makes.
+        """Numbers before a pass with products as a function that is not inlined, and hands on in memory what it makes.
 
-        From each access to memory Triton looks at all that it is connected with: it would take a minute to compile all
-        numbers and rows as one.
+        Where they are one with the rows, registers of numbers are held beside rows, and spill.
         """
         wanted = [v for v in numbers_of(self._rows_at(level)) if v.token and v.args]
         inner = copy(self)
@@ -340,101 +323,28 @@ class Tokens(Tile):
         names += ["again", "first", "T"]
         used = [n for n in names if re.search(rf"\b{n}\b", text)]
         head = "\n".join(wrapped(f"def {name}(", [*used, "TILE: tl.constexpr"], "):"))
-        what = (
-            '"""Numbers of a tile of tokens between two passes over the row; what the second needs is left in state."""'
-        )
+        what = '"""Numbers of a tile of tokens before a pass over the row, which finds them in state."""'
         self.functions.append(f"@jit(noinline=True)\n{head}\n    {what}\n{text}\n")
         for line in wrapped(f"{name}(", [*used, "TILE"], ")"):
             self.line(line)
         self.line("tl.debug_barrier()")
-        for v in wanted:
-            self.know(v, self._remembered(v, inner.made(v)))
+        for v, like in zip(wanted, equal(wanted), strict=True):
+            self.know(v, self.remembered(v, like))
 
-    def place_in_state(self, v: Row) -> Matrix:
-        """Where numbers are in memory."""
-        if v.id not in self.matrices:
-            self.matrices[v.id] = Matrix(v, self.fields)
-            self.fields += count(v)
-        return self.matrices[v.id]
-
-    def _remembered(self, v: Row, like: Sequence[Element] = ()) -> list[Element]:
-        """Numbers from memory; equal ones, as they were made, once."""
-        start, found = self.matrices[v.id].start, dict[Element, Element]()
-        made = []
-        for i, (e, p) in enumerate(
-            zip(like or [Element(str(i)) for i in range(count(v))], places(v.streams), strict=True)
-        ):
-            if e not in found:
-                text = f"tl.load(state + ({start + i} * T + t), mask=inside, other=0.0)"
-                found[e] = e if e.number is not None else self.bind(text, "_".join((self.hint(v), *map(str, p))))
-            made.append(found[e])
-        return made
-
-    # --- products ----------------------------------------------------------------------------------
-    def leave(self, matrix: Matrix) -> None:
-        """Writes numbers to memory, once."""
-        if matrix.value.id in self.stored:
-            return
-        self.stored.add(matrix.value.id)
-        for i, e in enumerate(self.made(matrix.value)):
-            at = f"state + ({matrix.start + i} * T + t)" if matrix.start + i else "state + t"
-            self.line(f"tl.store({at}, {self.show(e)}, mask=inside)")
-
-    def _numbers_of_product(self, v: Row) -> None:
-        """The numbers of tokens as one tensor [TILE, M], by way of memory."""
-        if v.id in self.wholes:
-            return
-        m = count(v)
-        size = max(16, power_of_two(m))
-        if in_memory(v):
-            field = self.body.assign(f"tl.arange(0, {size})", "field")
-            at = f"(t[:, None] * {m} + {field}[None, :])"
-            self.wholes[v.id] = loaded(v, at, f"inside[:, None] & ({field} < {m})[None, :]"), field
-            return
-        matrix = self.matrices[v.id]
-        self.leave(matrix)
-        self.line("tl.debug_barrier()")
-        field = self.body.assign(f"tl.arange(0, {size})", "field")
-        fields = f"({matrix.start} + {field}[None, :])" if matrix.start else f"{field}[None, :]"
-        at = f"state + ({fields} * T + t[:, None])"
-        mask = f"inside[:, None] & ({field} < {m})[None, :]"
-        self.wholes[v.id] = f"tl.load({at}, mask={mask}, other=0.0)", field
-
-    def written(self, value: Row) -> list[Element]:
-        if value.id in self.elsewhere:
-            return self._remembered(value)
-        if isinstance(value.rule, Unproject):
-            return self._unprojected(value)
-        if isinstance(value.rule, RepeatBack):
-            memory = f"rounds + {self.rounds}" if self.rounds else "rounds"
-            self.rounds += value.rule.times * count(value) * self.tile
-            return rounds_back(self, value, memory)
-        return super().written(value)
-
-    def _unprojected(self, value: Row) -> list[Element]:
-        given, weight = value.args
-        assert isinstance(weight.rule, Param)
-        load, field = self.wholes[given.id]
-        # Loaded for each chunk: held over the loop it would take a register in eight
-        matrix = self.bind(load, f"{self.hint(given)}_matrix").text
-        m, n, width = count(given), count(value), self.kernel.width
-        if UNPROJECTED not in self.functions:
-            self.functions.append(UNPROJECTED)
-        mask = f"({field} < {m})[:, None]" + (f" & (d < {width})[None, :]" if self.masked else "")
-        made = []
-        for i, place in enumerate(places(value.streams)):
-            at = f"{weight.rule.name} + {field}[:, None] * {n * width} + {f'({i * width} + d)' if i else 'd'}[None, :]"
-            tile = f"tl.load({at}, mask={mask}, other=0.0)" + (
-                "" if weight.rule.format == "fp32" else ".to(tl.float32)"
-            )
-            tile = self.body.assign(tile, f"{weight.rule.name}_tile")
-            hint = "_".join((self.hint(value), *map(str, place)))
-            made.append(self.bind(f"unprojected({matrix}, {tile})", hint))
-        return made
+    def formula(self, value: Row) -> str:
+        if not isinstance(value.rule, RepeatBack):
+            return super().formula(value)
+        memory = f"rounds + {self.rounds}" if self.rounds else "rounds"
+        self.rounds += remembered(value) * self.tile
+        return rounds_back(self, value, memory)
 
     # --- sums over tokens --------------------------------------------------------------------------
     def _add(self, share: Share, v: Row) -> None:
         """Adds a tile's part of a sum over tokens to what the program has of it."""
+        if not v.row and self.get(v) is None and self.dense(v):
+            for start, part in parts(v):
+                self._add_tensor(share, part, start)
+            return
         inside = "inside[:, None]" if v.row else "inside"
         for i, e in enumerate(self.made(v)):
             text = f"tl.where({inside}, {self.show(e)}, 0.0)"
@@ -447,12 +357,39 @@ class Tokens(Tile):
             before = f"tl.where(again, tl.load({', '.join((at, *([mask] if mask else [])))}), 0.0)"
             self.line(f"tl.store({', '.join((at, f'{before} + tl.sum({text}, 0)', *([mask] if mask else [])))})")
 
+    def _add_tensor(self, share: Share, part: Row, start: int) -> None:
+        """The same of a tensor, which is a part of the sum from one of its numbers on."""
+        rank = len(part.streams)
+        inside = f"inside[:, {', '.join(['None'] * rank)}]" if rank else "inside"
+        text = f"tl.where({inside}, {self.tensor(part)}, 0.0)"
+        if self.whole:
+            self.line(f"{share.name}_share_from_{start} += {text}")
+            return
+        at, mask = self._of_share(share, part, start)
+        if not mask:
+            self.line(f"add_to_share({at}, {self.tensor(part)}, again, inside)")
+            return
+        before = f"tl.where(again, tl.load({at}{mask}, other=0.0), 0.0)"
+        self.line(f"tl.store({at}, {before} + tl.sum({text}, 0){mask})")
+
+    def _of_share(self, share: Share, part: Row, start: int) -> tuple[str, str]:
+        """Where a part of a sum is among the shares of a program, and the mask of an access to it."""
+        at = f"{share.array} + {start}" if start else share.array
+        if not part.streams:
+            return at, ""
+        mask = self.inside_streams(part.streams, token=False, fill="").replace("[None, ", "[")
+        return f"{at} + {self.place_of(part.streams)}", mask
+
     def _register(self, share: Share, i: int, n: int) -> str:
         return f"{share.name}_share" + (f"_{i}" if n > 1 else "")
 
     def _registers(self) -> None:
         for share in self.shares:
             v = self.shared[share.name]
+            if not v.row and self.dense(v):
+                for start, part in parts(v):
+                    self.line(f"{share.name}_share_from_{start} = tl.zeros({self.shape(part.streams)}, tl.float32)")
+                continue
             for i in range(count(v)):
                 shape = "(TILE, CHUNK)" if v.row else "(TILE,)"
                 self.line(f"{self._register(share, i, count(v))} = tl.zeros({shape}, tl.float32)")
@@ -460,6 +397,11 @@ class Tokens(Tile):
     def _shares_of_registers(self) -> None:
         for share in self.shares:
             v = self.shared[share.name]
+            if not v.row and self.dense(v):
+                for start, part in parts(v):
+                    at, mask = self._of_share(share, part, start)
+                    self.line(f"tl.store({at}, tl.sum({share.name}_share_from_{start}, 0){mask})")
+                continue
             for i in range(count(v)):
                 step = self.kernel.width if v.row else 1
                 at = share.array + (f" + {i * step}" if i else "") + (" + d" if v.row else "")

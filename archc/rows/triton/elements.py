@@ -14,10 +14,10 @@ from archc.rows.elements import Element, Elements, literal, places
 from archc.rows.kernel import Kernel
 from archc.rows.names import hint
 from archc.rows.rotate import Rotate
-from archc.rows.rules import Const, Format, Input, Param, Pointwise, Repeat, Round
-from archc.rows.triton.lines import Lines, wrapped
+from archc.rows.rules import Format, Input, Param, Pointwise, Round
+from archc.rows.triton.lines import Lines
 from archc.rows.triton.printed import FUNCTIONS
-from archc.rows.value import Row, order
+from archc.rows.value import Row
 
 FORMATS: dict[Format, str] = {"bf16": "tl.bfloat16", "fp8": "tl.float8e4nv", "fp32": "tl.float32"}
 RESERVED = FUNCTIONS | {
@@ -55,6 +55,7 @@ class Tile(Elements):
         """The channels at which rows are made: ``d``, or those that ``d`` are turned with."""
         self._places: list[dict[str, str]] = [{}]
         self._hints: dict[int, str] = {}
+        self._dense: dict[int, bool] = {}
 
     # --- lines -----------------------------------------------------------------------------------
     def line(self, text: str) -> None:
@@ -141,8 +142,6 @@ class Tile(Elements):
         rule = value.rule
         if isinstance(rule, Input | Param):
             return self.loaded(rule, value)
-        if isinstance(rule, Repeat):
-            return self._repeat(value)
         if isinstance(rule, Rotate):
             from archc.rows.triton.rotated import rotated
 
@@ -158,7 +157,7 @@ class Tile(Elements):
     def _of_tokens(self, value: Row, element: Element) -> Element:
         """An element that has no tokens, for each of them."""
         if not value.row:
-            return self.tensor(element, value, alone=True)
+            return self.of_tokens(element, value, alone=True)
         return self.bind(f"tl.broadcast_to({element.text}, (TILE, CHUNK))", f"{self.hint(value)}_everywhere")
 
     def operand(self, value: Row, arg: Row) -> list[Element]:
@@ -231,62 +230,10 @@ class Tile(Elements):
             at = " + ".join(part for part in (to(name), base, step) if part)
             self.line(f"tl.store({at}, {self.show(e)}{mask})")
 
-    # --- repeats ---------------------------------------------------------------------------------
-    def _repeat(self, value: Row) -> list[Element]:
-        """A repeat as a call of a function of its own: all of its state goes in and comes out."""
-        start, state, end = value.args
-        assert isinstance(value.rule, Repeat)
-        given = [self.tensor(e, start) for e in self.made(start)]
-        function, others = self._rounds(value.rule, state, end)
-        passed = [e for v in others for e in self.made(v) if e.number is None]
-        names = [self.body.name("_".join((self.hint(value), *map(str, p)))) for p in places(value.streams)]
-        targets = ", ".join(names) + ("," if len(names) == 1 else "")
-        self.line(f"{targets} = {function}({', '.join(e.text for e in (*given, *passed))})")
-        return [Element(n) for n in names]
-
-    def tensor(self, element: Element, value: Row, *, alone: bool = False) -> Element:
+    def of_tokens(self, element: Element, value: Row, *, alone: bool = False) -> Element:
         """An element of numbers of tokens as a tensor [TILE], even if it is known or (``alone``) has no tokens."""
         hint = f"{self.hint(value)}_everywhere"
         if element.number is not None:
             return self.bind(f"tl.full((TILE,), {self.show(element)}, tl.float32)", hint)
         alone = alone or not value.token
         return self.bind(f"{element.text} + tl.zeros((TILE,), tl.float32)", hint) if alone else element
-
-    def _rounds(self, rule: Repeat, state: Row, end: Row) -> tuple[str, list[Row]]:
-        """Writes the function of a repeat: its name, and the values that it takes besides the state."""
-        inner, times = Body(self, state, rule.name), rule.times
-        names = [e.text for e in inner.made(state)]
-        with inner.block(f"for _ in range({times}):"):
-            ends = inner.made(end)
-            made = [
-                inner.body.assign(inner.show(e), f"next_{n}", passing=True) for n, e in zip(names, ends, strict=True)
-            ]
-            for n, e in zip(names, made, strict=True):
-                inner.body.reassign(n, e)
-        name = self.body.name(f"{self.kernel.name}_{rule.name}")
-        args = [*names, *(e.text for v in inner.others for e in inner.made(v) if e.number is None)]
-        self.functions += inner.functions
-        head = "\n".join(wrapped(f"def {name}(", args, "):"))
-        what = f'"""{times} rounds of {rule.name} on {list(state.streams)} for each token."""'
-        inner.line(f"return ({', '.join(names)}{',' if len(names) == 1 else ''})")
-        self.functions.append(f"@jit\n{head}\n    {what}\n{inner.body.text()}\n")
-        return name, inner.others
-
-
-class Body(Tile):
-    """The body of a repeat: what does not come of its state comes from outside, as arguments."""
-
-    def __init__(self, outside: Tile, state: Row, hint: str) -> None:
-        super().__init__(outside.kernel)
-        self.others: list[Row] = []
-        self._state = state.id
-        self.know(state, [Element(self.body.name("_".join((hint, *map(str, p))))) for p in places(state.streams)])
-
-    def written(self, value: Row) -> list[Element]:
-        if isinstance(value.rule, Const) or any(v.id == self._state for v in order([value])):
-            return super().written(value)
-        self.others.append(value)
-        hints = ["_".join((self.hint(value), *map(str, p))) for p in places(value.streams)]
-        made = [Element(self.body.name(h)) for h in hints]
-        self.known[0][self._key(value)] = made
-        return made

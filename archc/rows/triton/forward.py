@@ -7,17 +7,13 @@ from archc.rows.kernel import Kernel, optimised
 from archc.rows.rewrite import Levels
 from archc.rows.rules import Add as Sum
 from archc.rows.rules import Clip, Input, Param, Product, Project, Round, RowMax, RowSum, Spread, Take
-from archc.rows.triton.elements import Tile, to
+from archc.rows.triton.elements import to
 from archc.rows.triton.launch import numbers
+from archc.rows.triton.tensors import Tensors
 from archc.rows.value import Row, order
 
 
-def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << max(0, n - 1).bit_length()
-
-
-class Forward(Tile):
+class Forward(Tensors):
     """What all forms of a kernel share: its head, what can be given when, sums over the row."""
 
     def __init__(self, kernel: Kernel, *, masked: bool) -> None:

@@ -76,7 +76,8 @@ def launcher(kernel: Kernel, sizes: Mapping[int | None, Sizes], fields: int = 0)
     lines.append("    if T:")
     if fields:
         place = f"dtype=torch.float32, device={counted}.device"
-        lines.append(f'        partial = torch.empty(tiles * sizes["SPLIT"] * sizes["TILE"] * {fields}, {place})')
+        lines.append('        left = tiles * sizes["SPLIT"] * sizes["TILE"] if sizes["SPLIT"] > 1 else 0')
+        lines.append(f"        partial = torch.empty(left * {fields}, {place})")
         lines.append(f"        arrived = arrivals({counted}, tiles)")
         arrays += ["partial", "arrived"]
     lines.append(f"        with on_device({counted}):")

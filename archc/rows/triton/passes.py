@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 from archc.rows.elements import Element, places
 from archc.rows.kernel import Kernel
+from archc.rows.rewrite import Levels
 from archc.rows.rotate import Rotate
 from archc.rows.rules import Input, Param, Project, Round, RowMax, Spread, Take
+from archc.rows.traffic import bound
 from archc.rows.triton.elements import count, to
-from archc.rows.triton.forward import Forward, power_of_two, vanishes
+from archc.rows.triton.forward import Forward, vanishes
 from archc.rows.triton.launch import NEEDS, Sizes, launcher, signature
 from archc.rows.triton.lines import Line
+from archc.rows.triton.parts import equal
 from archc.rows.triton.printed import Printed, called
+from archc.rows.triton.tensors import power_of_two
 from archc.rows.value import Row
 
 LANES = 8
@@ -19,9 +25,11 @@ LANES = 8
 ONE, FEW = 16, 256
 """Tokens of one small tile, whose row as many programs share as there are chunks; and up to which tiles are small."""
 
-ALONE = 2048
-"""Tokens beyond which programs share no row that they read once: tiles of 32 are programs enough, and sums that many
-leave each other in memory are a quarter of what a router reads."""
+MANY = 4096
+"""Tokens for which sizes are chosen beyond those."""
+
+LEFT = 1 / 25
+"""What programs that share a row leave each other in memory, at most, of what must move."""
 
 SHARE = 448
 """Channels at least of a program where tokens are many: its share, read again after the sums, is still in cache."""
@@ -31,6 +39,15 @@ def chunk(width: int, wanted: int) -> int:
     """Channels of a step: a power of two that divides the width, or (masked) of at least 16."""
     divides = min(wanted, width & -width)
     return divides if divides >= 16 else min(wanted, max(16, power_of_two(width)))
+
+
+def _programs(kernel: Kernel, sums: Sequence[Row]) -> Callable[[int], int]:
+    """How many programs may share the rows of so many tokens."""
+    levels = Levels()
+    elements = equal([v.args[0] for v in sums if levels.of(v) == 1 and not isinstance(v.rule, Project)])
+    fields = len({e for each in elements for e in each})
+    fields += sum(v.streams[0] for v in sums if isinstance(v.rule, Project))
+    return lambda tokens: max(1, int(LEFT * bound(kernel, tokens) / (4 * fields * tokens)))
 
 
 def split(steps: int, most: int) -> int:
@@ -52,16 +69,21 @@ class Passes(Forward):
         if self.shared:
             few, many = chunk(width, 64), chunk(width, 32)
             masked = width % few != 0
-            steps = 1 if masked else width // few
-            share = 1 if masked else split(width // many, max(1, width // SHARE))
+            steps, large = (1, 1) if masked else (width // few, width // many)
+            most = _programs(plain.kernel, plain.reduced)
+            rows = [plain.levels.of(v) for v in plain.kernel.gives.values() if v.row]
+            # A share that is read again is to be in cache; tiles that are read once are programs enough
+            share = split(large, min(max(1, width // SHARE), most(MANY))) if any(rows) else 1
+            # Rows written beside products, and loads two steps ahead, take more registers than there are
+            ahead = 2 if rows and not any(rows) else 3
             self.sizes: dict[int | None, Sizes] = {
-                ONE: Sizes(16, few, steps, 4, 3),
-                FEW: Sizes(16, few, split(steps, max(1, steps // 4)), 4, 3),
-                None: Sizes(64, many, share, 8, 2),
+                1: Sizes(16, few, split(steps, most(1)), 4, 3),
+                ONE: Sizes(16, few, split(steps, most(ONE)), 4, 3),
+                FEW: Sizes(16, few, split(steps, min(max(1, steps // 4), most(FEW))), 4, ahead),
+                None: Sizes(64, many, share, 8, 2) if share > 1 or any(rows) else Sizes(32, many, 1, 4, 2),
             }
-            if share > 1 and not any(v.row and plain.levels.of(v) for v in plain.kernel.gives.values()):
-                self.sizes[ALONE] = self.sizes.pop(None)
-                self.sizes[None] = Sizes(32, many, 1, 4, 2)
+            if self.sizes[1] == self.sizes[ONE]:
+                del self.sizes[1]
         else:
             size = chunk(width, 1024)
             masked = width % size != 0
@@ -104,7 +126,7 @@ class Passes(Forward):
         for v in sums:
             if isinstance(v.rule, Project):
                 m = max(16, power_of_two(v.streams[0]))
-                self.columns[v.id] = self.body.assign(f"tl.arange(0, {m})", "column")
+                self.columns[v.id] = self.body.assign(f"tl.arange(0, {m})", "field")
                 self.line(f"{self._sum(v)} = tl.zeros((TILE, {m}), tl.float32)")
         hole, kept = len(self.body.written), {}
         width = -(-self.kernel.width // (size := self.sizes[None].chunk)) * size
@@ -135,12 +157,7 @@ class Passes(Forward):
                 made = most if isinstance(v.rule, RowMax) else f"tl.zeros({shape}, tl.float32)"
                 zeros.append(Line(self.body.depth, f"{name} = {made}"))
         self.body.written[hole:hole] = zeros
-        if split or any(isinstance(v.rule, Project) for v in sums):
-            self._gather(sums, kept, split=split)
-            return
-        for v in sums:
-            names = {n: self.bind(_finished(v, n), n.removesuffix("_sum")) for n in self._names(v, kept)}
-            self.know(v, [names[n] if isinstance(n, str) else n for n in kept[v.id]])
+        self._gather(sums, kept, split=split)
 
     def _announce(self, level: int, rows: list[tuple[str, Row]], sums: list[Row]) -> None:
         made = [n for n, _ in rows] + list(dict.fromkeys(f"the sums for {self.hint(v)}" for v in sums))
@@ -214,7 +231,48 @@ class Passes(Forward):
             self.line(f"{total} = add_projection({total}, {shown}, {tile}, inside, {exact})")
 
     def _gather(self, sums: list[Row], kept: dict[int, list[str | Element]], *, split: bool) -> None:
-        """Sums by way of memory: added over the programs of the tile; what products gave comes back as columns."""
+        """Ends sums; where programs share the row, added over those of the tile by way of memory."""
+        ended: dict[str, str] = {}
+        for v in sums:
+            for name in self._names(v, kept) if v.id in kept else ():
+                ended[name] = self.body.assign(_finished(v, name), name.removesuffix("_sum"))
+            if v.id in kept:
+                self.know(v, [Element(ended[n]) if isinstance(n, str) else n for n in kept[v.id]])
+        tensors = self._tensors(sums)
+        if split:
+            with self.block("if SPLIT > 1:"):
+                self._shared(sums, kept, ended, tensors)
+        for v, name in tensors.items():
+            self.know_tensor(v, name)
+
+    def _tensors(self, sums: list[Row]) -> dict[Row, str]:
+        """The tensors that are made of sums, written as of sums in registers."""
+        found: dict[Row, str] = {}
+        for v in sums:
+            if not v.streams:
+                continue
+            if not isinstance(v.rule, Project):
+                found[v] = self.body.assign(self.tensor_text(v), self.hint(v))
+                continue
+            # Products are of 16 columns at least
+            whole, _ = self._sum(v), self.place_of(v.streams)
+            if power_of_two(v.streams[0]) < 16:
+                whole = self.body.assign(f"taken({whole}, {self.place_of(v.streams)})", self.hint(v))
+            found[v] = whole
+            self.know_tensor(v, whole)
+            for part in self.every:
+                if isinstance(part.rule, Take) and part.args[0] is v and part.streams:
+                    found[part] = self.body.assign(self.tensor_text(part), self.hint(part))
+        return found
+
+    def _shared(
+        self,
+        sums: list[Row],
+        kept: dict[int, list[str | Element]],
+        ended: Mapping[str, str],
+        tensors: Mapping[Row, str],
+    ) -> None:
+        """Each program leaves its sums; the last one reads the sums of all."""
         at: dict[str, int] = {}
         most, fields = 0, 0
         for v in sorted(sums, key=lambda v: isinstance(v.rule, RowMax)):
@@ -225,28 +283,53 @@ class Passes(Forward):
         self.fields = max(self.fields, fields)
         self.line(f"# The sums of this program go to memory, [{fields}, TILE]")
         self.line(f"tile = partial + tl.program_id(0).to(tl.int64) * (SPLIT * {fields} * TILE)")
-        mine = "tile"
-        if split:
-            mine = self.body.assign(f"tile + tl.program_id(1) * ({fields} * TILE)", "mine")
+        self.line(f"mine = tile + tl.program_id(1) * ({fields} * TILE)")
+        loads: list[tuple[str, str]] = []
         for v in sums:
             for name in self._names(v, kept):
-                place = f"{mine} + {at[name]} * TILE" if at[name] > 1 else f"{mine} + TILE" if at[name] else mine
+                place = f" + {at[name]} * TILE" if at[name] > 1 else " + TILE" if at[name] else ""
                 if isinstance(v.rule, Project):
                     m, column = v.streams[0], self.columns[v.id]
-                    mask = f"inside[:, None] & ({column} < {m})[None, :]"
-                    self.line(f"tl.store({place} + {column}[None, :] * TILE + t[:, None], {name}, mask={mask})")
-                else:
-                    self.line(f"tl.store({place} + t, {_finished(v, name)}, mask=inside)")
+                    mask = "inside[:, None]" + (
+                        "" if m == max(16, power_of_two(m)) else f" & ({column} < {m})[None, :]"
+                    )
+                    self.line(f"tl.store(mine{place} + {column}[None, :] * TILE + t[:, None], {name}, mask={mask})")
+                    continue
+                self.line(f"tl.store(mine{place} + t, {ended[name]}, mask=inside)")
+                alone = f"tl.load(tile{place})"
+                loads.append((ended[name], f"tl.load(tile{place} + t, mask=inside, other=0.0)" if v.token else alone))
         self.line("tl.debug_barrier()")
-        if split:
-            self._arrive(fields, most)
-        for v in sums:
+        self._arrive(fields, most)
+        for name, text in loads:
+            self.body.reassign(name, text)
+        for v, name in tensors.items():
             if isinstance(v.rule, Project):
-                (name,) = self._names(v, kept)
-                self.know(v, [self._column(at[name] + i, f"{self.hint(v)}_{i}") for i in range(v.streams[0])])
-            else:
-                made = {n: self._column(at[n], n.removesuffix("_sum"), token=v.token) for n in self._names(v, kept)}
-                self.know(v, [made[n] if isinstance(n, str) else n for n in kept[v.id]])
+                self._reread(v, name, at[self._sum(v)])
+            elif isinstance(v.rule, Take):
+                self._reread(v, name, at[self._sum(v.args[0])] + v.rule.start)
+            elif v.token and (order := [at[n] for n in kept[v.id] if isinstance(n, str)]):
+                self._reread_of_many(v, name, order)
+
+    def _reread(self, v: Row, name: str, field: int, places: str = "") -> None:
+        """A tensor of sums from memory, which are from a field on, where ``places`` says or in a line."""
+        rank = len(v.streams)
+        where = f"{places or self.place_of(v.streams)}[None, {', '.join([':'] * rank)}]"
+        where = f"({field} + {where})" if field else where
+        token = f"t[:, {', '.join(['None'] * rank)}]"
+        self.body.reassign(name, f"tl.load(tile + {where} * TILE + {token}{self.inside_streams(v.streams)})")
+
+    def _reread_of_many(self, v: Row, name: str, fields: list[int]) -> None:
+        """The same of sums that have a field each; of a symmetric matrix only those on and above its diagonal."""
+        first, n = fields[0], v.streams[-1]
+        if fields == list(range(first, first + count(v))):
+            self._reread(v, name, first)
+        elif len(v.streams) == 2 and fields == [first + _above(i, j, n) for i in range(n) for j in range(n)]:
+            i, j = (f"tl.arange(0, {power_of_two(n)}){at}" for at in ("[:, None]", "[None, :]"))
+            low = self.body.assign(f"tl.minimum({i}, {j})", "lower")
+            places = self.body.assign(f"{low} * ({2 * n - 1} - {low}) // 2 + tl.maximum({i}, {j})", "above_diagonal")
+            self._reread(v, name, first, places)
+        else:
+            self.body.reassign(name, self.tensor_text(v))
 
     def _names(self, v: Row, kept: dict[int, list[str | Element]]) -> list[str]:
         """What the sums of a value are called, each once."""
@@ -254,36 +337,33 @@ class Passes(Forward):
             return [self._sum(v)]
         return list(dict.fromkeys(n for n in kept[v.id] if isinstance(n, str)))
 
-    def _column(self, field: int, hint: str, *, token: bool = True) -> Element:
-        place = "tile" + (f" + {field} * TILE" if field > 1 else " + TILE" if field else "")
-        if not token:
-            return self.bind(f"tl.load({place})", hint)
-        place += " + t"
-        return self.bind(f"tl.load({place}, mask=inside, other=0.0)", hint)
-
     def _arrive(self, fields: int, most: int) -> None:
         """The last program to arrive adds up what its tile left; the last ``most`` fields are not sums but maxima."""
-        with self.block("if SPLIT > 1:"):
-            self.line("# The last program of the tile to arrive adds them up and goes on, the counter zero again")
-            self.line('if tl.atomic_add(arrived + tl.program_id(0), 1, sem="acq_rel") != SPLIT - 1:')
-            self.line("    return")
-            self.line("tl.store(arrived + tl.program_id(0), 0)")
-            self.line(f"field = tl.arange(0, {power_of_two(fields)})[:, None]")
-            self.line(f"left = inside[None, :] & (field < {fields})")
-            shape = f"({power_of_two(fields)}, TILE)"
-            zero = f"tl.zeros({shape}, tl.float32)"
-            largest = f'tl.where(field < {fields - most}, {zero}, -float("inf"))'
-            self.line(f"total = {largest if most else zero}")
-            with self.block("for program in range(SPLIT):"):
-                load = f"tl.load(tile + program * ({fields} * TILE) + field * TILE + t[None, :], mask=left, other=0.0)"
-                if most:
-                    self.line(f"share = {load}")
-                    both = f"tl.where(field < {fields - most}, total + share, tl.maximum(total, share))"
-                    self.line(f"total = {both}")
-                else:
-                    self.line(f"total += {load}")
-            self.line("tl.store(tile + field * TILE + t[None, :], total, mask=left)")
-            self.line("tl.debug_barrier()")
+        self.line("# The last program of the tile to arrive adds them up and goes on, the counter zero again")
+        self.line('if tl.atomic_add(arrived + tl.program_id(0), 1, sem="acq_rel") != SPLIT - 1:')
+        self.line("    return")
+        self.line("tl.store(arrived + tl.program_id(0), 0)")
+        self.line(f"each = tl.arange(0, {power_of_two(fields)})[:, None]")
+        self.line(f"left = inside[None, :] & (each < {fields})")
+        shape = f"({power_of_two(fields)}, TILE)"
+        zero = f"tl.zeros({shape}, tl.float32)"
+        largest = f'tl.where(each < {fields - most}, {zero}, -float("inf"))'
+        self.line(f"total = {largest if most else zero}")
+        with self.block("for program in range(SPLIT):"):
+            load = f"tl.load(tile + program * ({fields} * TILE) + each * TILE + t[None, :], mask=left, other=0.0)"
+            if most:
+                self.line(f"share = {load}")
+                both = f"tl.where(each < {fields - most}, total + share, tl.maximum(total, share))"
+                self.line(f"total = {both}")
+            else:
+                self.line(f"total += {load}")
+        self.line("tl.store(tile + each * TILE + t[None, :], total, mask=left)")
+        self.line("tl.debug_barrier()")
+
+
+def _above(i: int, j: int, n: int) -> int:
+    """Which number of those on and above the diagonal of [n, n], row by row, stands for one of a symmetric matrix."""
+    return min(i, j) * (2 * n - 1 - min(i, j)) // 2 + max(i, j)
 
 
 def _finished(v: Row, name: str) -> str:

@@ -6,9 +6,13 @@ import re
 from typing import NamedTuple
 
 FUNCTIONS = frozenset(
-    ("add_to_shares", "load_numbers", "stable_root_softplus", "stable_softplus", "stable_tanh", "store_numbers")
+    (
+        *("add_to_share", "add_to_shares", "load_numbers", "store_numbers"),
+        *("column", "columns", "stacked", "taken"),
+        *("stable_root_softplus", "stable_softplus", "stable_tanh"),
+    )
 )
-"""Functions that `kernels/library.py` has for lines of ops and for runs of accesses (`runs`)."""
+"""Functions that `kernels/library.py` has for ops, for tensors of numbers and for runs of accesses (`runs`)."""
 
 
 class NoTriton(TypeError):

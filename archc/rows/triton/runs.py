@@ -12,6 +12,7 @@ FEWEST = 3
 """Accesses from which on a call says more than they do."""
 
 _ACCESSES = {
+    "columns": re.compile(r"column\((?P<at>\w+, \d+)\)(?P<inside>)(?P<what>)"),
     "load_numbers": re.compile(r"tl\.load\((?P<at>[^,]+?)(?P<inside>, mask=inside, other=0\.0)?\)(?P<what>)"),
     "add_to_shares": re.compile(
         r"tl\.store\((?P<at>[^,]+), tl\.where\((?P<inside>again), tl\.load\((?P=at)\), 0\.0\)"
@@ -26,6 +27,7 @@ _PLACES = (
     (re.compile(r"(\w+) \+ TILE \+ t()"), "TILE", 1),
     (re.compile(r"(\w+) \+ t()"), "TILE", 0),
     (re.compile(r"(\w+ \+ \(\(.+) \+ (\d+)\) \* TILE \+ t\)"), "TILE", 0),
+    (re.compile(r"(\w+), (\d+)"), "column", 0),
     (re.compile(r"(.+) \+ (\d+)"), "1", 0),
     (re.compile(r"(.+)()"), "1", 0),
 )
@@ -51,6 +53,8 @@ class Run(NamedTuple):
     def text(self) -> str:
         """The call."""
         first = self.some[0]
+        if first.call == "columns":
+            return f"columns({first.at}, {len(self.some)})"
         if first.call == "load_numbers":
             return f"load_numbers({first.at}, {self.apart}, {len(self.some)}{', inside' * first.inside})"
         some = f"({', '.join(a.what for a in self.some)})"
@@ -62,7 +66,7 @@ class Run(NamedTuple):
 def access(text: str, *, assigned: bool) -> Access | None:
     """The access that a line is, if it is no more than that; ``assigned``: to a name."""
     for call, pattern in _ACCESSES.items():
-        found = pattern.fullmatch(text) if assigned == (call == "load_numbers") else None
+        found = pattern.fullmatch(text) if assigned == (call in ("load_numbers", "columns")) else None
         if found is not None and _balanced(found["at"]) and _balanced(found["what"]):
             return Access(call, bool(found["inside"]), found["at"], found["what"])
     return None

@@ -6,9 +6,10 @@ from archc.rows.elements import Element
 from archc.rows.kernel import Kernel
 from archc.rows.rules import RowMax
 from archc.rows.triton.elements import count
-from archc.rows.triton.forward import Forward, power_of_two
+from archc.rows.triton.forward import Forward
 from archc.rows.triton.launch import NEEDS, Sizes, launcher, signature
 from archc.rows.triton.printed import Printed, called
+from archc.rows.triton.tensors import power_of_two
 from archc.rows.value import Row
 
 TILE = 2048

@@ -153,13 +153,13 @@ def test_boundary_of_many_tokens(interpreted: Worker) -> None:
 
 
 def test_many_tokens_of_one_pass_are_shared_by_no_programs(interpreted: Worker) -> None:
-    """Nothing reads the row again: its sums go to memory once, not once for each program of a tile."""
+    """Nothing reads the row again: its sums stay in registers, and what moves is what must."""
     kernel = kernels.projected(8, 896)
     printed = print_forward(kernel)
     check(interpreted, kernel, 2050, BF16, printed, weight=0.05)
-    for tokens, times in ((2048, 2), (2080, 1)):
+    for tokens in (300, 2080):
         ((_, distinct, _),) = interpreted(traced, printed, drawn(kernel, tokens, BF16))
-        assert distinct["partial"] == times * 4 * 8 * tokens
+        assert "partial" not in distinct
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
