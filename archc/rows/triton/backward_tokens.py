@@ -191,7 +191,10 @@ class Tokens(Stateful):
 
     def _numbers(self, level: int) -> None:
         """Numbers that are given once as many passes have ended."""
-        if any(isinstance(v.rule, Unproject) for v in order(self._rows_at(level)) if self.products):
+        rows = self._rows_at(level)
+        if any(isinstance(v.rule, Unproject) for v in order(rows)) and any(
+            v.token and v.args for v in numbers_of(rows)
+        ):
             self._apart(level)
             return
         self.between(level)
