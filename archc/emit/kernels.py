@@ -7,13 +7,17 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from archc.emit.layout import WIDTH, fill
+from archc.rows import traffic
 from archc.rows.cpp import HEAD, NoCpp, translation_unit
 from archc.rows.kernel import Kernel, Trained, optimised, trained
-from archc.rows.rules import Input
+from archc.rows.rules import Input, Project
 from archc.rows.triton import NoTriton, Printed, print_backward, print_forward
-from archc.rows.value import Row
+from archc.rows.value import Row, order
 
 Dims = tuple[int, ...]
+
+MANY = 4096
+"""Tokens for which less is read or more."""
 
 HEADER = "rows.h"
 """The file of what the C++ of all functions uses."""
@@ -53,17 +57,38 @@ def kernels(
 ) -> Kernels:
     """The kernels of a row program, with a gradient for those of its takes that are ``wanted``.
 
-    Rows that it gives are read again for the gradient, not made again.
+    What it gives is read again for the gradient where less is read then than to make it again.
     """
     forward = optimised(program)
     if not wanted:
         return Kernels(forward, forward, None, lead, shapes, spread)
-    training, backward = trained(forward, wanted, [n for n, v in forward.gives.items() if v.row])
+    training, backward = trained(forward, wanted, _kept(forward, wanted))
     backward, alike = _distinct(forward, backward, shapes)
     if not backward.gives:
         return Kernels(forward, forward, None, lead, shapes, spread)
     name = forward.name if training.gives.keys() == forward.gives.keys() else f"{forward.name}_training"
     return Kernels(forward, training._replace(name=name), backward, lead, shapes, spread, alike)
+
+
+def _kept(forward: Kernel, wanted: Collection[str]) -> list[str]:
+    """The gives that a gradient reads.
+
+    Products of matrices want each row that they read to be one array, whatever it was made of.
+    """
+
+    def moved(kept: Collection[str]) -> int:
+        training, backward = trained(forward, wanted, kept)
+        saved = [n for n in training.gives if n not in forward.gives]
+        return traffic.bound(backward, MANY) + sum(traffic.moved(training, n, MANY) for n in saved)
+
+    kept = [n for n, v in forward.gives.items() if v.row]
+    products = any(isinstance(v.rule, Project) for v in order(forward.gives.values()))
+    least = moved(kept)
+    for name in [n for n, v in forward.gives.items() if not (v.row and products)]:
+        other = [n for n in kept if n != name] if name in kept else [*kept, name]
+        if (less := moved(other)) < least:
+            kept, least = other, less
+    return kept
 
 
 def _distinct(forward: Kernel, backward: Kernel, shapes: Mapping[str, Dims]) -> tuple[Kernel, dict[str, str]]:

@@ -10,6 +10,7 @@ from archc.rows.gradient import gradients
 from archc.rows.names import hint
 from archc.rows.rewrite import collected, hoisted, rebuilt, summed_last
 from archc.rows.rules import Format, Input, Param, Project, RowMax, RowSum, TokenSum
+from archc.rows.softmax import Softmax
 from archc.rows.takes import taken_first
 from archc.rows.value import Row, order
 
@@ -62,6 +63,12 @@ def optimised(kernel: Kernel) -> Kernel:
     return kernel._replace(gives=dict(zip(kernel.gives, made, strict=True)))
 
 
+def bare(kernel: Kernel) -> Kernel:
+    """The kernel without what only gradients ask for: a softmax is what it is computed by."""
+    gives = rebuilt(list(kernel.gives.values()), lambda _, new: new.args[1] if isinstance(new.rule, Softmax) else new)
+    return kernel._replace(gives=dict(zip(kernel.gives, gives, strict=True)))
+
+
 def trained(kernel: Kernel, wanted: Collection[str], kept: Collection[str] = ()) -> Trained:
     """The kernels of a step of training: what every pass over the row summed is saved, all else is computed again.
 
@@ -99,4 +106,5 @@ def trained(kernel: Kernel, wanted: Collection[str], kept: Collection[str] = ())
     )
     leaves = {v.rule.name: v for v in order(backward.gives.values()) if isinstance(v.rule, Input | Param)}
     ordered = [n for n in (*kernel.takes, *kernel.gives, *saved, *seeds) if n in leaves]
+    forward = forward._replace(gives={n: v for n, v in forward.gives.items() if n in kernel.gives or n in leaves})
     return Trained(forward, backward._replace(takes={n: leaves[n] for n in ordered}))

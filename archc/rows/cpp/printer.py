@@ -13,7 +13,7 @@ from archc.rows.cpp.numbers import Numbers, Place
 from archc.rows.cpp.rows import CHUNK, KINDS, Rows
 from archc.rows.cpp.schedule import HEAD, NoCpp, Pass, Schedule, count, prepared
 from archc.rows.cpp.text import HEAD as CARRIED
-from archc.rows.kernel import Kernel
+from archc.rows.kernel import Kernel, bare
 from archc.rows.rules import Input, Param, Project, RowMax, Spread, Take, TokenSum
 from archc.rows.value import Row
 
@@ -377,7 +377,7 @@ def translation_unit(kernels: Iterable[Kernel], head: str = CARRIED) -> str:
 
     ``head`` stands before them: what all of them use, or how that is included.
     """
-    kernels = list(kernels)
+    kernels = [bare(k) for k in kernels]
     plain = {id(k): next((p for p in kernels if _within(p, k)), None) for k in kernels}
     part = {id(p) for p in plain.values()}
     return "\n".join((head, *(_Function(k, plain[id(k)]).print() for k in kernels if id(k) not in part)))

@@ -9,6 +9,7 @@ from archc.rows import pointwise as pw
 from archc.rows import rules as r
 from archc.rows.lower.lowering import Leaf, Lowering, Term, Unfit, pointwise, rule
 from archc.rows.rotate import Rotate
+from archc.rows.softmax import Softmax
 from archc.rows.value import Row
 
 pointwise(row.Sigmoid, lambda op: r.Sigmoid())
@@ -93,7 +94,9 @@ def softmax(low: Lowering, x: Term) -> Row:
     e = low.called("power", low.make(r.Exp(), r.add(x.row, low.again(x, most))))
     total = low.called("sum_of_powers", low.total(x._replace(row=e)))
     inverse = low.called("inverse_sum", r.recip(total))
-    return low.called("softmax", low.over_last(x._replace(row=e), inverse))
+    made = low.called("softmax", low.over_last(x._replace(row=e), inverse))
+    alone = not x.row.streams if x.row.row else low.letters(x)[1] != ""
+    return low.called("softmax", low.make(Softmax(), x.row, made)) if alone else made
 
 
 @rule(row.Rotate, raw=(1,))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from archc.rows.kernel import Kernel
+from archc.rows.kernel import Kernel, bare
 from archc.rows.rewrite import rebuilt
 from archc.rows.rules import Input, Outer, Param, TokenSum
 from archc.rows.triton.backward_arrays import Share
@@ -36,6 +36,7 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
 
     Raises `NoTriton` where a give without tokens is no sum over tokens (`TokenSum`, `Outer`).
     """
+    kernel = bare(kernel)
     shared = {n: v for n, v in kernel.gives.items() if isinstance(v.rule, TokenSum)}
     products = {n: v for n, v in kernel.gives.items() if isinstance(v.rule, Outer)}
     strange = [n for n, v in kernel.gives.items() if not v.token and n not in shared and n not in products]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from archc.rows.elements import Element
-from archc.rows.kernel import Kernel, optimised
+from archc.rows.kernel import Kernel, bare, optimised
 from archc.rows.rewrite import Levels
 from archc.rows.rules import Add as Sum
 from archc.rows.rules import Clip, Input, Param, Product, Project, Round, RowMax, RowSum, Spread, Take
@@ -17,7 +17,7 @@ class Forward(Tensors):
     """What all forms of a kernel share: its head, what can be given when, sums over the row."""
 
     def __init__(self, kernel: Kernel, *, masked: bool) -> None:
-        kernel = optimised(kernel)
+        kernel = bare(optimised(kernel))
         super().__init__(kernel, masked=masked, taken=("partial", "arrived"))
         self.levels = Levels()
         self.every = order(kernel.gives.values())
