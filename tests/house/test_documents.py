@@ -207,6 +207,14 @@ def test_the_page_on_kernels_shows_a_layer_as_it_is_printed() -> None:
     assert shown in (ROOT / "tests/golden/deepseek_v4_flash/fused/model.py").read_text(encoding="utf-8")
 
 
+def test_the_page_on_kernels_shows_triton_as_it_is_printed(tmp_path: Path) -> None:
+    (shown,) = [block.text for block in blocks(ROOT / "docs/kernels.md") if block.text.startswith("@jit")]
+    archc(tmp_path, "build", "deepseek_v4_flash", "-o", "made")
+    assert shown in (tmp_path / "made/deepseek_v4_flash/fused/mix_sinkhorn_collapse_norm.py").read_text(
+        encoding="utf-8"
+    )
+
+
 @pytest.mark.parametrize("path", ["docs/cost.md", "docs/memory.md", "docs/kernels.md"])
 def test_pages_on_cost_show_what_commands_print(path: str, tmp_path: Path) -> None:
     """Every `$ archc ...` block, from its first line to the one that says that there is more; its Python runs."""
