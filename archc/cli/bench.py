@@ -115,10 +115,10 @@ def _static(
 ) -> None:
     """Prints facts of a model's kernels."""
     from archc.api import build, planned
-    from archc.cli._bench.rows import layers, rows
+    from archc.cli._bench.rows import counts, layers, rows
     from archc.cli._bench.subjects import subjects
 
-    found = [s for s in subjects(planned(model, fuse), tokens) if select is None or select in s.op]
+    found = [s for s in subjects(planned(model, fuse), counts(tokens)) if select is None or select in s.op]
     if not found:
         raise click.UsageError(f"no kernel of {model.name} has `{select}` in its name")
     with tempfile.TemporaryDirectory(prefix="archc-bench-", ignore_cleanup_errors=True) as scratch:

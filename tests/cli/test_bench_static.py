@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from archc.api import build
 from archc.cli import main
 from archc.cli._bench import rows as bench_rows
 from archc.cli._bench.rows import TOKENS, Row
-from archc.cli._bench.static.child import Call
+from archc.cli._bench.static.child import Call, arrays_of_rows, largest
 from archc.cli._bench.subjects import Subject, subjects
 from archc.cli._bench.table import _layers
 from archc.importers import load
@@ -97,6 +100,24 @@ def test_which_arrays_hold_rows() -> None:
     operands = [{"shapes": {"64": s}, "rows": s[0] == 64} for s in shapes]
     call = Call("math", {"operands": operands, "names": {}, "call": "None"})
     assert call.rows(64) == {4096: 64 * 4096}
+
+
+def test_parameters_are_no_rows() -> None:
+    """Of one token a parameter has as many numbers as a row, which more tokens have more of."""
+
+    names = ("x", "weight", "d_weight", "shares", "rstd", "tokens")
+    kernel = MagicMock(params=[SimpleNamespace(name=name) for name in names])
+
+    def launch(tokens: int) -> Any:
+        shapes = [(tokens, 4096), (4096,), (4096,), (8, 4096), (tokens,)]
+        return SimpleNamespace(kernel=kernel, args=(*(torch.empty(s) for s in shapes), tokens), kwargs={})
+
+    recorded = {tokens: {"forward": [launch(tokens)], "backward": []} for tokens in (1, 2)}
+    grown = largest(recorded)
+    assert arrays_of_rows(recorded[1]["forward"][0], {4096: 4096}, grown) == ["x"]
+    # Of the most tokens that there are nothing grows: `counts` has more than are asked for.
+    assert max(bench_rows.counts((1, 4096))) > 4096
+    assert set(bench_rows.counts((1, 4096))) >= {1, 4096}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What a demo of a few seconds prints to a pipe, and where it ran."""
     folder = tmp_path_factory.mktemp("demo")
     ran = subprocess.run(
-        [sys.executable, "-m", "archc", "demo", "--seconds", "12"],
+        [sys.executable, "-m", "archc", "demo", "--seconds", "8"],
         cwd=folder,
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
         capture_output=True,
@@ -33,15 +35,30 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return ran.stdout, folder
 
 
-def test_the_loss_falls(shown: tuple[str, Path]) -> None:
+def test_it_shows_the_loss(shown: tuple[str, Path]) -> None:
     rows = re.findall(r"^ *([\d,]+)  +(\d\.\d+)  +(\d\.\d+)", shown[0], re.MULTILINE)
     steps, trained, held_out = ([float(cell.replace(",", "")) for cell in column] for column in zip(*rows, strict=True))
     assert steps[0] == 0
     # Untrained, the twin guesses among its 512 tokens: log 512 = 6.24
     assert held_out[0] == pytest.approx(6.24, abs=0.1)
-    # By more than one nat on a quiet machine; on a busy one fewer steps fit into the time.
-    assert held_out[-1] < held_out[0] - 0.5
-    assert trained[-1] < trained[0] - 0.5
+    # How many steps fit into the time is the machine's affair; each one helps.
+    assert held_out[-1] < held_out[0]
+    assert trained[-1] < trained[0]
+
+
+def test_the_loss_falls(shown: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is counted in steps here, so that it falls as far on a busy machine."""
+    ticks = itertools.count()
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    threads = torch.get_num_threads()
+    try:
+        model = training.load_model(shown[1] / "build" / "demo" / "tiny" / "deepseek_v3")
+        first, *_, last = training.train(model, corpus(), seconds=25, checks=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert last.step == 25
+    assert first.held_out is not None and last.held_out is not None
+    assert last.held_out < first.held_out - 1
 
 
 def test_it_shows_the_full_model_and_writes_both_packages(shown: tuple[str, Path]) -> None:

@@ -24,6 +24,11 @@ PROCESSORS = {"sm_80": 108, "sm_90": 132, "sm_100": 148, "gfx942": 304}
 Row = dict[str, Any]
 
 
+def counts(tokens: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of tokens that subjects are needed at: those asked for, and more, at which arrays of rows are larger."""
+    return tuple(sorted({*tokens, *(2 * n for n in tokens), 256}))
+
+
 def rows(
     folder: Path,
     found: Sequence[Subject],
@@ -31,7 +36,7 @@ def rows(
     tell: Callable[[str], None],
     tokens: Sequence[int] = TOKENS,
 ) -> list[Row]:
-    """The rows of subjects of a package at ``folder``, by subject, way and number of tokens.
+    """The rows of subjects of a package at ``folder``, by subject, way and number of tokens; subjects are of `counts`.
 
     Equal launches of a call are one row, whose ``launches`` counts them. A subject that cannot run has one row with an
     ``error``.
@@ -40,6 +45,7 @@ def rows(
         "folder": str(folder.parent),
         "package": folder.name,
         "tokens": tokens,
+        "more": counts(tokens),
         "targets": targets,
         "processors": PROCESSORS[targets[0]],
     }

@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
@@ -58,8 +58,13 @@ class Call:
                 found[shape[-1]] = min(math.prod(shape), found.get(shape[-1], math.prod(shape)))
         return found
 
-    def ways(self, tokens: int, made: list[Any]) -> Ways:
-        """What the call adds to ``made`` forward without gradients, and then backward, on whatever lies in memory."""
+    def ways(
+        self, tokens: int, made: list[Any], unseen: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Ways:
+        """What the call adds to ``made`` forward without gradients, and then backward, on whatever lies in memory.
+
+        The forward that backward needs runs ``unseen``.
+        """
         ins = [torch.empty(o["shapes"][str(tokens)], dtype=DTYPES[o["dtype"]]) for o in self.operands]
         made.clear()
         with torch.no_grad():
@@ -67,7 +72,8 @@ class Call:
         found = {"forward": list(made)}
         made.clear()
         wanted = [x.requires_grad_() for x, o in zip(ins, self.operands, strict=True) if o["wanted"]]
-        outs = [y for y in _tensors(self.run(*ins)) if y.requires_grad] if wanted else []
+        with unseen():
+            outs = [y for y in _tensors(self.run(*ins)) if y.requires_grad] if wanted else []
         if outs:
             upstream = [torch.empty_like(y) for y in outs]
             made.clear()
@@ -114,10 +120,13 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
         try:
             call = Call(job["package"], subject)
             with _as_on(job["package"], job["processors"]), compiled.recording() as made:
-                recorded = {n: call.ways(n, made) for n in job["tokens"]}
+                recorded = {n: call.ways(n, made) for n in job["more"]}
+            grown = largest(recorded)
             facts = {
                 target: {
-                    n: {way: [_facts(x, target, call.rows(n)) for x in some] for way, some in recorded[n].items()}
+                    n: {
+                        way: [_facts(x, target, call.rows(n), grown) for x in some] for way, some in recorded[n].items()
+                    }
                     for n in job["tokens"]
                 }
                 for target in job["targets"]
@@ -128,14 +137,39 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _facts(launch: Any, target: str, least: dict[int, int]) -> dict[str, Any]:
-    """What a launch compiles to, and which of its arrays hold ``rows``: as wide and as many as an operand's."""
+def largest(recorded: dict[int, Ways]) -> dict[tuple[Any, str], int]:
+    """By kernel and argument, how many numbers its array has at most; ``recorded`` are launches by number of tokens."""
+    found: dict[tuple[Any, str], int] = {}
+    for launch in (x for ways in recorded.values() for some in ways.values() for x in some):
+        for name, x in _arrays(launch).items():
+            found[launch.kernel, name] = max(x.numel(), found.get((launch.kernel, name), 0))
+    return found
+
+
+def _arrays(launch: Any) -> dict[str, Tensor]:
+    """The arrays of a launch by argument."""
+    given = {**dict(zip([p.name for p in launch.kernel.params], launch.args, strict=False)), **launch.kwargs}
+    return {name: x for name, x in given.items() if isinstance(x, Tensor) and x.dim()}
+
+
+def arrays_of_rows(launch: Any, least: dict[int, int], grown: dict[tuple[Any, str], int]) -> list[str]:
+    """Which arrays of a launch hold rows of tokens: as wide and as many as an operand's, and more of more tokens.
+
+    A parameter has as many numbers as a row of one token. It does not grow; nor do its gradients.
+    """
+    return [
+        name
+        for name, x in _arrays(launch).items()
+        if x.numel() >= least.get(x.shape[-1], x.numel() + 1) and grown[launch.kernel, name] > x.numel()
+    ]
+
+
+def _facts(launch: Any, target: str, least: dict[int, int], grown: dict[tuple[Any, str], int]) -> dict[str, Any]:
+    """What a launch compiles to, and which of its arrays hold ``rows``."""
     from archc.cli._bench.static import compiled
 
     facts = compiled.compiled(launch, target)
-    given = {**dict(zip([p.name for p in launch.kernel.params], launch.args, strict=False)), **launch.kwargs}
-    arrays = {name: x for name, x in given.items() if isinstance(x, Tensor) and x.dim()}
-    rows = [name for name, x in arrays.items() if x.numel() >= least.get(x.shape[-1], x.numel() + 1)]
+    rows = arrays_of_rows(launch, least, grown)
     return {**{name: getattr(facts, name) for name in compiled.Facts.__slots__}, "rows": rows}
 
 
@@ -145,7 +179,7 @@ def _traced(job: dict[str, Any]) -> list[dict[str, Any]]:
     import numpy as np
 
     from archc.cli._bench.static.interpreter import repair
-    from archc.cli._bench.static.traced import tracing
+    from archc.cli._bench.static.traced import tracing, unseen
 
     repair()
     np.seterr(all="ignore")  # a GPU overflows in silence
@@ -158,7 +192,7 @@ def _traced(job: dict[str, Any]) -> list[dict[str, Any]]:
                     call.ways(min(job["tokens"]), made)
                 for tokens in job["tokens"]:
                     with tracing(sampled=job.get("sampled", True)) as made:
-                        made_at[tokens] = call.ways(tokens, made)
+                        made_at[tokens] = call.ways(tokens, made, unseen)
             found.append({n: {w: [asdict(t) for t in some] for w, some in ways.items()} for n, ways in made_at.items()})
         except Exception:  # noqa: BLE001 - reported where the row would stand
             found.append({"error": traceback.format_exc(limit=-3)})
