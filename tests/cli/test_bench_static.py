@@ -94,6 +94,15 @@ def test_bounds_by_hand(spec: str) -> None:
         assert turn["forward"][tokens] == turn["backward"][tokens] == tokens * (4 * 48 + 4 * 16)
 
 
+def test_bounds_of_functions_by_hand(spec: str) -> None:
+    """The gradient of a sum and its norm reads the sum, its squares' and the gradients of both, and gives one row for
+    both terms.
+    """
+    (inside, *_) = (s for (op, _), s in found(spec, fused=True).items() if op == "add_norm")
+    for tokens in TOKENS:
+        assert inside.bounds["backward"][tokens] == tokens * (4 * 2 * 48 + 4) + 2 * 2 * 48
+
+
 def test_which_arrays_hold_rows() -> None:
     """Streams and rows of 4,096 channels, coefficients of a token, a parameter: as many numbers as the smaller rows."""
     shapes = [(64, 4, 4096), (64, 4096), (64, 4, 4), (24, 4, 4096)]

@@ -144,8 +144,9 @@ def _bounds(
     nodes: Sequence[Node],
     tokens: Sequence[int],
 ) -> dict[Way, dict[int, int]]:
-    """Forward, what comes and goes, once; backward, what the gradient's row program takes and gives where there is one,
-    else what came, the gradients of what went, and those of what came.
+    """Forward, what comes and goes, once; backward, what the gradient's row program takes and gives where there is one
+    (the lesser of two: rows that were given may be read, or made again), else what came, the gradients of what went,
+    and those of what came.
     """
     from archc.rows import traffic
 
@@ -158,8 +159,8 @@ def _bounds(
         if trained is None:
             backward[count] = came + went + sum(nbytes(v.type, w) for v in wanted)
         else:
-            kernel, dims = trained
-            backward[count] = traffic.bound(kernel, _count(dims, w), w.act)
+            programs, dims = trained
+            backward[count] = min(traffic.bound(kernel, _count(dims, w), w.act) for kernel in programs)
     return {"forward": forward, "backward": backward}
 
 
@@ -172,9 +173,12 @@ def _count(dims: Sequence[Any], w: Workload) -> int:
 
 def _trained(
     takes: Sequence[Value], gives: Sequence[Value], wanted: Collection[Value], nodes: Sequence[Node]
-) -> tuple[Any, Sequence[Any]] | None:
-    """The row program of the gradient and the dims that count its tokens; None where the nodes are no row program."""
-    from archc.rows.kernel import trained
+) -> tuple[list[Any], Sequence[Any]] | None:
+    """Row programs of the gradient, the one that is printed and one that reads no rows that were given, and the dims
+    that count their tokens; None where the nodes are no row program, or nothing learns.
+    """
+    from archc.emit.kernels import kernels
+    from archc.rows.kernel import Trained, trained
     from archc.rows.lower import Unfit, lower
 
     names = {v: f"take_{i}" for i, v in enumerate(takes)}
@@ -182,4 +186,11 @@ def _trained(
         kernel, dims = lower(nodes, names, {f"give_{i}": v for i, v in enumerate(gives)}, "bench")
     except Unfit:
         return None
-    return trained(kernel, [names[v] for v in takes if v in wanted and names[v] in kernel.takes]).settled, dims
+    learning = [names[v] for v in takes if v in wanted and names[v] in kernel.takes]
+    shapes = {name: tuple(n for n in v.shape if isinstance(n, int)) for v, name in names.items()}
+    made = kernels(kernel, learning, 0, shapes)
+    if made.backward is None:
+        return None
+    alone = trained(kernel, learning).settled
+    once = {n: v for n, v in alone.gives.items() if n.removeprefix("d_") not in made.alike}
+    return [Trained(made.training, made.backward).settled, alone._replace(gives=once)], dims
