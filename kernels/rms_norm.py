@@ -348,6 +348,7 @@ def _(grad: Tensor, x: Tensor, weight: Tensor | None, rstd: Tensor, with_weight:
 def _setup(ctx: FunctionCtx | Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, _ = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # zeros for the second output would be a launch
     ctx.save_for_backward(x, weight, output[1])
 
 
