@@ -25,8 +25,8 @@ Row = dict[str, Any]
 
 
 def counts(tokens: Sequence[int]) -> tuple[int, ...]:
-    """Numbers of tokens that subjects are needed at: those asked for, and more, at which arrays of rows are larger."""
-    return tuple(sorted({*tokens, *(2 * n for n in tokens), 256}))
+    """Numbers of tokens that subjects are needed at: those asked for, and more, of which only rows have as many."""
+    return tuple(sorted({*tokens, *(2 * n for n in tokens), 4096}))
 
 
 def rows(

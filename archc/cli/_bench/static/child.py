@@ -121,12 +121,10 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
             call = Call(job["package"], subject)
             with _as_on(job["package"], job["processors"]), compiled.recording() as made:
                 recorded = {n: call.ways(n, made) for n in job["more"]}
-            grown = largest(recorded)
+            rows = arrays_of_rows(recorded, call.rows)
             facts = {
                 target: {
-                    n: {
-                        way: [_facts(x, target, call.rows(n), grown) for x in some] for way, some in recorded[n].items()
-                    }
+                    n: {way: [_facts(x, target, rows[x.kernel]) for x in some] for way, some in recorded[n].items()}
                     for n in job["tokens"]
                 }
                 for target in job["targets"]
@@ -137,12 +135,19 @@ def _compiled(job: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def largest(recorded: dict[int, Ways]) -> dict[tuple[Any, str], int]:
-    """By kernel and argument, how many numbers its array has at most; ``recorded`` are launches by number of tokens."""
-    found: dict[tuple[Any, str], int] = {}
-    for launch in (x for ways in recorded.values() for some in ways.values() for x in some):
-        for name, x in _arrays(launch).items():
-            found[launch.kernel, name] = max(x.numel(), found.get((launch.kernel, name), 0))
+def arrays_of_rows(recorded: dict[int, Ways], least: Callable[[int], dict[int, int]]) -> dict[Any, set[str]]:
+    """By kernel its arguments that hold rows of tokens; ``recorded`` are launches by number of tokens.
+
+    Those are as wide and as many as the ``least`` operand's where the kernel runs on the most tokens: of a single one,
+    parameters and what programs add up have as many numbers as a row.
+    """
+    most = {x.kernel: n for n in sorted(recorded) for some in recorded[n].values() for x in some}
+    found: dict[Any, set[str]] = {kernel: set() for kernel in most}
+    for n, launch in ((n, x) for n, ways in recorded.items() for some in ways.values() for x in some):
+        if n == most[launch.kernel]:
+            rows = least(n)
+            arrays = _arrays(launch).items()
+            found[launch.kernel] |= {k for k, x in arrays if x.numel() >= rows.get(x.shape[-1], x.numel() + 1)}
     return found
 
 
@@ -152,25 +157,12 @@ def _arrays(launch: Any) -> dict[str, Tensor]:
     return {name: x for name, x in given.items() if isinstance(x, Tensor) and x.dim()}
 
 
-def arrays_of_rows(launch: Any, least: dict[int, int], grown: dict[tuple[Any, str], int]) -> list[str]:
-    """Which arrays of a launch hold rows of tokens: as wide and as many as an operand's, and more of more tokens.
-
-    A parameter has as many numbers as a row of one token. It does not grow; nor do its gradients.
-    """
-    return [
-        name
-        for name, x in _arrays(launch).items()
-        if x.numel() >= least.get(x.shape[-1], x.numel() + 1) and grown[launch.kernel, name] > x.numel()
-    ]
-
-
-def _facts(launch: Any, target: str, least: dict[int, int], grown: dict[tuple[Any, str], int]) -> dict[str, Any]:
+def _facts(launch: Any, target: str, rows: set[str]) -> dict[str, Any]:
     """What a launch compiles to, and which of its arrays hold ``rows``."""
     from archc.cli._bench.static import compiled
 
     facts = compiled.compiled(launch, target)
-    rows = arrays_of_rows(launch, least, grown)
-    return {**{name: getattr(facts, name) for name in compiled.Facts.__slots__}, "rows": rows}
+    return {**{name: getattr(facts, name) for name in compiled.Facts.__slots__}, "rows": sorted(rows)}
 
 
 # --- tracing -------------------------------------------------------------------------------------
