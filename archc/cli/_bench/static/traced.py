@@ -4,25 +4,26 @@
 honoured: what a kernel skips does not count.
 
 Of a launch of many programs, sampled tracing runs a few. Programs are taken in windows, neighbours along the first axis
-of the grid with all of its other axes: where the first four windows, two from the middle and the last each add as many
-bytes to every array, all do. Windows grow until that is so (programs that share what they read alternate), or else all
-programs run.
-What a launch then leaves in memory is not what it would.
+of the grid with all of its other axes: where windows two to four, two from the middle and the last two each add as many
+bytes to every array, all do. The last may add more or fewer, where programs differ by a tile: then the first that does
+is sought, halving. Windows grow until that is so (programs that share what they read alternate), or else all programs
+run. What a launch then leaves in memory is not what it would.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+import triton.language as tl
 from torch.utils import _python_dispatch
 from torch.utils._pytree import tree_leaves
 from triton.runtime import interpreter
@@ -168,22 +169,39 @@ class _Launches(_python_dispatch.TorchDispatchMode):
     def _from_windows(self, launch: _Programs, width: int) -> tuple[dict[str, int], dict[str, int]] | None:
         """Bytes of a whole launch as told by windows of so many programs; None where these do not agree."""
         count = launch.grid[0] // width
-        if launch.grid[0] % width or count < 8:
+        if launch.grid[0] % width or count < 10:
             return None
         self.memories = launch.memories()
-        seen = []
-        for at in (0, 1, 2, 3, count // 2, count // 2 + 1, count - 1):
-            launch.run(range(at * width, (at + 1) * width))
-            seen.append(self._totals())
-        self.memories = None
-        totals = []
-        for kind in (0, 1):
-            first, last = seen[0][kind], seen[-1][kind]
-            steps = [{n: y[kind].get(n, 0) - x[kind].get(n, 0) for n in last} for x, y in pairwise(seen)]
-            if any(step != steps[0] for step in steps):
+        first, early, *more = (self._added(launch, width, at) for at in (0, 1, 2, 3))
+        before, late = (self._added(launch, width, at) for at in (count - 2, count - 1))
+        if more != [early, early] or before not in (early, late):
+            return None
+        changed = count
+        if early == late:
+            if any(self._added(launch, width, at) != early for at in (count // 2, count // 2 + 1)):
                 return None
-            totals.append({n: first.get(n, 0) + (count - 1) * steps[0][n] for n in last})
-        return totals[0], totals[1]
+        else:
+            known, changed = 3, count - 1 if before == early else count - 2
+            while changed - known > 1:
+                at = (known + changed) // 2
+                added = self._added(launch, width, at)
+                if added not in (early, late):
+                    return None
+                known, changed = (at, changed) if added == early else (known, at)
+        self.memories = None
+        few, many = count - changed, changed - 1
+        requested, distinct = (
+            {n: a[n] + many * b[n] + few * c[n] for n in {**a, **b, **c}}
+            for a, b, c in zip(first, early, late, strict=True)
+        )
+        return requested, distinct
+
+    def _added(self, launch: _Programs, width: int, at: int) -> tuple[Counter[str], Counter[str]]:
+        """What a window adds to the bytes by array."""
+        before = self._totals()
+        launch.run(range(at * width, (at + 1) * width))
+        requested, distinct = (Counter(now) - Counter(then) for now, then in zip(self._totals(), before, strict=True))
+        return requested, distinct
 
     def _totals(self) -> tuple[dict[str, int], dict[str, int]]:
         """Bytes requested, and distinct ones, by array so far."""
@@ -230,6 +248,8 @@ def tracing(*, sampled: bool = False) -> Iterator[list[Traced]]:
     with (
         patch.multiple(builder, **methods),
         patch.object(interpreter.GridExecutor, "__call__", called),
+        patch.object(tl.block_type, "__init__", _block_type),
+        patch.object(tl.tensor, "__init__", _tensor),
         launches,
     ):
         yield launches.made
@@ -240,6 +260,35 @@ def unseen() -> Iterator[None]:
     """Inside, kernels are launched and do nothing: what they would leave in memory tells nothing of bytes."""
     with patch.object(interpreter.GridExecutor, "__call__", lambda *_, **__: None):
         yield
+
+
+# --- types of Triton -----------------------------------------------------------------------------
+_shipped_block_type: Any = tl.block_type.__init__
+_shipped_tensor: Any = tl.tensor.__init__
+_TYPES: dict[Any, Any] = {}
+_SHAPES: dict[str, Any] = {}
+
+
+def _block_type(self: Any, element_ty: Any, shape: Any) -> None:
+    """``block_type.__init__``, which checks and names each shape of each dtype once: a third of all that runs."""
+    key = (element_ty.name, *(x.value if isinstance(x, tl.constexpr) else x for x in shape))
+    if key not in _TYPES:
+        _shipped_block_type(self, element_ty, shape)
+        _TYPES[key] = self.shape, self.numel, self.name
+    self.element_ty = element_ty
+    self.shape, self.numel, self.name = _TYPES[key]
+
+
+def _tensor(self: Any, handle: Any, type: Any) -> None:
+    """``tensor.__init__``, which takes the shape from its type once."""
+    found = _SHAPES.get(type.name) if type.is_block() else None
+    if found is None:
+        _shipped_tensor(self, handle, type)
+        if type.is_block():
+            _SHAPES[type.name] = self.shape, self.numel
+    else:
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = found
 
 
 def _bytes(x: torch.Tensor) -> int:
