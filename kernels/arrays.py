@@ -94,12 +94,14 @@ class Layout:
         made = [first.new_empty((*lead, *a.own), dtype=a.dtype(dtype)) for a in self.gives]
         return made + [first.new_empty((tokens, *a.dims), dtype=a.dtype(dtype)) for a in self.saved]
 
-    def gradients(self, read: Tensors, dtype: torch.dtype) -> list[Tensor]:
-        """New tensors for the gradients of what learns, of what their kernel takes: zeros in float32 for sums."""
+    def gradients(self, read: Tensors, dtype: torch.dtype, sums: torch.dtype | None = None) -> list[Tensor]:
+        """New tensors for the gradients of what learns, of what their kernel takes: zeros for sums, in the dtypes of
+        their parameters or in ``sums``.
+        """
         last = read[-1]
         lead = last.shape[: self.lead]
         return [
-            last.new_zeros(a.own, dtype=torch.float32)
+            last.new_zeros(a.own, dtype=sums or a.dtype(dtype))
             if a.once
             else last.new_empty((*lead, *a.own), dtype=a.dtype(dtype))
             for a in (self.takes[i] for i in self.learned)

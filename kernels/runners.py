@@ -94,7 +94,7 @@ class Native(Runner):
 
     def backward(self, read: Tensors) -> list[Tensor]:
         layout = self.layout
-        made = layout.gradients(read, self.dtype)
+        made = layout.gradients(read, self.dtype, torch.float32)
         read = _spread(layout.read, [x.contiguous() for x in read])
         self._backward(*[x.data_ptr() for x in read], *[x.data_ptr() for x in made], layout.tokens_back(read))
         return _settled(layout, made, self.dtype)
