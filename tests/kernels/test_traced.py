@@ -64,6 +64,7 @@ def test_tensor_operations_count_what_they_read_and_write(interpreted: Worker) -
     [
         ("norm", (64 * 16, 96)),
         ("norm", (70, 96)),  # a last program of few rows
+        ("norm", (64 * 16 + 3, 96)),
         ("rotation", (64, 48)),  # programs of one token read the same angles
         ("rotation", (64, 5)),  # rows of a program belong to several tokens
         ("uneven", (64,)),
