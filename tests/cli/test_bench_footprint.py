@@ -18,6 +18,13 @@ from archc.importers import load
 SPECS = sorted(p.stem for p in (Path(__file__).parents[2] / "specs").glob("*.arch"))
 MOST = 1.05
 
+MORE = {
+    # Three norms of four streams: each of 132 programs leaves its share of twelve rows of float32, which are added up
+    ("norm_scale_einsum_root_add", "backward"): 1.06,
+    # What a token's scores want goes from one launch to the next, float32: 8 bytes a score of 4 bytes a channel
+    ("scores_project_softmax", "backward"): 1.06,
+}
+
 
 @cache
 def calls(spec: str) -> dict[tuple[Any, ...], Subject]:
@@ -60,4 +67,5 @@ def test_functions_of_the_library_move_what_they_must(spec: str, tmp_path: Path)
     found = [s for of, s in calls(spec).items() if of not in known and "sinkhorn" not in s.op]
     if not found:
         pytest.skip("specs before it have all of its functions")
-    assert [of for of in shares(spec, found, TOKENS, tmp_path) if of[-1] > MOST] == []
+    moved = shares(spec, found, TOKENS, tmp_path)
+    assert [of for of in moved if of[-1] > MORE.get((of[0], of[2]), MOST)] == []
