@@ -38,6 +38,9 @@ ROWS = 8
 NEIGHBOURS = 8
 """Channels that a thread has of a row: their sum needs no other thread."""
 
+OWN_ROUNDS = "OWN_ROUNDS"
+"""In texts, until it is known: numbers that rounds of a repeat keep for the tiles of a program."""
+
 TAKEN = ("program", "tile", "again", "start", "state", "rounds", "unprojected")
 
 
@@ -87,6 +90,8 @@ class Tokens(Stateful):
         self.moved |= {to(n): numbers(kernel, v) for n, v in self.given.items()} | ({"state": 1} if self.fields else {})
         self.levels = Levels()
         self.reduced = [v for v in self.every if isinstance(v.rule, RowSum | RowMax)]
+        self.apart: set[str] = set()
+        """Arrays that the function of numbers alone reads and writes."""
         self.rounds = 0
         """Numbers of a tile of tokens that rounds of a repeat keep in memory."""
         self._write()
@@ -167,15 +172,23 @@ class Tokens(Stateful):
             self.line("first = program.to(tl.int64) * TILE")
             self._tile()
         tiles, self.body.written[before:] = self.body.written[before:], []
-        if self.rounds:
-            self.line(f"rounds += program * {self.rounds}")
-        for share in self.shares:
-            self.line(f"{share.array} += program.to(tl.int64) * {share.size}")
+        self._own("program", [name for name, _ in self._of_programs() if name not in self.apart])
+        self.functions = [text.replace(OWN_ROUNDS, str(self.rounds)) for text in self.functions]
         if self.whole:
             self._registers()
         self.body.written += tiles
         if self.whole:
             self._shares_of_registers()
+
+    def _of_programs(self) -> list[tuple[str, int | str]]:
+        """Arrays of which each program has a part, and its size."""
+        return [("rounds", OWN_ROUNDS)] * bool(self.rounds) + [(share.array, share.size) for share in self.shares]
+
+    def _own(self, program: str, names: Sequence[str]) -> None:
+        """Moves arrays to the part of a program."""
+        for name, size in self._of_programs():
+            if name in names:
+                self.line(f"{name} += {program}.to(tl.int64) * {size}")
 
     def _tile(self) -> None:
         self.line("inside = first + t < T")
@@ -226,6 +239,11 @@ class Tokens(Stateful):
                 totals.append(self._accumulated(v))
             for name, v in rows:
                 self.store(name, v)
+            if added and not self.whole:
+                self.line(
+                    "# Sums over tokens have a channel in each thread: accesses of four would take registers to turn"
+                )
+                self.line("one_by_one = tl.max_contiguous(start + tl.arange(0, CHUNK), 1)")
             for share in added:
                 self._add(share, self.shared[share.name])
         if not self.whole:
@@ -323,8 +341,17 @@ class Tokens(Stateful):
         self.rounds, self.fields = inner.rounds, inner.fields
         name, text = f"{self.kernel.name}_numbers", inner.body.text()
         names = [*self.taken, *map(to, self.given), "state", "rounds", *(s.array for s in self.shares)]
-        names += ["again", "first", "T"]
+        names += ["first", "T"]
         used = [n for n in names if re.search(rf"\b{n}\b", text)]
+        # Here, and not where tiles begin: addresses would take registers all along
+        before = Lines(depth=1)
+        mine = copy(inner)
+        mine.body = before
+        mine._own("tl.program_id(0)", used)  # noqa: SLF001
+        self.apart |= {name for name, _ in self._of_programs() if name in used}
+        if re.search(r"\bagain\b", text):
+            before.line("again = first >= tl.num_programs(0) * TILE")
+        text = f"{before.text()}\n{text}" if before.written else text
         head = "\n".join(wrapped(f"def {name}(", [*used, "TILE: tl.constexpr"], "):"))
         what = '"""Numbers of a tile of tokens before a pass over the row, which finds them in state."""'
         self.functions.append(f"@jit(noinline=True)\n{head}\n    {what}\n{text}\n")
@@ -355,7 +382,7 @@ class Tokens(Stateful):
                 self.line(f"{self._register(share, i, count(v))} += {text}")
                 continue
             step = self.kernel.width if v.row else 1
-            at = share.array + (f" + {i * step}" if i else "") + (" + d" if v.row else "")
+            at = share.array + (f" + {i * step}" if i else "") + (" + one_by_one" if v.row else "")
             mask = f"mask=d < {self.kernel.width}" if v.row and self.masked else ""
             before = f"tl.where(again, tl.load({', '.join((at, *([mask] if mask else [])))}), 0.0)"
             self.line(f"tl.store({', '.join((at, f'{before} + tl.sum({text}, 0)', *([mask] if mask else [])))})")

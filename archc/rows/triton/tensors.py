@@ -34,7 +34,7 @@ from archc.rows.rules import (
 )
 from archc.rows.triton.elements import Tile, count
 from archc.rows.triton.lines import wrapped
-from archc.rows.triton.parts import parts
+from archc.rows.triton.parts import equal, parts
 from archc.rows.value import Row, Streams, order
 
 TENSOR = "tensor"
@@ -99,19 +99,22 @@ class Tensors(Tile):
         return super().made(value) if found is None else found
 
     def _columns(self, value: Row) -> list[Element]:
-        """Each stream of a tensor as numbers [TILE]."""
-        name = self.tensor(value)
+        """Each stream of a tensor as numbers [TILE]; equal ones once, and none of what is known."""
         if not value.streams:
-            return [Element(name)]
-        dims = padded(value.streams)
+            return [Element(self.tensor(value))]
+        (like,) = equal([value])
+        known = {e: e for e in like if e.number is not None}
+        if all(e in known for e in like):
+            return like
+        name, dims = self.tensor(value), padded(value.streams)
         flat = name
         if len(dims) > 1:
             flat = self.body.assign(f"tl.reshape({name}, (TILE, {math.prod(dims)}))", f"{name}_flat")
-        made = []
-        for place in places(value.streams):
-            at = sum(i * math.prod(dims[k + 1 :]) for k, i in enumerate(place))
-            made.append(Element(self.body.assign(f"column({flat}, {at})", "_".join((name, *map(str, place))))))
-        return made
+        for e, place in zip(like, places(value.streams), strict=True):
+            if e not in known:
+                at = sum(i * math.prod(dims[k + 1 :]) for k, i in enumerate(place))
+                known[e] = Element(self.body.assign(f"column({flat}, {at})", "_".join((name, *map(str, place)))))
+        return [known[e] for e in like]
 
     def _stacked(self, value: Row) -> str:
         """A tensor of numbers [TILE]."""
