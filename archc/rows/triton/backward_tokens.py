@@ -188,7 +188,9 @@ class Tokens(Stateful):
         """Moves arrays to the part of a program."""
         for name, size in self._of_programs():
             if name in names:
-                self.line(f"{name} += {program}.to(tl.int64) * {size}")
+                # Where numbers are apart nothing is known yet of rounds that come later
+                known = self.rounds if program == "program" and name == "rounds" else size
+                self.line(f"{name} += {program}.to(tl.int64) * {known}")
 
     def _tile(self) -> None:
         self.line("inside = first + t < T")
@@ -240,9 +242,7 @@ class Tokens(Stateful):
             for name, v in rows:
                 self.store(name, v)
             if added and not self.whole:
-                self.line(
-                    "# Sums over tokens have a channel in each thread: accesses of four would take registers to turn"
-                )
+                self.line("# A channel in each thread, as sums over tokens come: wider accesses would take registers")
                 self.line("one_by_one = tl.max_contiguous(start + tl.arange(0, CHUNK), 1)")
             for share in added:
                 self._add(share, self.shared[share.name])

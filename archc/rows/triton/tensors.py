@@ -67,16 +67,22 @@ class Tensors(Tile):
         if value.row or not value.token or isinstance(rule, Input | Const | RowSum | RowMax | Project):
             return False
         streamed = [a for a in value.args if a.streams]
-        if isinstance(rule, Pointwise | Add | Product) and streamed and all(map(self._of_rows, streamed)):
+        if self._of_rows(value) or (
+            isinstance(rule, Pointwise | Add | Product) and streamed and all(map(self._of_rows, streamed))
+        ):
             return False
         if isinstance(rule, Take) and not value.streams and isinstance(value.args[0].rule, Input):
             return False
         return bool(value.streams or streamed)
 
     def _of_rows(self, value: Row) -> bool:
-        """Whether a value is a sum of each stream's row, or made of such one by one: what rows are then scaled by."""
+        """Whether a value is a sum of each stream's row, one number for all streams, or made of such one by one: what
+        rows are then scaled by.
+        """
         if isinstance(value.rule, RowSum | RowMax):
             return len(value.streams) == 1
+        if isinstance(value.rule, Matrix):
+            return not value.args[0].streams
         streamed = [a for a in value.args if a.streams]
         same = isinstance(value.rule, Pointwise | Add | Product) and all(a.streams == value.streams for a in streamed)
         return same and bool(streamed) and all(map(self._of_rows, streamed))
@@ -155,7 +161,7 @@ class Tensors(Tile):
             return self.read(rule, value)
         if isinstance(rule, Take) and isinstance(value.args[0].rule, Input | Param):
             return self._taken(rule, value)
-        if self.get(value) is not None or not self.dense(value):
+        if not isinstance(rule, Matrix) and (self.get(value) is not None or not self.dense(value)):
             return self._stacked(value)
         return self.formula(value)
 
