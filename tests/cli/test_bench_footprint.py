@@ -44,7 +44,7 @@ def shares(
         for s, at_each in zip(found, traced, strict=True)
         for n in tokens
         for way, made in at_each[str(n)].items()
-        if made
+        if made and all(0 not in operand.shapes[n] for operand in s.operands)
     ]
 
 

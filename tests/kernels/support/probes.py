@@ -245,3 +245,19 @@ def uneven(programs: int) -> Tensor:
     out = torch.empty(programs * 4)
     _uneven_kernel[(programs,)](out, HALF=programs // 2)
     return out
+
+
+@jit
+def _ends_kernel(out, EVERY: tl.constexpr):
+    program = tl.program_id(0)
+    if program % EVERY == EVERY - 1:
+        tl.store(out + program * 4, 1.0)
+    else:
+        tl.store(out + program * 4 + tl.arange(0, 4), tl.zeros((4,), tl.float32))
+
+
+def ends(programs: int) -> Tensor:
+    """Programs that store four numbers, but for each eleventh, the end of a row, which stores one."""
+    out = torch.empty(programs * 4)
+    _ends_kernel[(programs,)](out, EVERY=11)
+    return out

@@ -35,6 +35,10 @@ def uneven(programs: int, sampled: bool) -> list[Traced]:
     return _traced(lambda: probes.uneven(programs), sampled=sampled)
 
 
+def ends(programs: int, sampled: bool) -> list[Traced]:
+    return _traced(lambda: probes.ends(programs), sampled=sampled)
+
+
 def norm_backward(rows: int, width: int, dtype: torch.dtype = torch.float32, processors: int = 2) -> list[Traced]:
     x, weight = (torch.ones(*dims, width, dtype=dtype, requires_grad=True) for dims in ((rows,), ()))
     upstream = torch.ones(rows, width, dtype=dtype)

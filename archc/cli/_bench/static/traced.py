@@ -5,9 +5,9 @@ honoured: what a kernel skips does not count.
 
 Of a launch of many programs, sampled tracing runs a few. Programs are taken in windows, neighbours along the first axis
 of the grid with all of its other axes: where windows two to four, two from the middle and the last two each add as many
-bytes to every array, all do. The last may add more or fewer, where programs differ by a tile: then the first that does
-is sought, halving. Windows grow until that is so (programs that share what they read alternate), or else all programs
-run. What a launch then leaves in memory is not what it would.
+bytes to every array, all do. The last two may add more or fewer than the first, where programs differ by a tile: then
+the first that does is sought, halving. Windows grow until that is so (programs that share what they read alternate), or
+else all programs run. What a launch then leaves in memory is not what it would.
 """
 
 from __future__ import annotations
@@ -174,14 +174,14 @@ class _Launches(_python_dispatch.TorchDispatchMode):
         self.memories = launch.memories()
         first, early, *more = (self._added(launch, width, at) for at in (0, 1, 2, 3))
         before, late = (self._added(launch, width, at) for at in (count - 2, count - 1))
-        if more != [early, early] or before not in (early, late):
+        if more != [early, early] or before != late:  # one alone that differs may be one of many, in every row its last
             return None
         changed = count
         if early == late:
             if any(self._added(launch, width, at) != early for at in (count // 2, count // 2 + 1)):
                 return None
         else:
-            known, changed = 3, count - 1 if before == early else count - 2
+            known, changed = 3, count - 2
             while changed - known > 1:
                 at = (known + changed) // 2
                 added = self._added(launch, width, at)
