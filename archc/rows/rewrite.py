@@ -174,7 +174,7 @@ class Matrix(Rule):
 
 
 def collected(values: Sequence[Row]) -> list[Row]:
-    """With sums of mixes of one row by different numbers written as one mix."""
+    """With sums of mixes of one row by different numbers written as one mix, or as one scale where none mixes."""
 
     def change(old: Row, new: Row) -> Row:
         if not isinstance(new.rule, Add) or not new.row:
@@ -200,6 +200,9 @@ def collected(values: Sequence[Row]) -> list[Row]:
         if all(len(some) == 1 for _, some in mixes.values()):
             return new
         for x, some in mixes.values():
+            if new.streams and all(second == out and set(first) <= set(out) for _, first, second, out in some):
+                rest += _scaled(x, [(numbers, first, out) for numbers, first, _, out in some])
+                continue
             sizes = (*x.streams, *new.streams)
             matrix: Row | float = 0.0
             name = called(x)
@@ -222,6 +225,21 @@ def collected(values: Sequence[Row]) -> list[Row]:
         return total
 
     return rebuilt(values, change)
+
+
+def _scaled(x: Row, some: Sequence[tuple[Row, str, str]]) -> list[Row]:
+    """The sum of a row's streams, each times numbers of its own: their matrix would be zero but for the diagonal."""
+    parts: dict[str, Row] = {}
+    for numbers, first, out in some:
+        letters = "".join("abcd"[out.index(c)] for c in first)
+        parts[letters] = add(parts[letters], numbers) if letters in parts else numbers
+    own = "abcd"[: len(x.streams)]
+    made = [product(f"{letters},{own}->{own}", numbers, x) for letters, numbers in parts.items()]
+    name = called(x)
+    if name and len(made) == 1:
+        x.program.hinted(f"scaled_{name}", made[0])
+        x.program.hinted(f"scale_of_{name}", *parts.values())
+    return made
 
 
 def _mix(term: Row, streams: Streams) -> tuple[Row, Row, str, str, str] | None:

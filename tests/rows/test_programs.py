@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from archc.rows.interpret import run
 from archc.rows.kernel import Kernel, optimised, trained
-from archc.rows.rewrite import Levels
-from archc.rows.value import Row
+from archc.rows.rewrite import Levels, Matrix
+from archc.rows.rules import Input, Param, Product, RowSum, Rsqrt, add, mul, product
+from archc.rows.value import Program, Row, order
 from tests.rows.boundary import boundary, reference
 
 
@@ -59,6 +60,27 @@ def test_forward_and_gradients(n: int, width: int, tokens: int, rounds: int) -> 
             np.testing.assert_allclose(
                 got.reshape(grad.shape), grad.numpy(), rtol=1e-7, atol=1e-8 * float(grad.abs().max())
             )
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_scales_stay_scales(together: bool) -> None:
+    """The gradient of normed streams multiplies each by numbers of its own; no matrix mixes them.
+
+    Streams are normed each, or with one sum of squares for all of them (a head of 512 channels in rows of 64).
+    """
+    p = Program()
+    x = p.make(Input(name="x", streams=(8,), row=True, format="act"))
+    weight = p.make(Param(name="weight", streams=(8,), row=True, format="act"))
+    letter = "" if together else "k"
+    squares = p.make(RowSum(), product(f"k,k->{letter}", x, x))
+    factor = p.make(Rsqrt(), add(mul(squares, 1 / 512), 1e-6))
+    y = product("k,k->k", product(f"{letter},k->k", factor, x), weight)
+    kernel = Kernel("norm", 64, {"x": x, "weight": weight}, {"y": y}, {"y": "act"})
+    _, backward = trained(kernel, ["x", "weight"])
+    products = [v for v in order(backward.gives.values()) if isinstance(v.rule, Product) and v.row]
+    assert products
+    assert all(set(a.streams) <= {8} and len(a.streams) <= 1 for v in products for a in v.args)
+    assert not any(isinstance(v.rule, Matrix) for v in order(backward.gives.values()))
 
 
 @pytest.mark.parametrize("n", [1, 4])
