@@ -177,26 +177,29 @@ def add_projection(total, x, weight, inside, exact: tl.constexpr):
     return total
 
 
-def shares_of(total: Tensor, many: int) -> Tensor:
-    """Where so many programs leave their shares of a sum, float32 [many, ...]; a single one leaves the sum itself."""
-    return total if many == 1 else torch.empty((many, *total.shape), dtype=torch.float32, device=total.device)
+def shares_of(total: Tensor, many: int, *, single: bool = True) -> Tensor:
+    """Where so many programs leave their shares of a sum, float32 [many, ...]; one program leaves the sum itself, if it
+    stores it a ``single`` time.
+    """
+    if many == 1 and single:
+        return total
+    return torch.empty((many, *total.shape), dtype=torch.float32, device=total.device)
 
 
 @jit
 def add_up(shares, many, size, out, block, BLOCK: tl.constexpr):
-    """out [size] in blocks: the sum of shares [many, size]. A single one is ``out``, where nothing is left to do.
+    """out [size] in blocks: the sum of shares [many, size].
 
     Sixteen are read at a time, and added up in an order that depends on how many there are alone.
     """
-    if many > 1:
-        i = block * BLOCK + tl.arange(0, BLOCK)
-        some = tl.arange(0, 16)
-        total = tl.zeros((16, BLOCK), tl.float32)
-        for first in range(0, many, 16):
-            number = first + some
-            inside = (number < many)[:, None] & (i < size)[None, :]
-            total += tl.load(shares + number.to(tl.int64)[:, None] * size + i[None, :], mask=inside, other=0.0)
-        tl.store(out + i, tl.sum(total, 0).to(out.dtype.element_ty), mask=i < size)
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    some = tl.arange(0, 16)
+    total = tl.zeros((16, BLOCK), tl.float32)
+    for first in range(0, many, 16):
+        number = first + some
+        inside = (number < many)[:, None] & (i < size)[None, :]
+        total += tl.load(shares + number.to(tl.int64)[:, None] * size + i[None, :], mask=inside, other=0.0)
+    tl.store(out + i, tl.sum(total, 0).to(out.dtype.element_ty), mask=i < size)
 
 
 @jit

@@ -93,7 +93,8 @@ def _launcher(
         lines += [f"        {line}" for line in params.ranges()]
     for many, some in sets:
         for share in some:
-            write(f"        {share.array} = shares_of({share.name}, {many})")
+            single = f", single=T <= {tokens.tile}" if tokens.adding and many == "programs" else ""
+            write(f"        {share.array} = shares_of({share.name}, {many}{single})")
     write(f"        with on_device({counted}):")
     lines += wrapped(f"{tokens.name}[(programs,)](", [*tokens.arguments, "T", *tokens.options()], ")", depth=3)
     if params:
@@ -102,7 +103,8 @@ def _launcher(
     if sets:
         counts = [sum(map(blocks, some)) for _, some in sets]
         grid = f"{counts[0]},"
-        write(f"            if {' or '.join(f'{many} > 1' for many, _ in sets)}:")
+        several = [f"T > {tokens.tile}" if tokens.adding and many == "programs" else f"{many} > 1" for many, _ in sets]
+        write(f"            if {' or '.join(several)}:")
         if len(sets) > 1:
             write(f"                blocks = {sum(counts)} if {sets[1][0]} > 1 else {counts[0]}")
             grid = "blocks,"

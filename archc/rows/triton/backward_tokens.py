@@ -32,6 +32,11 @@ processor to itself: half as many shares are written and read as of two programs
 FEW_TOKENS = 64
 """Tokens up to which one program sums, or two where it holds no sums: a launch, and shares, count beside few rows."""
 
+MANY_SHARES = 0.35
+"""Numbers of sums over tokens for each number of a token from which on shares of all processors would be a twentieth of
+the bytes of 4096 tokens.
+"""
+
 ROWS = 8
 """Rows of a token in registers up to which sixteen warps have enough of them."""
 
@@ -114,15 +119,25 @@ class Tokens(Stateful):
     def _worked_with(self) -> list[str]:
         return [*(name for name, _ in self.memory()), *(s.array for s in self.shares)]
 
+    @property
+    def adding(self) -> bool:
+        """Whether a single program has several tiles, and adds them up in memory: that must be float32."""
+        return not self.whole and 2 * self.tile < FEW_TOKENS and self._many_shares()
+
+    def _many_shares(self) -> bool:
+        return sum(s.size for s in self.shares) > MANY_SHARES * sum(self.moved.values())
+
     def programs(self) -> str:
         """How many programs there are of T tokens."""
         if not self.persistent:
             return f"-(-T // {self.tile})"
         most = "processors(device)" if self.resident == 1 else f"{self.resident} * processors(device)"
+        if self.adding:
+            return f"1 if T <= {FEW_TOKENS} else min(-(-T // {self.least}), 3 * processors(device) // 4)"
         many = f"min(-(-T // {self.least}), {most})"
         if self.whole:
             few = f"1 if T <= {FEW_TOKENS} else " if self.least < FEW_TOKENS else ""
-        else:  # what lies in memory is added to, so it must be float32 as soon as a program has two tiles
+        else:  # of two tiles a program would add to what is no float32
             few = f"1 if T <= {self.tile} else 2 if T <= {FEW_TOKENS} else " if 2 * self.tile < FEW_TOKENS else ""
         return few + many
 

@@ -53,6 +53,16 @@ def add_norm(width: int) -> Kernel:
     return Kernel("add_norm", width, leaves(x, y, weight), {"total": total, "h": h}, {"total": "act", "h": "act"})
 
 
+def twice_normed(width: int) -> Kernel:
+    """Two norms of one row: two parameters for few rows."""
+    p = Program()
+    x = p.make(Input(name="x", row=True, format="act"))
+    one, other = (p.make(Param(name=n, row=True, format="act")) for n in ("one_weight", "other_weight"))
+    unit = p.named("unit", mul(x, inverse_rms(x, width)))
+    made = mul(mul(unit, one), mul(unit, other))
+    return Kernel("twice_normed", width, leaves(x, one, other), {"h": made}, {"h": "act"})
+
+
 def rounded_boundary(n: int, width: int, rounds: int = 3) -> Kernel:
     """The boundary of mHC, its streams as memory holds them."""
     kernel = boundary(n, width, rounds)

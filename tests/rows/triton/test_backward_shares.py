@@ -11,7 +11,7 @@ from archc.rows.kernel import Kernel, trained
 from archc.rows.traffic import bound
 from archc.rows.triton import print_backward
 from tests.rows.boundary import boundary
-from tests.rows.triton.kernels import add_norm, biased, projected, turned
+from tests.rows.triton.kernels import add_norm, biased, projected, turned, twice_normed
 from tests.rows.triton.printed import arrays, call, drawn
 from tests.rows.triton.test_backward import check, gradients
 from tests.rows.triton.traced import traced
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NORM, TURN = add_norm(64), turned(48, 32, "interleaved", "last")
 WIDE = add_norm(8192)
 """Too wide to be held, in tiles of 8 tokens: programs add to what lies in memory."""
+MANY = twice_normed(8192)
 ROUTER, LOGITS = projected(20, 64), biased(24, 48)
 """Of a product 16 numbers and 16 channels are made in a program."""
 
@@ -36,6 +37,20 @@ def test_rows_in_registers(interpreted: Worker, kernel: Kernel, tokens: int, act
 @pytest.mark.parametrize("tokens", [8, 9, 65])
 def test_rows_in_memory(interpreted: Worker, tokens: int) -> None:
     check(gradients(interpreted, WIDE, tokens, torch.bfloat16, processors=9))
+
+
+@pytest.mark.parametrize("tokens", [8, 9, 65])
+def test_many_parameters_in_memory(interpreted: Worker, tokens: int) -> None:
+    check(gradients(interpreted, MANY, tokens, torch.bfloat16, processors=9))
+
+
+def test_many_parameters_have_few_shares(interpreted: Worker) -> None:
+    """Of two thirds as many sums as numbers of a token: one program for 64 tokens, which adds up in float32."""
+    found = moved(interpreted, MANY, 16, processors=132)
+    must = bound(trained(MANY, list(MANY.takes)).settled, 16)
+    shares = 4 * 2 * 2 * 8192  # of two sums, written and read
+    assert len(found) == 2
+    assert sum(found) == must + shares
 
 
 @pytest.mark.parametrize("act", [torch.float32, torch.bfloat16])
