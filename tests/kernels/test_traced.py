@@ -69,6 +69,7 @@ def test_tensor_operations_count_what_they_read_and_write(interpreted: Worker) -
         ("rotation", (64, 5)),  # rows of a program belong to several tokens
         ("uneven", (64,)),
         ("ends", (88,)),  # the last program differs, and so do others
+        ("ends", (132,)),
     ],
 )
 def test_a_few_programs_tell_of_all(interpreted: Worker, case: str, sizes: tuple[int, ...]) -> None:

@@ -36,8 +36,8 @@ MADE_BY_NAME = frozenset(
 )
 """Operations of PyTorch that look or allocate only, and do not say so in their signature."""
 
-WINDOWS = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Programs of a window, tried in turn."""
+WINDOWS = range(1, 17)
+"""Programs of a window, tried in turn where a launch is so many of them: rows have any number of tiles."""
 
 
 @dataclass(slots=True)
