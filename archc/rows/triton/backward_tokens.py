@@ -197,7 +197,8 @@ class Tokens(Stateful):
 
     def _of_programs(self) -> list[tuple[str, int | str]]:
         """Arrays of which each program has a part, and its size."""
-        return [("rounds", OWN_ROUNDS)] * bool(self.rounds) + [(share.array, share.size) for share in self.shares]
+        rounds = [("rounds", OWN_ROUNDS)] if self.rounds else []
+        return [*rounds, *((share.array, share.size) for share in self.shares)]
 
     def _own(self, program: str, names: Sequence[str]) -> None:
         """Moves arrays to the part of a program."""

@@ -72,15 +72,15 @@ class Passes(Forward):
             steps, large = (1, 1) if masked else (width // few, width // many)
             most = _programs(plain.kernel, plain.reduced)
             rows = [plain.levels.of(v) for v in plain.kernel.gives.values() if v.row]
-            # A share that is read again is to be in cache; tiles that are read once are programs enough
-            share = split(large, min(max(1, width // SHARE), most(MANY))) if any(rows) else 1
+            # A share that is read again is to be in cache; where no rows are made, small tiles are programs enough
+            share = split(large, min(max(1, width // SHARE), most(MANY))) if rows else 1
             # Rows written beside products, and loads two steps ahead, take more registers than there are
             ahead = 2 if rows and not any(rows) else 3
             self.sizes: dict[int | None, Sizes] = {
                 1: Sizes(16, few, split(steps, most(1)), 4, 3),
                 ONE: Sizes(16, few, split(steps, most(ONE)), 4, 3),
                 FEW: Sizes(16, few, split(steps, min(max(1, steps // 4), most(FEW))), 4, ahead),
-                None: Sizes(64, many, share, 8, 2) if share > 1 or any(rows) else Sizes(32, many, 1, 4, 2),
+                None: Sizes(64, many, share, 8, 2) if rows else Sizes(32, many, 1, 4, 2),
             }
             if self.sizes[1] == self.sizes[ONE]:
                 del self.sizes[1]
