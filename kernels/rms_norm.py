@@ -323,7 +323,8 @@ def rms_norm_backward(
         # numbers. The share of a single one is the sum. Of a wide row it adds to memory, so it has a single row
         if width <= WIDEST_WHOLE_BACKWARD:
             kernel, block = _backward_kernel, tile(width, 8192)
-            programs = 1 if rows <= FEW else min(-(-rows // (2 * block["BLOCK_ROWS"])), processors(x.device))
+            least = 32 if rows <= 4 * FEW else 2 * block["BLOCK_ROWS"]
+            programs = 1 if rows <= FEW else min(-(-rows // least), processors(x.device))
         else:
             kernel, block = _wide_backward_kernel, WIDE_TILE
             programs = min(rows, 2 if rows <= FEW else processors(x.device))
