@@ -40,6 +40,9 @@ the bytes of 4096 tokens.
 ROWS = 8
 """Rows of a token in registers up to which sixteen warps have enough of them."""
 
+THREAD = 352
+"""Numbers of rows that come and go that a thread has room for: not all of them are in registers at once."""
+
 NEIGHBOURS = 8
 """Channels that a thread has of a row: their sum needs no other thread."""
 
@@ -78,13 +81,20 @@ class Tokens(Stateful):
             alone = self.persistent and held <= ROWS * width
             self.tile = max(1, (MANY if alone else FEW) // width) if rows else 128
             self.warps = min(16, max(4, self.tile * width // 512)) if rows else 4
+            least = 2 * self.tile
+            while held * self.tile > THREAD * 32 * self.warps and (self.warps < 8 or self.tile > 1):
+                if self.warps < 8:
+                    self.warps *= 2
+                else:
+                    self.tile //= 2
         else:
             widest = 64 if self.products else 256
             self.chunk = min(widest, divisor) if divisor >= 16 else min(widest, width)
             self.tile, self.warps = max(16 if self.products else 1, 2048 // self.chunk), 8
+            least = self.tile
         self.resident = 2 if self.whole and self.warps < 16 else 1
         """Programs of a processor."""
-        self.least = self.tile * (2 if self.whole else 1)
+        self.least = least
         """Tokens of a program at least, so that its share is little beside them."""
         taken = (*TAKEN, *(s.array for s in self.shares))
         super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=taken)
