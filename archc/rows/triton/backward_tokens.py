@@ -88,7 +88,7 @@ class Tokens(Stateful):
                 else:
                     self.tile //= 2
         else:
-            widest = 64 if self.products else 256
+            widest = 64 if self.products else 256 if 8 * held <= THREAD * width else 128
             self.chunk = min(widest, divisor) if divisor >= 16 else min(widest, width)
             self.tile, self.warps = max(16 if self.products else 1, 2048 // self.chunk), 8
             least = self.tile
