@@ -22,6 +22,8 @@ MORE = {
     # What a token's scores want goes from one launch to the next, float32: 8 bytes a score of 4 bytes a channel
     ("scores_project_softmax", "backward"): 1.06,
     ("scores_project_sigmoid_add", "backward"): 1.09,
+    # The streams are projected, as in the boundary: what the projection wants must be known before a second pass
+    ("final_mix_collapse_norm", "backward"): 1.6,
 }
 
 
