@@ -180,7 +180,8 @@ class Tokens(Stateful):
     # --- the tile ----------------------------------------------------------------------------------
     def _write(self) -> None:
         self.line("program = tl.program_id(0)")
-        self.line("t = tl.arange(0, TILE)")
+        if self.whole or not self.persistent:
+            self.line("t = tl.arange(0, TILE)")
         if self._rows() and self.whole:
             self.line("d = tl.arange(0, CHUNK)")
         before = len(self.body.written)
@@ -189,6 +190,8 @@ class Tokens(Stateful):
                 self.line("first = tl.cast(tile, tl.int64) * TILE")
                 if not self.whole:
                     self.line("again = first >= tl.num_programs(0) * TILE")
+                    self.line("# Of each tile anew, which is never below 0: offsets held over all tiles take registers")
+                    self.line("t = tl.arange(0, TILE) + tl.minimum(tile, 0)")
                 self._tile()
                 if not self.whole:
                     self.line("# The next tile adds to the shares that this one wrote")
