@@ -200,7 +200,7 @@ class Tokens(Stateful):
             self.line("first = program.to(tl.int64) * TILE")
             self._tile()
         tiles, self.body.written[before:] = self.body.written[before:], []
-        self._own("program", [name for name, _ in self._of_programs() if name not in self.apart])
+        self.own("program", [name for name, _ in self._of_programs() if name not in self.apart])
         self.functions = [text.replace(OWN_ROUNDS, str(self.rounds)) for text in self.functions]
         if self.whole:
             self._registers()
@@ -213,7 +213,7 @@ class Tokens(Stateful):
         rounds = [("rounds", OWN_ROUNDS)] if self.rounds else []
         return [*rounds, *((share.array, share.size) for share in self.shares)]
 
-    def _own(self, program: str, names: Sequence[str]) -> None:
+    def own(self, program: str, names: Sequence[str]) -> None:
         """Moves arrays to the part of a program."""
         for name, size in self._of_programs():
             if name in names:
@@ -376,7 +376,7 @@ class Tokens(Stateful):
         before = Lines(depth=1)
         mine = copy(inner)
         mine.body = before
-        mine._own("tl.program_id(0)", used)  # noqa: SLF001
+        mine.own("tl.program_id(0)", used)
         self.apart |= {name for name, _ in self._of_programs() if name in used}
         if re.search(r"\bagain\b", text):
             before.line("again = first >= tl.num_programs(0) * TILE")
