@@ -203,6 +203,33 @@ def add_up(shares, many, size, out, block, BLOCK: tl.constexpr):
 
 
 @jit
+def ticket(counters):
+    """The number of a program, in the order in which programs of a launch begin: those before it have begun."""
+    return tl.atomic_add(counters, 1, sem="relaxed")
+
+
+@jit
+def arrive(counters):
+    """Says that all that the program has written is in memory."""
+    tl.debug_barrier()
+    tl.atomic_add(counters + 1, 1, sem="release")
+
+
+@jit
+def wait_for(counters, many, waiting):
+    """Waits until so ``many`` programs have arrived. The last of those that are ``waiting`` sets the counters back.
+
+    Who waits must have a later ticket than all it waits for, which wait for nobody: those run, or have run, and end.
+    """
+    while tl.atomic_add(counters + 1, 0, sem="acquire") < many:
+        pass
+    if tl.atomic_add(counters + 2, 1, sem="acq_rel") == waiting - 1:
+        for i in tl.static_range(3):  # pyright: ignore[reportGeneralTypeIssues]
+            tl.store(counters + i, 0)
+    tl.debug_barrier()
+
+
+@jit
 def stable_softplus(x):
     """log(1 + e^x), small values to their last places: the logarithm is given back what 1 + e^-|x| lost of e^-|x|."""
     small = tl.exp(-tl.abs(x))
@@ -230,8 +257,8 @@ def stable_tanh(x):
 def arrivals(x: Tensor, tiles: int) -> Tensor:
     """Counters of programs that have finished their share of a tile, int32 [tiles or more], on the device of x.
 
-    They are zero between launches: the last program of a tile sets its counter back. Launches of one stream share
-    them.
+    They are zero between launches: the last program of a tile sets its counter back, as does the last that waits
+    (`wait_for`). Launches of one stream share them.
     """
     stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
     return _arrivals(x.device, stream, max(4096, next_power_of_2(tiles)))

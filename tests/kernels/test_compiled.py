@@ -17,6 +17,7 @@ from archc.cli._bench.rows import narrowest
 from kernels.rms_norm import rms_norm_backward, rms_norm_forward
 from kernels.rotate import rotate_channels
 from kernels.swiglu import swiglu_backward, swiglu_forward
+from tests.kernels.support import probes
 
 if TYPE_CHECKING:
     from archc.cli._bench.static.compiled import Facts
@@ -144,6 +145,12 @@ def test_accesses_belong_to_arrays() -> None:
     narrow = {name: set(widths) for name, widths in found.arrays.items() if set(widths) != {128}}
     assert set(found.arrays) == {"grad", "x", "weight", "rstd", "dx", "partial"} and narrow == {"rstd": {64}}
     assert sum(widths.total() for widths in found.arrays.values()) == found.loads.total() + found.stores.total()
+
+
+def test_accesses_of_functions_belong_to_arrays_of_the_kernel() -> None:
+    """Under the names that the kernel has for them; accesses to counters are no line of the file."""
+    (launch,) = tools.launches(probes.waiting, 64, 32)
+    assert set(tools.compiled(launch, "sm_90").arrays) == {"state", "x", "out", "?"}
 
 
 def test_launches_are_those_of_the_operator() -> None:

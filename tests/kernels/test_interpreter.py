@@ -185,3 +185,8 @@ def test_the_last_of_several_programs_sees_what_the_others_stored(interpreted: W
     out, arrived = interpreted(probes.last_arriver, torch.arange(128.0).reshape(8, 16))
     assert out.item() == 128 * 127 / 2
     assert arrived.item() == 0
+
+
+def test_programs_wait_for_those_before_them(interpreted: Worker) -> None:
+    out, counters = interpreted(probes.waiting, 8, 5)
+    assert out.tolist() == [4 * sum(range(8)) + 8.0] * 5 and counters.tolist() == [0, 0, 0]

@@ -59,6 +59,18 @@ def test_tensor_operations_count_what_they_read_and_write(interpreted: Worker) -
     assert {launch.backend for launch in made} == {"torch"}
 
 
+def test_programs_that_wait_and_those_waited_for(interpreted: Worker) -> None:
+    """64 programs leave 4 numbers each, 32 wait, and read all of these, and 8 of their own: told by a few of both."""
+    (few,), (whole,) = (interpreted(traced.waiting, 64, 32, sampled) for sampled in (True, False))
+    told = {"out": 32 * 4, "state": 64 * 4 * 4, "x": 32 * 8 * 4}
+    asked = told | {"state": 64 * 4 * 4 * (1 + 32)}
+    for launch in (few, whole):
+        counters = launch.distinct.pop("counters"), launch.requested.pop("counters")
+        assert by_name(launch, "distinct") == told and by_name(launch, "requested") == asked
+    # A ticket and an arrival, or the two of a wait, are read and written; who waits last writes three zeros
+    assert counters == (3 * 4, (64 * 2 + 32 * 3) * 8 + 3 * 4)
+
+
 @pytest.mark.parametrize(
     ("case", "sizes"),
     [

@@ -9,7 +9,8 @@ params  products of numbers and rows over all tokens (gradients of what `Project
 sums    adds up the shares of programs
 
 A kernel whose gives all have tokens is the first launch alone; without `Outer` there is no second. Where there is one
-program its share is the sum, which it stores where the gradient goes, and none is launched to add up.
+program its share is the sum, which it stores where the gradient goes, and none is launched to add up. Where the first
+sums nothing over tokens, it and the second are one launch (`backward_both`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from archc.rows.kernel import Kernel, bare
 from archc.rows.rewrite import rebuilt
 from archc.rows.rules import Input, Outer, Param, TokenSum
 from archc.rows.triton.backward_arrays import Share
+from archc.rows.triton.backward_both import Both, one_kernel
 from archc.rows.triton.backward_params import BLOCK, Params, blocks, print_sums
 from archc.rows.triton.backward_tokens import Tokens
 from archc.rows.triton.launch import described, numbers, returned
@@ -42,7 +44,8 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     strange = [n for n, v in kernel.gives.items() if not v.token and n not in shared and n not in products]
     if strange:
         raise NoTriton(f"{kernel.name} gives {', '.join(strange)} without tokens that are no sums over them")
-    params = Params(kernel, products) if products else None
+    alone = bool(products) and one_kernel(kernel)
+    params = Params(kernel, products, part=alone) if products else None
     state = params.state if params else []
     known = {v.id for v in kernel.takes.values()}
     leaves = {n: [a for a in order([v]) if isinstance(a.rule, Input | Param)] for n, v in (made or {}).items()}
@@ -50,25 +53,31 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     again = {kernel.takes[n].id: made[n] for n in can} if made else {}
     values = rebuilt([*kernel.gives.values(), *state], lambda old, new: again.get(old.id, new))
     remade = kernel._replace(gives=dict(zip(kernel.gives, values, strict=False)))
-    tokens = Tokens(remade, {n: remade.gives[n] for n in shared}, values[len(kernel.gives) :])
-    parts = [tokens.text()]
+    tokens = Tokens(remade, {n: remade.gives[n] for n in shared}, values[len(kernel.gives) :], part=alone)
+    both = Both(kernel, products, tokens, params) if params and alone else None
     sets = [("programs", tokens.shares)] if shared else []
     if params:
-        parts.append(params.text())
         sets.append(("ranges", params.shares))
+    parts = [both.text()] if both else [tokens.text(), *([params.text()] if params else [])]
     if sets:
         parts.append(print_sums(kernel.name, sets))
-    parts.append(_launcher(kernel, tokens, params, sets))
+    parts.append(_launcher(kernel, tokens, params, both, sets))
     needs = {"torch", "Tensor", "jit", "tl", "on_device", "FUSED_MULTIPLY_ADD"}
     if sets:
         needs |= {"add_up", "processors", "shares_of"}
+    if both and both.waits:
+        needs.add("arrivals")
     functions = dict.fromkeys((*tokens.functions, *(params.functions if params else ())))
     text = "\n\n".join((*functions, *parts))
     return Printed(text, f"launch_{kernel.name}", frozenset(needs) | called(text))
 
 
 def _launcher(
-    kernel: Kernel, tokens: Tokens, params: Params | None, sets: Sequence[tuple[str, Sequence[Share]]]
+    kernel: Kernel,
+    tokens: Tokens,
+    params: Params | None,
+    both: Both | None,
+    sets: Sequence[tuple[str, Sequence[Share]]],
 ) -> str:
     """The function that allocates what is given, and launches."""
     counted = next(n for n, v in kernel.takes.items() if isinstance(v.rule, Input) and v.rule.shared == 1)
@@ -95,9 +104,14 @@ def _launcher(
         for share in some:
             single = f", single=T <= {tokens.tile}" if tokens.adding and many == "programs" else ""
             write(f"        {share.array} = shares_of({share.name}, {many}{single})")
+    if both and both.waits:
+        write(f"        counters = arrivals({counted}, 3)")
     write(f"        with on_device({counted}):")
-    lines += wrapped(f"{tokens.name}[(programs,)](", [*tokens.arguments, "T", *tokens.options()], ")", depth=3)
-    if params:
+    if both:
+        lines += both.call("programs")
+    else:
+        lines += wrapped(f"{tokens.name}[(programs,)](", [*tokens.arguments, "T", *tokens.options()], ")", depth=3)
+    if params and not both:
         call = [*params.arguments, "T", "per", *params.options()]
         lines += wrapped(f"{params.name}[({params.grid()})](", call, ")", depth=3)
     if sets:

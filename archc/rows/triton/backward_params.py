@@ -28,7 +28,7 @@ def outer(numbers, x, total, EXACT: tl.constexpr):
     return tl.dot(numbers_high, x_high, tl.dot(numbers_low, x_high, total))
 '''
 
-TAKEN = ("start", "state", "field", "per", "outer")
+TAKEN = ("start", "state", "field", "per", "outer", "chunk", "range_", "group")
 
 ENOUGH = 88
 """Programs that keep a GPU at work, two for three processors of an H100: with a range each of all tokens, they leave no
@@ -38,10 +38,12 @@ shares.
 
 class Params(Tile):
     """Writes the kernel of products ``outers``: a program has a few channels and a range of tokens, and where one
-    product is of many numbers and a row that is read, some of the numbers.
+    product is of many numbers and a row that is read, some of the numbers. ``part``: it is no kernel, but a function
+    that one calls for its program, which is some ``chunk``, ``range_`` and ``group``.
     """
 
-    def __init__(self, kernel: Kernel, outers: Mapping[str, Row]) -> None:
+    def __init__(self, kernel: Kernel, outers: Mapping[str, Row], *, part: bool = False) -> None:
+        self.part = part
         rows = [v.args[1] for v in outers.values()]
         self.sizes = {n: max(16, power_of_two(count(v.args[0]))) for n, v in outers.items()}
         """Numbers of a program, by product."""
@@ -53,10 +55,11 @@ class Params(Tile):
         self.groups = max(-(-count(v.args[0]) // self.sizes[n]) for n, v in outers.items())
         """Programs that share the numbers of a product."""
         self.tile, self.warps = 32, 8 if max(self.sizes.values()) > 16 and self.chunk >= 64 else 4
+        self.stages = 3
         self.shares: list[Share] = shares(kernel, outers)
         taken = (*TAKEN, *(s.array for s in self.shares))
         super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=taken)
-        self.name = f"_{kernel.name}_params"
+        self.name = f"{'' if part else '_'}{kernel.name}_params"
         self.outers = outers
         self.chunks = -(-kernel.width // self.chunk)
         self.state = [v for v in dict.fromkeys((*self._given(), *_numbers(rows))) if not in_memory(v)]
@@ -82,6 +85,13 @@ class Params(Tile):
         """Its programs, of ``ranges`` of tokens."""
         return f"{self.chunks}, ranges" + (f", {self.groups}" if self.groups > 1 else "")
 
+    def places(self) -> dict[str, str]:
+        """What of all a program has, and of its number where it is a part of a kernel."""
+        own = {"chunk": f"program % {self.chunks}", "range_": f"program // {self.chunks}"}
+        if self.groups > 1:
+            own |= {"range_": f"program // {self.chunks} % ranges", "group": f"program // {self.chunks} // ranges"}
+        return own
+
     def ranges(self) -> list[str]:
         """How many ranges there are of T tokens, and of how many tokens each is."""
         programs = self.chunks * self.groups
@@ -92,19 +102,23 @@ class Params(Tile):
             "ranges = -(-T // per)",
         ]
 
+    def sizes_of_tile(self) -> list[str]:
+        """Constants of the kernel."""
+        return [f"TILE={self.tile}", f"CHUNK={self.chunk}"]
+
     def options(self) -> list[str]:
         """Constants of a launch."""
         return [
-            f"TILE={self.tile}",
-            f"CHUNK={self.chunk}",
+            *self.sizes_of_tile(),
             f"num_warps={self.warps}",
-            "num_stages=3",
+            f"num_stages={self.stages}",
             "**FUSED_MULTIPLY_ADD",
         ]
 
     def text(self) -> str:
         """The kernel."""
-        args = [f"{n}_all" if n in self.moved or n == "state" else n for n in self.arguments]
+        args = [*self.places()] if self.part else []
+        args += [f"{n}_all" if n in self.moved or n == "state" else n for n in self.arguments]
         head = "\n".join(
             wrapped(f"def {self.name}(", [*args, "T", "per", "TILE: tl.constexpr", "CHUNK: tl.constexpr"], "):")
         )
@@ -117,19 +131,22 @@ class Params(Tile):
         return f"{next(n for n in self.taken if self.kernel.format(n) == 'act')}.dtype.element_ty"
 
     def _write(self) -> None:
+        chunk, range_, group = ("chunk", "range_", "group") if self.part else (f"tl.program_id({i})" for i in range(3))
         self.line("t = tl.arange(0, TILE)")
-        self.line("d = tl.program_id(0) * CHUNK + tl.arange(0, CHUNK)")
-        self.line("begin = tl.program_id(1) * per")
+        self.line(f"d = {chunk} * CHUNK + tl.arange(0, CHUNK)")
+        self.line(f"begin = {range_} * per")
         totals: dict[str, list[str]] = {}
         for size in dict.fromkeys(self.sizes.values()):
-            own = f"tl.program_id(2) * {size} + " if self.groups > 1 else ""
+            own = f"{group} * {size} + " if self.groups > 1 else ""
             self.line(f"field_{size} = {own}tl.arange(0, {size})")
         for name, v in self.outers.items():
             totals[name] = ["_".join((name, *map(str, p))) for p in places(v.args[1].streams)]
             for n in totals[name]:
                 self.body.taken.add(n)
                 self.line(f"{n} = tl.zeros(({self.sizes[name]}, CHUNK), tl.float32)")
-        with self.block("for start in range(begin, tl.minimum(begin + per, T), TILE):"):
+        steps = "begin, tl.minimum(begin + per, T), TILE"
+        loop = f"tl.range({steps}, num_stages={self.stages})" if self.part else f"range({steps})"
+        with self.block(f"for start in {loop}:"):
             self.line("first = tl.cast(start, tl.int64)")
             self.line("inside = first + t < T")
             for name, each in self.moved.items():
@@ -146,7 +163,7 @@ class Params(Tile):
             for name, v in self.outers.items():
                 self._product(name, v, totals[name])
         for share in self.shares:
-            self.line(f"{share.array} += tl.program_id(1).to(tl.int64) * {share.size}")
+            self.line(f"{share.array} += {range_}.to(tl.int64) * {share.size}")
         for share in self.shares:
             v, field = self.outers[share.name], f"field_{self.sizes[share.name]}"
             m, n = count(v.args[0]), count(v.args[1])

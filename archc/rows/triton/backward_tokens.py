@@ -53,9 +53,12 @@ TAKEN = ("program", "tile", "again", "start", "state", "rounds", "unprojected")
 
 
 class Tokens(Stateful):
-    """Writes the kernel. ``state`` are numbers that the kernel of products reads: they are left in memory."""
+    """Writes the kernel. ``state`` are numbers that the kernel of products reads: they are left in memory. ``part``: it
+    is no kernel, but a function that one calls for its ``program``.
+    """
 
-    def __init__(self, kernel: Kernel, shared: Mapping[str, Row], state: Sequence[Row]) -> None:
+    def __init__(self, kernel: Kernel, shared: Mapping[str, Row], state: Sequence[Row], *, part: bool = False) -> None:
+        self.part = part
         self.given = {n: v for n, v in kernel.gives.items() if v.token}
         self.shared = {n: v.args[0] for n, v in shared.items()}
         self.every = order([*self.given.values(), *self.shared.values(), *state])
@@ -98,7 +101,7 @@ class Tokens(Stateful):
         """Tokens of a program at least, so that its share is little beside them."""
         taken = (*TAKEN, *(s.array for s in self.shares))
         super().__init__(kernel, masked=kernel.width % self.chunk != 0, taken=taken)
-        self.name = f"_{kernel.name}_tokens"
+        self.name = f"{'' if part else '_'}{kernel.name}_tokens"
         used = {v.rule.name for v in self.every if isinstance(v.rule, Input | Param)}
         self.taken = [n for n in kernel.takes if n in used]
         self.moved = moved(kernel, self.taken)
@@ -151,10 +154,13 @@ class Tokens(Stateful):
             few = f"1 if T <= {self.tile} else 2 if T <= {FEW_TOKENS} else " if 2 * self.tile < FEW_TOKENS else ""
         return few + many
 
+    def sizes_of_tile(self) -> list[str]:
+        """Constants of the kernel."""
+        return [f"TILE={self.tile}", *([f"CHUNK={self.chunk}"] if self._rows() else [])]
+
     def options(self) -> list[str]:
         """Constants of a launch."""
-        sizes = [f"TILE={self.tile}", *([f"CHUNK={self.chunk}"] if self._rows() else [])]
-        return [*sizes, f"num_warps={self.warps}", "num_stages=1", "**FUSED_MULTIPLY_ADD"]
+        return [*self.sizes_of_tile(), f"num_warps={self.warps}", "num_stages=1", "**FUSED_MULTIPLY_ADD"]
 
     def _rows(self) -> bool:
         return any(v.row for v in self.every)
@@ -167,7 +173,8 @@ class Tokens(Stateful):
     def text(self) -> str:
         """The kernel."""
         names = [*self.taken, *map(to, self.given), *self._worked_with()]
-        args = [f"{n}_all" if self.persistent and n in self.moved else n for n in names]
+        args = ["program"] if self.part else []
+        args += [f"{n}_all" if self.persistent and n in self.moved else n for n in names]
         args += ["T", "TILE: tl.constexpr", *(["CHUNK: tl.constexpr"] if self._rows() else [])]
         head = "\n".join(wrapped(f"def {self.name}(", args, "):"))
         what = f"{', '.join(self.given)} of a tile of tokens" if self.given else "A tile of tokens"
@@ -179,7 +186,8 @@ class Tokens(Stateful):
 
     # --- the tile ----------------------------------------------------------------------------------
     def _write(self) -> None:
-        self.line("program = tl.program_id(0)")
+        if not self.part:
+            self.line("program = tl.program_id(0)")
         if self.whole or not self.persistent:
             self.line("t = tl.arange(0, TILE)")
         if self._rows() and self.whole:

@@ -9,6 +9,7 @@ FUNCTIONS = frozenset(
     (
         *("add_to_share", "add_to_shares", "load_numbers", "store_numbers"),
         *("column", "columns", "stacked", "taken"),
+        *("arrive", "ticket", "wait_for"),
         *("stable_root_softplus", "stable_softplus", "stable_tanh"),
     )
 )

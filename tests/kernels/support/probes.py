@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from kernels.library import jit
+from kernels.library import arrive, jit, ticket, wait_for
 
 TRITON = {
     torch.float32: tl.float32,
@@ -261,3 +261,36 @@ def ends(programs: int) -> Tensor:
     out = torch.empty(programs * 4)
     _ends_kernel[(programs,)](out, EVERY=11)
     return out
+
+
+@jit
+def _store_four(program, numbers):
+    tl.store(numbers + program * 4 + tl.arange(0, 4), tl.zeros((4,), tl.float32) + program)
+
+
+@jit
+def _add_up_all(program, ones, numbers, total, N: tl.constexpr):
+    own = tl.sum(tl.load(ones + program * 8 + tl.arange(0, 8)), 0)
+    tl.store(total + program, own + tl.sum(tl.load(numbers + tl.arange(0, N)), 0))
+
+
+@jit
+def _waiting_kernel(x, state, out, counters, earlier, N: tl.constexpr):
+    program = ticket(counters)
+    if program < earlier:
+        _store_four(program, state)
+        arrive(counters)
+    else:
+        wait_for(counters, earlier, tl.num_programs(0) - earlier)
+        program -= earlier
+        _add_up_all(program, x, state, out, N)
+
+
+def waiting(earlier: int, later: int) -> tuple[Tensor, Tensor]:
+    """Programs that leave four numbers each, and as many as wait for them and add up all, and eight ones: the sums, and
+    the counters.
+    """
+    x, state, out = torch.ones(later * 8), torch.empty(earlier * 4), torch.empty(later)
+    counters = torch.zeros(3, dtype=torch.int32)
+    _waiting_kernel[(earlier + later,)](x, state, out, counters, earlier, N=earlier * 4)
+    return out, counters

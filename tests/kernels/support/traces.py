@@ -39,6 +39,10 @@ def ends(programs: int, sampled: bool) -> list[Traced]:
     return _traced(lambda: probes.ends(programs), sampled=sampled)
 
 
+def waiting(earlier: int, later: int, sampled: bool) -> list[Traced]:
+    return [x for x in _traced(lambda: probes.waiting(earlier, later), sampled=sampled) if x.backend == "triton"]
+
+
 def norm_backward(rows: int, width: int, dtype: torch.dtype = torch.float32, processors: int = 2) -> list[Traced]:
     x, weight = (torch.ones(*dims, width, dtype=dtype, requires_grad=True) for dims in ((rows,), ()))
     upstream = torch.ones(rows, width, dtype=dtype)

@@ -87,9 +87,23 @@ def test_one_range_has_no_shares(interpreted: Worker) -> None:
     """Programs enough for a GPU, of some channels and experts each: they leave nothing to add up."""
     tokens = 300
     found = moved(interpreted, ROUTER, tokens, processors=9)
-    assert len(found) == 2
-    # Between the launches 20 numbers of each token are left in memory
-    assert sum(found) == bound(trained(ROUTER, ["x", "weight"]).settled, tokens) + 2 * 4 * 20 * tokens
+    # One launch: 20 numbers of each token are left in memory, and three counters
+    assert found == [bound(trained(ROUTER, ["x", "weight"]).settled, tokens) + 4 * 20 * tokens + 3 * 4]
+
+
+def test_who_waits_leaves_the_counters_zero(interpreted: Worker) -> None:
+    """One launch after the other, of few and of many programs that wait."""
+    assert interpreted(counters_after, ROUTER, [300, 5, 600], 100) == [0]
+
+
+def counters_after(kernel: Kernel, tokens: list[int], processors: int) -> list[int]:
+    """The numbers that there are in the counters of launches, in the end."""
+    from kernels.library import arrivals
+
+    backward = trained(kernel, list(kernel.takes)).settled
+    for n in tokens:
+        call(print_backward(backward), *drawn(backward, n, torch.bfloat16).values(), processors=processors)
+    return arrivals(torch.zeros(1), 3).unique().tolist()
 
 
 def test_shares_are_few_beside_many_tokens(interpreted: Worker) -> None:

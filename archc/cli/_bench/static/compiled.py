@@ -53,6 +53,8 @@ _PTX = re.compile(
 _CALLS = ("tl.load", "tl.store", "tl.atomic", "load_numbers", "store_numbers", "add_to_shares")
 """What a kernel accesses memory by, the address first."""
 
+_PLACES = (("line", "column"), ("from", "at"))
+
 _FACTS: dict[tuple[Any, ...], Facts] = {}
 
 
@@ -180,10 +182,15 @@ def _arrays(kernel: Any, ptx: str) -> dict[str, Counter[int]]:
             inside = match["inside"] == "begin"
             continue
         if match["line"]:
-            if match["called"] == "1" and not inside:
-                at = int(match["from"]), int(match["at"])
-            elif match["file"] == "1" and not inside:
-                at = int(match["line"]), int(match["column"])
+            own, caller = ((int(match[line]), int(match[at] or 0)) if match[line] else (0, 0) for line, at in _PLACES)
+            if inside:
+                continue
+            if match["file"] == "1" and own in accesses:  # also in a function of the file that a kernel calls
+                at = own
+            elif match["called"] == "1":
+                at = caller
+            elif match["file"] == "1":
+                at = own
             continue
         bits = 8 * int(match["bytes"], 0) if match["bytes"] else int(match["many"] or 1) * int(match["bits"])
         name = accesses.get(at) or next((array for (line, _), array in accesses.items() if line == at[0]), "?")
@@ -193,23 +200,42 @@ def _arrays(kernel: Any, ptx: str) -> dict[str, Counter[int]]:
 
 @lru_cache
 def _accesses(path: str) -> dict[tuple[int, int], str]:
-    """The array of each load and store in a file by line and column (from 1) of the call."""
-    found = {}
-    for function in ast.walk(ast.parse(Path(path).read_text())):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        arguments = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
-        made = {
+    """The array of each load and store in a file by line and column (from 1) of the call.
+
+    Arrays of a function that another calls for itself, as a statement, have the names that they have there.
+    """
+    functions = {f.name: f for f in ast.walk(ast.parse(Path(path).read_text())) if isinstance(f, ast.FunctionDef)}
+    arguments = {n: [a.arg for a in (*f.args.args, *f.args.kwonlyargs)] for n, f in functions.items()}
+    made = {
+        name: {
             target.id: node.value
             for node in ast.walk(function)
             if isinstance(node, ast.Assign)
             for target in node.targets
             if isinstance(target, ast.Name)
         }
+        for name, function in functions.items()
+    }
+    callers: dict[str, tuple[str, list[ast.expr]]] = {}
+    for name, function in functions.items():
         for node in ast.walk(function):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(_CALLS):
-                found[node.lineno, node.col_offset + 1] = _pointer(node.args[0], arguments, made)
-    return found
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                callers[ast.unparse(node.value.func)] = name, node.value.args
+
+    def array(function: str, address: ast.expr) -> str:
+        name = _pointer(address, arguments[function], made[function])
+        if name not in arguments[function] or function not in callers:
+            return name
+        caller, passed = callers[function]
+        place = arguments[function].index(name)
+        return array(caller, passed[place]) if place < len(passed) else name
+
+    return {
+        (node.lineno, node.col_offset + 1): array(name, node.args[0])
+        for name, function in functions.items()
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(_CALLS)
+    }
 
 
 def _pointer(address: ast.expr, arguments: list[str], made: dict[str, ast.expr]) -> str:

@@ -8,6 +8,9 @@ of the grid with all of its other axes: where windows two to four, two from the 
 bytes to every array, all do. The last two may add more or fewer than the first, where programs differ by a tile: then
 the first that does is sought, halving. Windows grow until that is so (programs that share what they read alternate), or
 else all programs run. What a launch then leaves in memory is not what it would.
+
+Where programs of a launch wait for those that are ``earlier`` (an argument of the kernel), windows tell of each kind by
+itself: what both touch, counted twice then, is no more than there is. In windows nobody waits.
 """
 
 from __future__ import annotations
@@ -107,6 +110,20 @@ class _Programs:
         finally:
             scope.restore()
 
+    @contextmanager
+    def unwaiting(self) -> Iterator[None]:
+        """Inside, tickets of programs are their numbers, and none waits: those it would wait for may not run."""
+        names = self.function.__globals__
+        instead = {"ticket": lambda _: tl.program_id(0), "wait_for": lambda *_: None}
+        with patch.dict(names, {name: function for name, function in instead.items() if name in names}):
+            yield
+
+    @property
+    def parts(self) -> list[range]:
+        """Programs that differ in kind: those that others wait for, and others."""
+        earlier = self.bound.get("earlier", 0)
+        return [part for part in (range(earlier), range(earlier, self.grid[0])) if part]
+
     def run(self, first: Iterable[int]) -> None:
         """Runs the programs with such numbers along the first axis."""
         _, height, depth = *self.grid, *(1,) * (3 - len(self.grid))
@@ -156,38 +173,55 @@ class _Launches(_python_dispatch.TorchDispatchMode):
         entry = Traced(executor.fn.__name__, "triton", launch.grid)
         self.made.append(entry)
         with _python_dispatch._disable_current_modes(), launch.patched():
-            for window in WINDOWS if self.sampled else ():
-                found = self._from_windows(launch, window)
-                if found is not None:
-                    entry.requested, entry.distinct = found
-                    return
+            found = self._from_parts(launch) if self.sampled else None
+            if found is not None:
+                entry.requested, entry.distinct = found
+                return
             self.memories = launch.memories()
             launch.run(range(launch.grid[0]))
             entry.requested, entry.distinct = self._totals()
         self.memories = None
 
-    def _from_windows(self, launch: _Programs, width: int) -> tuple[dict[str, int], dict[str, int]] | None:
-        """Bytes of a whole launch as told by windows of so many programs; None where these do not agree."""
-        count = launch.grid[0] // width
-        if launch.grid[0] % width or count < 10:
+    def _from_parts(self, launch: _Programs) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Bytes of a whole launch as told by a few programs of each kind; None where they do not tell."""
+        requested, distinct = Counter[str](), Counter[str]()
+        with launch.unwaiting():
+            for part in launch.parts:
+                told = (self._from_windows(launch, part, window) for window in WINDOWS)
+                found = next((some for some in told if some is not None), None)
+                if found is None:
+                    return None
+                requested.update(found[0])
+                distinct.update(found[1])
+        sizes = {memory.name: memory.end - memory.start for memory in launch.memories()}
+        return dict(requested), {name: min(count, sizes[name]) for name, count in distinct.items()}
+
+    def _from_windows(self, launch: _Programs, part: range, width: int) -> tuple[dict[str, int], dict[str, int]] | None:
+        """Bytes of a part of a launch as told by windows of so many programs; None where these do not agree."""
+        count = len(part) // width
+        if len(part) % width or count < 10:
             return None
         self.memories = launch.memories()
-        first, early, *more = (self._added(launch, width, at) for at in (0, 1, 2, 3))
-        before, late = (self._added(launch, width, at) for at in (count - 2, count - 1))
+
+        def added(at: int) -> tuple[Counter[str], Counter[str]]:
+            return self._added(launch, part[at * width : (at + 1) * width])
+
+        first, early, *more = map(added, (0, 1, 2, 3))
+        before, late = map(added, (count - 2, count - 1))
         if more != [early, early] or before != late:  # one alone that differs may be one of many, in every row its last
             return None
         changed = count
         if early == late:
-            if any(self._added(launch, width, at) != early for at in (count // 2, count // 2 + 1)):
+            if any(added(at) != early for at in (count // 2, count // 2 + 1)):
                 return None
         else:
             known, changed = 3, count - 2
             while changed - known > 1:
                 at = (known + changed) // 2
-                added = self._added(launch, width, at)
-                if added not in (early, late):
+                found = added(at)
+                if found not in (early, late):
                     return None
-                known, changed = (at, changed) if added == early else (known, at)
+                known, changed = (at, changed) if found == early else (known, at)
         self.memories = None
         few, many = count - changed, changed - 1
         requested, distinct = (
@@ -196,10 +230,10 @@ class _Launches(_python_dispatch.TorchDispatchMode):
         )
         return requested, distinct
 
-    def _added(self, launch: _Programs, width: int, at: int) -> tuple[Counter[str], Counter[str]]:
+    def _added(self, launch: _Programs, window: range) -> tuple[Counter[str], Counter[str]]:
         """What a window adds to the bytes by array."""
         before = self._totals()
-        launch.run(range(at * width, (at + 1) * width))
+        launch.run(window)
         requested, distinct = (Counter(now) - Counter(then) for now, then in zip(self._totals(), before, strict=True))
         return requested, distinct
 
