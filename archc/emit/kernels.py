@@ -120,7 +120,7 @@ def triton(made: Kernels) -> list[Printed]:
     try:
         out.append(print_forward(made.training._replace(name=made.forward.name)))
         if made.backward is not None:
-            out.append(print_backward(Trained(made.training, made.backward).settled))
+            out.append(print_backward(Trained(made.training, made.backward).settled, made.training.gives))
     except NoTriton:
         pass
     return out

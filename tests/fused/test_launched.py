@@ -117,7 +117,7 @@ def test_what_has_no_triton_has_its_forward_alone(monkeypatch: pytest.MonkeyPatc
     assert [p.launcher for p in triton(made)] == ["launch_add_norm", "launch_add_norm_backward"]
 
     def raising(error: type[Exception]) -> None:
-        def none(kernel: Kernel) -> Printed:
+        def none(kernel: Kernel, *_: Any) -> Printed:
             raise error(kernel.name)
 
         monkeypatch.setattr("archc.emit.kernels.print_backward", none)

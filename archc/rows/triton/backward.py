@@ -10,7 +10,8 @@ sums    adds up the shares of programs
 
 A kernel whose gives all have tokens is the first launch alone; without `Outer` there is no second. Where there is one
 program its share is the sum, which it stores where the gradient goes, and none is launched to add up. Where the first
-sums nothing over tokens, it and the second are one launch (`backward_both`).
+sums nothing over tokens, it and the second are one launch (`backward_both`). Where products are of so few numbers that
+shares of them are little beside the rows of tokens, the first makes these, too.
 """
 
 from __future__ import annotations
@@ -18,23 +19,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from archc.rows.kernel import Kernel, bare
-from archc.rows.rewrite import rebuilt
-from archc.rows.rules import Input, Outer, Param, TokenSum
+from archc.rows.rewrite import Levels, rebuilt
+from archc.rows.rules import Input, Outer, Param, Round, TokenSum
 from archc.rows.triton.backward_arrays import Share
 from archc.rows.triton.backward_both import Both, one_kernel
 from archc.rows.triton.backward_params import BLOCK, Params, blocks, print_sums
-from archc.rows.triton.backward_tokens import Tokens
+from archc.rows.triton.backward_tokens import MANY_TOKENS, Tokens, tokens_of_a_share
 from archc.rows.triton.launch import described, numbers, returned
 from archc.rows.triton.lines import wrapped
 from archc.rows.triton.printed import NoTriton, Printed, called
 from archc.rows.value import Row, order
 
+PROGRAMS = 32
+"""Programs at least for 4,096 tokens that walk tokens and keep shares of products, too."""
 
-def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Printed:
+
+def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None, *, again: bool | None = None) -> Printed:
     """The kernels of the gradient that `trained` gives. Sums over tokens are summed in the same order for equal T.
 
-    ``made``: for takes by name, what they are of other takes, as forward made what was kept; the first kernel makes
-    these rows again instead of reading them, where it reads what they are made of anyway.
+    ``made``: for takes by name, what they are of other takes, as forward made what was kept. ``again``: the first
+    kernel makes these rows again instead of reading them, where it reads what they are made of anyway; unless told,
+    that is so where it makes the products, and so is the only one to need them.
 
     Raises `NoTriton` where a give without tokens is no sum over tokens (`TokenSum`, `Outer`).
     """
@@ -45,17 +50,24 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     if strange:
         raise NoTriton(f"{kernel.name} gives {', '.join(strange)} without tokens that are no sums over them")
     alone = bool(products) and one_kernel(kernel)
-    params = Params(kernel, products, part=alone) if products else None
+    walked = bool(products) and not alone and _few(kernel, {**shared, **products})
+    params = Params(kernel, products, part=alone) if products and not walked else None
     state = params.state if params else []
     known = {v.id for v in kernel.takes.values()}
-    leaves = {n: [a for a in order([v]) if isinstance(a.rule, Input | Param)] for n, v in (made or {}).items()}
+    rows = {n: v for n, v in (made or {}).items() if v.row and Levels().of(v) == 0}
+    leaves = {n: [a for a in order([v]) if isinstance(a.rule, Input | Param)] for n, v in rows.items()}
     can = [n for n, some in leaves.items() if n in kernel.takes and all(a.id in known for a in some)]
-    again = {kernel.takes[n].id: made[n] for n in can} if made else {}
-    values = rebuilt([*kernel.gives.values(), *state], lambda old, new: again.get(old.id, new))
+    for n in can:
+        if isinstance(rows[n].rule, Round):
+            rows[n].program.hinted(f"{n}_exact", rows[n].args[0])
+    instead = {kernel.takes[n].id: rows[n] for n in can} if (walked if again is None else again) else {}
+    values = rebuilt([*kernel.gives.values(), *state], lambda old, new: instead.get(old.id, new))
     remade = kernel._replace(gives=dict(zip(kernel.gives, values, strict=False)))
-    tokens = Tokens(remade, {n: remade.gives[n] for n in shared}, values[len(kernel.gives) :], part=alone)
+    sums = {n: remade.gives[n] for n in (*shared, *(products if walked else ()))}
+    tokens = Tokens(remade, sums, values[len(kernel.gives) :], part=alone)
     both = Both(kernel, products, tokens, params) if params and alone else None
-    sets = [("programs", tokens.shares)] if shared else []
+    own = sorted(tokens.shares, key=lambda share: kernel.format(share.name) == "fp32")
+    sets = [("programs", own)] if sums else []
     if params:
         sets.append(("ranges", params.shares))
     parts = [both.text()] if both else [tokens.text(), *([params.text()] if params else [])]
@@ -70,6 +82,11 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     functions = dict.fromkeys((*tokens.functions, *(params.functions if params else ())))
     text = "\n\n".join((*functions, *parts))
     return Printed(text, f"launch_{kernel.name}", frozenset(needs) | called(text))
+
+
+def _few(kernel: Kernel, sums: Mapping[str, Row]) -> bool:
+    """Whether programs that walk tokens are enough where they are so few that shares of all sums are, too."""
+    return tokens_of_a_share(kernel, sums.values()) * PROGRAMS <= MANY_TOKENS
 
 
 def _launcher(
@@ -102,7 +119,8 @@ def _launcher(
         lines += [f"        {line}" for line in params.ranges()]
     for many, some in sets:
         for share in some:
-            single = f", single=T <= {tokens.tile}" if tokens.adding and many == "programs" else ""
+            once = many == "programs" and tokens.adding and not _exact(kernel, share, sets)
+            single = f", single=T <= {tokens.tile}" if once else ""
             write(f"        {share.array} = shares_of({share.name}, {many}{single})")
     if both and both.waits:
         write(f"        counters = arrivals({counted}, 3)")
@@ -115,15 +133,29 @@ def _launcher(
         call = [*params.arguments, "T", "per", *params.options()]
         lines += wrapped(f"{params.name}[({params.grid()})](", call, ")", depth=3)
     if sets:
-        counts = [sum(map(blocks, some)) for _, some in sets]
-        grid = f"{counts[0]},"
-        several = [f"T > {tokens.tile}" if tokens.adding and many == "programs" else f"{many} > 1" for many, _ in sets]
-        write(f"            if {' or '.join(several)}:")
-        if len(sets) > 1:
-            write(f"                blocks = {sum(counts)} if {sets[1][0]} > 1 else {counts[0]}")
-            grid = "blocks,"
-        call = [n for many, some in sets for n in (*(s.array for s in some), many)]
-        call += [*(s.name for _, some in sets for s in some), f"BLOCK={BLOCK}", "num_warps=4", "**FUSED_MULTIPLY_ADD"]
-        lines += wrapped(f"_{kernel.name}_sums[({grid})](", call, ")", depth=4)
+        lines += _sums(kernel, tokens, sets)
     lines += returned(list(kernel.gives))
     return "\n".join(lines) + "\n"
+
+
+def _exact(kernel: Kernel, share: Share, sets: Sequence[tuple[str, Sequence[Share]]]) -> bool:
+    """Whether one program that adds several tiles up does so where the gradient goes, and nothing is left to do."""
+    return len(sets) == 1 and kernel.format(share.name) == "fp32"
+
+
+def _sums(kernel: Kernel, tokens: Tokens, sets: Sequence[tuple[str, Sequence[Share]]]) -> list[str]:
+    """Lines that launch what adds up shares, if there are any."""
+    counts, lines = [sum(map(blocks, some)) for _, some in sets], []
+    grid = f"{counts[0]},"
+    several = [f"{many} > 1" for many, _ in sets]
+    if tokens.adding and sets[0][0] == "programs":
+        rounded = sum(blocks(share) for share in sets[0][1] if not _exact(kernel, share, sets))
+        several[0] = f"T > {tokens.tile}" if rounded else several[0]
+        grid = f"{counts[0]} if programs > 1 else {rounded}," if 0 < rounded < counts[0] else grid
+    lines.append(f"            if {' or '.join(several)}:")
+    if len(sets) > 1:
+        lines.append(f"                blocks = {sum(counts)} if {sets[1][0]} > 1 else {counts[0]}")
+        grid = "blocks,"
+    call = [n for many, some in sets for n in (*(s.array for s in some), many)]
+    call += [*(s.name for _, some in sets for s in some), f"BLOCK={BLOCK}", "num_warps=4", "**FUSED_MULTIPLY_ADD"]
+    return lines + wrapped(f"_{kernel.name}_sums[({grid})](", call, ")", depth=4)

@@ -7,9 +7,33 @@ from textwrap import wrap
 from typing import NamedTuple
 
 from archc.rows.kernel import Kernel
-from archc.rows.rules import Const, Input, Unproject
+from archc.rows.rules import Const, Input, Round, Unproject
 from archc.rows.triton.launch import numbers
 from archc.rows.value import Row
+
+OUTER = '''\
+@jit
+def outer(numbers, x, total, EXACT: tl.constexpr):
+    """total [M, CHUNK] and numbers [M, TILE] times x [TILE, CHUNK], float32 in products of bfloat16 terms.
+
+    EXACT: x is bfloat16 as it is.
+    """
+    numbers_high, x_high = numbers.to(tl.bfloat16), x.to(tl.bfloat16)
+    numbers_low = (numbers - numbers_high.to(tl.float32)).to(tl.bfloat16)
+    if not EXACT:
+        x_low = (x - x_high.to(tl.float32)).to(tl.bfloat16)
+        total = tl.dot(numbers_high, x_low, total)
+    return tl.dot(numbers_high, x_high, tl.dot(numbers_low, x_high, total))
+'''
+
+
+ADD_OUTER = '''\
+@jit
+def add_outer(at, numbers, x, again, inside, EXACT: tl.constexpr):
+    """Adds numbers [M, TILE] times x [TILE, CHUNK]: to what lies in memory if ``again``, else to nothing."""
+    before = tl.where(again, tl.load(at, mask=inside, other=0.0), 0.0)
+    tl.store(at, outer(numbers, x, before, EXACT), mask=inside)
+'''
 
 
 class Share(NamedTuple):
@@ -49,6 +73,11 @@ def documented(text: str) -> list[str]:
 def in_memory(v: Row) -> bool:
     """Whether numbers of tokens lie in memory as they come, [T, fields]: none have to be left there."""
     return isinstance(v.rule, Input) and v.rule.shared == 1 and not v.row
+
+
+def is_act(x: Row) -> bool:
+    """Whether the numbers of a row are some of the format of activations."""
+    return isinstance(x.rule, Input | Round) and x.rule.format == "act"
 
 
 def loaded(v: Row, at: str, mask: str) -> str:

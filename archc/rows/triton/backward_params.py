@@ -6,27 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from archc.rows.elements import places
 from archc.rows.kernel import Kernel
-from archc.rows.rules import Const, Format, Input, Param, Round, Take
-from archc.rows.triton.backward_arrays import Matrix, Share, documented, in_memory, loaded, moved, shares
+from archc.rows.rules import Const, Format, Input, Param, Take
+from archc.rows.triton.backward_arrays import OUTER, Matrix, Share, documented, in_memory, is_act, loaded, moved, shares
 from archc.rows.triton.elements import Tile, count
 from archc.rows.triton.lines import wrapped
 from archc.rows.triton.tensors import power_of_two
 from archc.rows.value import Row, order
-
-OUTER = '''\
-@jit
-def outer(numbers, x, total, EXACT: tl.constexpr):
-    """total [M, CHUNK] and numbers [M, TILE] times x [TILE, CHUNK], float32 in products of bfloat16 terms.
-
-    EXACT: x is bfloat16 as it is.
-    """
-    numbers_high, x_high = numbers.to(tl.bfloat16), x.to(tl.bfloat16)
-    numbers_low = (numbers - numbers_high.to(tl.float32)).to(tl.bfloat16)
-    if not EXACT:
-        x_low = (x - x_high.to(tl.float32)).to(tl.bfloat16)
-        total = tl.dot(numbers_high, x_low, total)
-    return tl.dot(numbers_high, x_high, tl.dot(numbers_low, x_high, total))
-'''
 
 TAKEN = ("start", "state", "field", "per", "outer", "chunk", "range_", "group")
 
@@ -186,8 +171,7 @@ class Params(Tile):
         matrix = self.body.assign(load, self.hint(given))
         if OUTER not in self.functions:
             self.functions.append(OUTER)
-        rounded = isinstance(x.rule, Input | Round) and x.rule.format == "act"
-        exact = f"{self.dtype('act')} == tl.bfloat16" if rounded else "False"
+        exact = f"{self.dtype('act')} == tl.bfloat16" if is_act(x) else "False"
         for total, e in zip(totals, self.made(x), strict=True):
             self.line(f"{total} = outer({matrix}, {self.show(e)}, {total}, EXACT={exact})")
 

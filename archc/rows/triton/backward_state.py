@@ -38,7 +38,9 @@ class Stateful(Tensors):
     elsewhere: set[int]
     """Sums over the row that are in memory."""
     wholes: dict[int, tuple[str, str]]
-    """Numbers that products read: as one tensor [TILE, M], and the name of its fields [M]."""
+    """Numbers that products read: how they are loaded as one tensor [TILE, M], and the name of its fields [M]."""
+    loaded_wholes: dict[int, str]
+    """Names of those tensors in this pass over the row."""
 
     def place_in_state(self, v: Row) -> Matrix:
         """Where numbers are in memory."""
@@ -117,12 +119,16 @@ class Stateful(Tensors):
         mask = f"inside[:, None] & ({field} < {m})[None, :]"
         self.wholes[v.id] = f"tl.load({at}, mask={mask}, other=0.0)", field
 
+    def whole_of(self, v: Row) -> str:
+        """The tensor [TILE, M] of numbers, loaded for each chunk: held over the loop it takes a register in eight."""
+        if v.id not in self.loaded_wholes:
+            self.loaded_wholes[v.id] = self.bind(self.wholes[v.id][0], f"{self.hint(v)}_matrix").text
+        return self.loaded_wholes[v.id]
+
     def _unprojected(self, value: Row) -> list[Element]:
         given, weight = value.args
         assert isinstance(weight.rule, Param)
-        load, field = self.wholes[given.id]
-        # Loaded for each chunk: held over the loop it would take a register in eight
-        matrix = self.bind(load, f"{self.hint(given)}_matrix").text
+        matrix, field = self.whole_of(given), self.wholes[given.id][1]
         m, n, width = count(given), count(value), self.kernel.width
         if UNPROJECTED not in self.functions:
             self.functions.append(UNPROJECTED)

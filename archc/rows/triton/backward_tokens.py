@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
 
@@ -11,14 +12,23 @@ from archc.rows.elements import Element, places
 from archc.rows.kernel import Kernel
 from archc.rows.rewrite import Levels
 from archc.rows.rotate import Rotate
-from archc.rows.rules import Format, Input, Param, RepeatBack, RowMax, RowSum, Unproject
-from archc.rows.triton.backward_arrays import Matrix, Share, documented, in_memory, moved, numbers_of, shares
+from archc.rows.rules import Format, Input, Outer, Param, RepeatBack, RowMax, RowSum, Unproject
+from archc.rows.traffic import bound
+from archc.rows.triton.backward_arrays import (
+    Matrix,
+    Share,
+    documented,
+    in_memory,
+    moved,
+    numbers_of,
+    shares,
+)
 from archc.rows.triton.backward_rounds import remembered, rounds_back
-from archc.rows.triton.backward_state import Stateful
+from archc.rows.triton.backward_sums import Summing
 from archc.rows.triton.elements import count, to
 from archc.rows.triton.launch import numbers
 from archc.rows.triton.lines import Lines, wrapped
-from archc.rows.triton.parts import equal, parts
+from archc.rows.triton.parts import equal
 from archc.rows.triton.tensors import power_of_two
 from archc.rows.value import Row, order
 
@@ -32,10 +42,16 @@ processor to itself: half as many shares are written and read as of two programs
 FEW_TOKENS = 64
 """Tokens up to which one program sums, or two where it holds no sums: a launch, and shares, count beside few rows."""
 
+MANY_TOKENS = 4096
+"""Tokens for which shares are weighed against what must move."""
+
 MANY_SHARES = 0.35
 """Numbers of sums over tokens for each number of a token from which on shares of all processors would be a twentieth of
 the bytes of 4096 tokens.
 """
+
+SHARED = 1 / 32
+"""What shares of programs that keep products add at most to what must move."""
 
 ROWS = 8
 """Rows of a token in registers up to which sixteen warps have enough of them."""
@@ -49,29 +65,39 @@ NEIGHBOURS = 8
 OWN_ROUNDS = "OWN_ROUNDS"
 """In texts, until it is known: numbers that rounds of a repeat keep for the tiles of a program."""
 
-TAKEN = ("program", "tile", "again", "start", "state", "rounds", "unprojected")
+TAKEN = ("program", "tile", "again", "start", "state", "rounds", "unprojected", "outer", "add_outer")
 
 
-class Tokens(Stateful):
-    """Writes the kernel. ``state`` are numbers that the kernel of products reads: they are left in memory. ``part``: it
-    is no kernel, but a function that one calls for its ``program``.
+def tokens_of_a_share(kernel: Kernel, sums: Iterable[Row]) -> int:
+    """Tokens of a program, so that its share of sums, written and read, is little beside them."""
+    size = sum(numbers(kernel, v) for v in sums)
+    return math.ceil(2 * 4 * size / (SHARED * bound(kernel, MANY_TOKENS) / MANY_TOKENS))
+
+
+class Tokens(Summing):
+    """Writes the kernel. ``sums`` are those over tokens of which programs keep shares; ``state`` are numbers that the
+    kernel of products reads: they are left in memory. ``part``: it is no kernel, but a function that one calls for its
+    ``program``.
     """
 
-    def __init__(self, kernel: Kernel, shared: Mapping[str, Row], state: Sequence[Row], *, part: bool = False) -> None:
+    def __init__(self, kernel: Kernel, sums: Mapping[str, Row], state: Sequence[Row], *, part: bool = False) -> None:
         self.part = part
         self.given = {n: v for n, v in kernel.gives.items() if v.token}
-        self.shared = {n: v.args[0] for n, v in shared.items()}
-        self.every = order([*self.given.values(), *self.shared.values(), *state])
-        self.matrices, self.stored, self.elsewhere, self.wholes = {}, set(), set(), {}
+        self.outers = {n: v for n, v in sums.items() if isinstance(v.rule, Outer)}
+        """Products of numbers and rows, summed over tokens."""
+        self.shared = {n: v.args[0] for n, v in sums.items() if n not in self.outers}
+        factors = [a for v in self.outers.values() for a in v.args]
+        self.every = order([*self.given.values(), *self.shared.values(), *factors, *state])
+        self.matrices, self.stored, self.elsewhere, self.wholes, self.loaded_wholes = {}, set(), set(), {}, {}
         fields = 0
-        unprojected = [v.args[0] for v in self.every if isinstance(v.rule, Unproject)]
-        for v in dict.fromkeys((*state, *(v for v in unprojected if not in_memory(v)))):
+        multiplied = [v.args[0] for v in (*self.every, *self.outers.values()) if isinstance(v.rule, Unproject | Outer)]
+        for v in dict.fromkeys((*state, *(v for v in multiplied if not in_memory(v)))):
             self.matrices[v.id] = Matrix(v, fields)
             fields += count(v)
         self.fields = fields
-        self.products = bool(unprojected)
-        self.shares = shares(kernel, shared)
-        self.persistent = bool(shared)
+        self.products = bool(multiplied)
+        self.shares = shares(kernel, sums)
+        self.persistent = bool(sums)
         width = power_of_two(kernel.width)
         rows = [v for v in self.every if v.row and isinstance(v.rule, Input | Param)]
         rows += [v for v in (*self.given.values(), *self.shared.values()) if v.row]
@@ -94,7 +120,9 @@ class Tokens(Stateful):
             widest = 64 if self.products else 256 if 8 * held <= THREAD * width else 128
             self.chunk = min(widest, divisor) if divisor >= 16 else min(widest, width)
             self.tile, self.warps = max(16 if self.products else 1, 2048 // self.chunk), 8
-            least = self.tile
+            if self.outers:
+                self.tile = 16
+            least = tokens_of_a_share(kernel, sums.values()) if self.outers else self.tile
         self.resident = 2 if self.whole and self.warps < 16 else 1
         """Programs of a processor."""
         self.least = least
@@ -135,7 +163,7 @@ class Tokens(Stateful):
     @property
     def adding(self) -> bool:
         """Whether a single program has several tiles, and adds them up in memory: that must be float32."""
-        return not self.whole and 2 * self.tile < FEW_TOKENS and self._many_shares()
+        return not self.whole and 2 * self.tile < FEW_TOKENS and (bool(self.outers) or self._many_shares())
 
     def _many_shares(self) -> bool:
         return sum(s.size for s in self.shares) > MANY_SHARES * sum(self.moved.values())
@@ -145,6 +173,8 @@ class Tokens(Stateful):
         if not self.persistent:
             return f"-(-T // {self.tile})"
         most = "processors(device)" if self.resident == 1 else f"{self.resident} * processors(device)"
+        if self.outers:
+            return f"max(1, min(T // {self.least}, {most}))"
         if self.adding:
             return f"1 if T <= {FEW_TOKENS} else min(-(-T // {self.least}), 3 * processors(device) // 4)"
         many = f"min(-(-T // {self.least}), {most})"
@@ -211,10 +241,10 @@ class Tokens(Stateful):
         self.own("program", [name for name, _ in self._of_programs() if name not in self.apart])
         self.functions = [text.replace(OWN_ROUNDS, str(self.rounds)) for text in self.functions]
         if self.whole:
-            self._registers()
+            self.registers()
         self.body.written += tiles
         if self.whole:
-            self._shares_of_registers()
+            self.shares_of_registers()
 
     def _of_programs(self) -> list[tuple[str, int | str]]:
         """Arrays of which each program has a part, and its size."""
@@ -238,6 +268,8 @@ class Tokens(Stateful):
         for level in range(last + 1):
             self._numbers(level)
             self._pass(level)
+        if self.outers:
+            self._products()
         for matrix in self.matrices.values():
             self.leave(matrix)
 
@@ -256,9 +288,9 @@ class Tokens(Stateful):
             if not v.row and self.levels.of(v) == level:
                 self.store(name, v)
         for share in self.shares:
-            v = self.shared[share.name]
-            if not v.row and self.levels.of(v) == level:
-                self._add(share, v)
+            v = self.shared.get(share.name)
+            if v is not None and not v.row and self.levels.of(v) == level:
+                self.add(share, v)
 
     def _pass(self, level: int) -> None:
         """Rows that can be made once as many passes have ended, and the sums that the next numbers wait for."""
@@ -267,6 +299,7 @@ class Tokens(Stateful):
             return
         needed = self._rows_at(level)
         self._waited(needed)
+        self.loaded_wholes = {}
         before = len(self.body.written)
         depth = self.body.depth
         totals: list[tuple[Row, list[Element], dict[Element, str]]] = []
@@ -282,7 +315,7 @@ class Tokens(Stateful):
                 self.line("# A channel in each thread, as sums over tokens come: wider accesses would take registers")
                 self.line("one_by_one = tl.max_contiguous(start + tl.arange(0, CHUNK), 1)")
             for share in added:
-                self._add(share, self.shared[share.name])
+                self.add(share, self.shared[share.name])
         if not self.whole:
             loop_lines, self.body.written[before:] = self.body.written[before:], []
             for v, _, names in totals:
@@ -303,11 +336,33 @@ class Tokens(Stateful):
             ended |= {e: self._of_known(v, e) for e in elements if e.number is not None}
             self.know(v, [ended[e] for e in elements])
 
+    def _products(self) -> None:
+        """A pass of its own for products, as a function: with other rows, and what these need, registers spill."""
+        rows = [v.args[1] for v in self.outers.values()]
+        inner = self._inner([v for v in order(rows) if v in self.reduced])
+        for v in self.outers.values():
+            if not in_memory(v.args[0]):
+                self.leave(self.matrices[v.args[0].id])
+        self.line("tl.debug_barrier()")
+        inner.line("t = tl.arange(0, TILE)")
+        inner.line("inside = first + t < T")
+        inner._waited(rows)  # noqa: SLF001 - a printer like this one
+        for v in self.outers.values():
+            inner.numbers_of_product(v.args[0])
+        with inner.block(f"for start in range(0, {self.kernel.width}, CHUNK):"):
+            inner.line("d = start + tl.arange(0, CHUNK)")
+            for share in self.shares:
+                if share.name in self.outers:
+                    inner.add_product(share, *self.outers[share.name].args)
+        what = f"Adds a tile's part of {', '.join(self.outers)} to what the program has of it."
+        self._call(inner, "products", what, ["TILE", "CHUNK"])
+
     def _walked(self, level: int) -> tuple[list[tuple[str, Row]], list[Row], list[Share]]:
         """What a pass is for: rows that are given, sums over the row, shares of sums over tokens."""
         rows = [(n, v) for n, v in self.given.items() if v.row and self.levels.of(v) == level]
         sums = [v for v in self.reduced if self.levels.of(v.args[0]) == level]
-        return rows, sums, [s for s in self.shares if (v := self.shared[s.name]).row and self.levels.of(v) == level]
+        added = [s for s in self.shares if s.name in self.shared]
+        return rows, sums, [s for s in added if (v := self.shared[s.name]).row and self.levels.of(v) == level]
 
     def _rows_at(self, level: int) -> list[Row]:
         """The rows that a pass makes."""
@@ -319,7 +374,7 @@ class Tokens(Stateful):
         return Element("", e.number if isinstance(v.rule, RowMax) else e.number * self.kernel.width)
 
     def _neighbours(self) -> int:
-        return min(NEIGHBOURS, self.chunk)
+        return max(1, min(NEIGHBOURS, self.chunk, self.tile * self.chunk // (32 * self.warps)))
 
     def _accumulated(self, v: Row) -> tuple[Row, list[Element], dict[Element, str]]:
         """The elements of a row whose sum is taken, and the names that equal ones of them are summed under."""
@@ -358,17 +413,10 @@ class Tokens(Stateful):
         Where they are one with the rows, registers of numbers are held beside rows, and spill.
         """
         wanted = [v for v in numbers_of(self._rows_at(level)) if v.token and v.args]
-        inner = copy(self)
-        inner.body, inner.known = Lines(self.arguments_taken, depth=1), [{}]
-        inner._places = [{}]  # noqa: SLF001 - a printer like this one
-        for v in self.reduced:
-            if self.levels.of(v) <= level:
-                self.leave(self.place_in_state(v))
-                inner.elsewhere = {*inner.elsewhere, v.id}
+        inner = self._inner([v for v in self.reduced if self.levels.of(v) <= level])
         self.line("tl.debug_barrier()")
         inner.line("t = tl.arange(0, TILE)")
         inner.line("inside = first + t < T")
-        inner.matrices, inner.fields = self.matrices, self.fields
         inner.between(level)
         for v in wanted:
             inner.leave(inner.place_in_state(v))
@@ -376,7 +424,27 @@ class Tokens(Stateful):
             if isinstance(v.rule, Unproject) and not in_memory(v.args[0]):
                 inner.leave(self.matrices[v.args[0].id])
         self.rounds, self.fields = inner.rounds, inner.fields
-        name, text = f"{self.kernel.name}_numbers", inner.body.text()
+        what = "Numbers of a tile of tokens before a pass over the row, which finds them in state."
+        self._call(inner, "numbers", what, ["TILE"])
+        self.line("tl.debug_barrier()")
+        for v, like in zip(wanted, equal(wanted), strict=True):
+            self.know(v, self.remembered(v, like))
+
+    def _inner(self, sums: Sequence[Row]) -> Tokens:
+        """What writes a function for a tile; it finds ``sums`` over the row in memory."""
+        inner = copy(self)
+        inner.body, inner.known = Lines(self.arguments_taken, depth=1), [{}]
+        inner._places = [{}]  # noqa: SLF001 - a printer like this one
+        inner.wholes, inner.loaded_wholes = {}, {}
+        for v in sums:
+            self.leave(self.place_in_state(v))
+            inner.elsewhere = {*inner.elsewhere, v.id}
+        inner.matrices, inner.fields = self.matrices, self.fields
+        return inner
+
+    def _call(self, inner: Tokens, what: str, said: str, sizes: Sequence[str]) -> None:
+        """Makes what was written a function that is not inlined, and calls it."""
+        name, text = f"{self.kernel.name}_{what}", inner.body.text()
         names = [*self.taken, *map(to, self.given), "state", "rounds", *(s.array for s in self.shares)]
         names += ["first", "T"]
         used = [n for n in names if re.search(rf"\b{n}\b", text)]
@@ -389,14 +457,10 @@ class Tokens(Stateful):
         if re.search(r"\bagain\b", text):
             before.line("again = first >= tl.num_programs(0) * TILE")
         text = f"{before.text()}\n{text}" if before.written else text
-        head = "\n".join(wrapped(f"def {name}(", [*used, "TILE: tl.constexpr"], "):"))
-        what = '"""Numbers of a tile of tokens before a pass over the row, which finds them in state."""'
-        self.functions.append(f"@jit(noinline=True)\n{head}\n    {what}\n{text}\n")
-        for line in wrapped(f"{name}(", [*used, "TILE"], ")"):
+        head = "\n".join(wrapped(f"def {name}(", [*used, *(f"{size}: tl.constexpr" for size in sizes)], "):"))
+        self.functions.append("\n".join([f"@jit(noinline=True)\n{head}", *documented(said), f"{text}\n"]))
+        for line in wrapped(f"{name}(", [*used, *sizes], ")"):
             self.line(line)
-        self.line("tl.debug_barrier()")
-        for v, like in zip(wanted, equal(wanted), strict=True):
-            self.know(v, self.remembered(v, like))
 
     def formula(self, value: Row) -> str:
         if not isinstance(value.rule, RepeatBack):
@@ -404,73 +468,3 @@ class Tokens(Stateful):
         memory = f"rounds + {self.rounds}" if self.rounds else "rounds"
         self.rounds += remembered(value) * self.tile
         return rounds_back(self, value, memory)
-
-    # --- sums over tokens --------------------------------------------------------------------------
-    def _add(self, share: Share, v: Row) -> None:
-        """Adds a tile's part of a sum over tokens to what the program has of it."""
-        if not v.row and self.get(v) is None and self.dense(v):
-            for start, part in parts(v):
-                self._add_tensor(share, part, start)
-            return
-        inside = "inside[:, None]" if v.row else "inside"
-        for i, e in enumerate(self.made(v)):
-            text = f"tl.where({inside}, {self.show(e)}, 0.0)"
-            if self.whole:
-                self.line(f"{self._register(share, i, count(v))} += {text}")
-                continue
-            step = self.kernel.width if v.row else 1
-            at = share.array + (f" + {i * step}" if i else "") + (" + one_by_one" if v.row else "")
-            mask = f"mask=d < {self.kernel.width}" if v.row and self.masked else ""
-            before = f"tl.where(again, tl.load({', '.join((at, *([mask] if mask else [])))}), 0.0)"
-            self.line(f"tl.store({', '.join((at, f'{before} + tl.sum({text}, 0)', *([mask] if mask else [])))})")
-
-    def _add_tensor(self, share: Share, part: Row, start: int) -> None:
-        """The same of a tensor, which is a part of the sum from one of its numbers on."""
-        rank = len(part.streams)
-        inside = f"inside[:, {', '.join(['None'] * rank)}]" if rank else "inside"
-        text = f"tl.where({inside}, {self.tensor(part)}, 0.0)"
-        if self.whole:
-            self.line(f"{share.name}_share_from_{start} += {text}")
-            return
-        at, mask = self._of_share(share, part, start)
-        if not mask:
-            self.line(f"add_to_share({at}, {self.tensor(part)}, again, inside)")
-            return
-        before = f"tl.where(again, tl.load({at}{mask}, other=0.0), 0.0)"
-        self.line(f"tl.store({at}, {before} + tl.sum({text}, 0){mask})")
-
-    def _of_share(self, share: Share, part: Row, start: int) -> tuple[str, str]:
-        """Where a part of a sum is among the shares of a program, and the mask of an access to it."""
-        at = f"{share.array} + {start}" if start else share.array
-        if not part.streams:
-            return at, ""
-        mask = self.inside_streams(part.streams, token=False, fill="").replace("[None, ", "[")
-        return f"{at} + {self.place_of(part.streams)}", mask
-
-    def _register(self, share: Share, i: int, n: int) -> str:
-        return f"{share.name}_share" + (f"_{i}" if n > 1 else "")
-
-    def _registers(self) -> None:
-        for share in self.shares:
-            v = self.shared[share.name]
-            if not v.row and self.dense(v):
-                for start, part in parts(v):
-                    self.line(f"{share.name}_share_from_{start} = tl.zeros({self.shape(part.streams)}, tl.float32)")
-                continue
-            for i in range(count(v)):
-                shape = "(TILE, CHUNK)" if v.row else "(TILE,)"
-                self.line(f"{self._register(share, i, count(v))} = tl.zeros({shape}, tl.float32)")
-
-    def _shares_of_registers(self) -> None:
-        for share in self.shares:
-            v = self.shared[share.name]
-            if not v.row and self.dense(v):
-                for start, part in parts(v):
-                    at, mask = self._of_share(share, part, start)
-                    self.line(f"tl.store({at}, tl.sum({share.name}_share_from_{start}, 0){mask})")
-                continue
-            for i in range(count(v)):
-                step = self.kernel.width if v.row else 1
-                at = share.array + (f" + {i * step}" if i else "") + (" + d" if v.row else "")
-                mask = f", mask=d < {self.kernel.width}" if v.row and self.masked else ""
-                self.line(f"tl.store({at}, tl.sum({self._register(share, i, count(v))}, 0){mask})")

@@ -18,7 +18,7 @@ _ACCESSES = {
         r"tl\.store\((?P<at>[^,]+), tl\.where\((?P<inside>again), tl\.load\((?P=at)\), 0\.0\)"
         r" \+ tl\.sum\(tl\.where\(inside, (?P<what>.+), 0\.0\), 0\)\)"
     ),
-    "store_numbers": re.compile(r"tl\.store\((?P<at>[^,]+), (?P<what>.+?)(?P<inside>, mask=inside)?\)"),
+    "store_numbers": re.compile(r"tl\.store\((?P<at>[^,]+), (?P<what>(?:(?!, mask=).)+)(?P<inside>, mask=inside)?\)"),
 }
 _PLACES = (
     (re.compile(r"(\w+) \+ \((\d+) \* T \+ t\)"), "T", 0),

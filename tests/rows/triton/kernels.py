@@ -74,6 +74,25 @@ def rounded_boundary(n: int, width: int, rounds: int = 3) -> Kernel:
     return kernel._replace(gives=dict(zip(kernel.gives, rebuilt(list(kernel.gives.values()), change), strict=True)))
 
 
+def head(n: int, width: int) -> Kernel:
+    """The end of mHC's streams: they are mixed, weighed by numbers that they are projected to, and normed."""
+    p = Program()
+    streams = p.make(Input(name="streams", streams=(n,), row=True, format="act"))
+    y = p.make(Input(name="y", row=True, format="act"))
+    post = p.make(Input(name="post", streams=(n,)))
+    comb = p.make(Input(name="comb", streams=(n, n)))
+    fn = p.make(Param(name="fn", streams=(n, n), row=True))
+    base = p.make(Param(name="base", streams=(n,)))
+    weight = p.make(Param(name="weight", row=True, format="act"))
+    mixed = add(product("k,->k", post, y), product("jk,j->k", comb, streams))
+    mixed = p.named("mixed", p.make(Round(format="act"), mixed))
+    pre = p.named("pre", p.make(Sigmoid(), add(p.named("projected", p.make(Project(), mixed, fn)), base)))
+    x = p.named("x", product("k,k->", pre, mixed))
+    h = p.named("h", mul(mul(x, inverse_rms(x, width)), weight))
+    takes = leaves(streams, y, post, comb, fn, base, weight)
+    return Kernel("head", width, takes, {"mixed": mixed, "h": h}, {"mixed": "act", "h": "act"})
+
+
 def single_pass(n: int, width: int, rounds: int = 3) -> Kernel:
     """A boundary of mHC whose coefficients serve the next boundary: what the sub-layer reads needs none of its sums."""
     kernel = rounded_boundary(n, width, rounds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from archc.rows.kernel import Kernel, trained
 from archc.rows.traffic import moved
 from archc.rows.triton import Printed, print_backward
+from archc.rows.value import Row
 from tests.rows.triton import kernels
 from tests.rows.triton.printed import arrays, module
 from tests.rows.triton.traced import traced
@@ -30,12 +32,12 @@ def gradient(kernel: Kernel, kept: tuple[str, ...] = ()) -> Kernel:
     return trained(kernel, [n for n in kernel.takes if n != "angles"], kept).backward
 
 
-def facts(kernel: Kernel, target: str, tokens: int = 64) -> dict[str, Facts]:
+def facts(kernel: Kernel, target: str, made: Mapping[str, Row] | None = None, tokens: int = 64) -> dict[str, Facts]:
     """The facts of the launches of a gradient, by the name of the kernel."""
-    printed = print_backward(kernel)
+    printed = print_backward(kernel, made)
     launch = getattr(module(printed), printed.launcher)
-    made = tools.launches(launch, *arrays(kernel, tokens, torch.bfloat16).values())
-    return {m.kernel.fn.__name__: tools.compiled(m, target) for m in made}
+    launches = tools.launches(launch, *arrays(kernel, tokens, torch.bfloat16).values())
+    return {one.kernel.fn.__name__: tools.compiled(one, target) for one in launches}
 
 
 def rows_are_wide(kernel: Kernel, found: dict[str, Facts]) -> None:
@@ -107,12 +109,23 @@ def test_boundaries(make: Any, width: int, target: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("width", [FLASH, PRO])
+def test_the_end_of_streams(width: int, target: str) -> None:
+    """Two launches, the products in the first."""
+    made = trained(kernels.head(4, width), list(kernels.head(4, 8).takes), ("mixed",))
+    found = facts(made.settled, target, {"mixed": made.forward.gives["mixed"]})
+    assert [name.rpartition("_")[2] for name in found] == ["tokens", "sums"]
+    assert all(one.spilled == 0 for one in found.values())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("again", "footprint", "requested"), [(False, 1.6, 2.45), (True, 1.35, 2.25)])
 def test_boundaries_move_little(interpreted: Worker, again: bool, footprint: float, requested: float) -> None:
     """Bytes of a gradient for 4096 tokens over what must move, as they grow from 64 tokens to 96."""
     pair = trained(kernels.rounded_boundary(4, FLASH, 20), list(kernels.rounded_boundary(4, 8).takes), ("mixed",))
     kernel = pair.backward
-    printed = print_backward(kernel, {"mixed": pair.forward.gives["mixed"]} if again else None)
+    printed = print_backward(kernel, {"mixed": pair.forward.gives["mixed"]}, again=again)
     few, many = (_bytes(interpreted, printed, kernel, tokens) for tokens in (64, 96))
     must, distinct, asked = (a + (b - a) * (4096 - 64) / 32 for a, b in zip(few, many, strict=True))
     assert 1 <= distinct / must <= footprint

@@ -105,3 +105,11 @@ def test_what_moved_has_the_value_that_it_had(steps: list[tuple[str, int]]) -> N
     exec(body.text(), found)
     exec(f"{plain}\nout = {value} * 3", wanted)
     assert found["out"] == wanted["out"]
+
+
+def test_stores_one_after_another_are_one_call_where_they_have_the_mask_of_tokens() -> None:
+    """Not where another mask goes with each: rows of one channel stand one after another as numbers do."""
+    tokens = [f"tl.store(x + t * 4 + {i}, x_{i}, mask=inside)" for i in (1, 2, 3)]
+    assert written(*tokens) == "store_numbers(x + t * 4 + 1, 1, (x_1, x_2, x_3), inside)"
+    rows = [f"tl.store(x + t[:, None] * 3 + {i}, x_{i}, mask=inside[:, None])" for i in range(3)]
+    assert written(*rows) == "\n".join(rows)
