@@ -34,12 +34,11 @@ PROGRAMS = 32
 """Programs at least for 4,096 tokens that walk tokens and keep shares of products, too."""
 
 
-def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None, *, again: bool | None = None) -> Printed:
+def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Printed:
     """The kernels of the gradient that `trained` gives. Sums over tokens are summed in the same order for equal T.
 
-    ``made``: for takes by name, what they are of other takes, as forward made what was kept. ``again``: the first
-    kernel makes these rows again instead of reading them, where it reads what they are made of anyway; unless told,
-    that is so where it makes the products, and so is the only one to need them.
+    ``made``: for takes by name, what they are of other takes, as forward made what was kept. What walks tokens makes
+    these rows again instead of reading them, where it reads what they are made of anyway.
 
     Raises `NoTriton` where a give without tokens is no sum over tokens (`TokenSum`, `Outer`).
     """
@@ -60,7 +59,7 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None, *, aga
     for n in can:
         if isinstance(rows[n].rule, Round):
             rows[n].program.hinted(f"{n}_exact", rows[n].args[0])
-    instead = {kernel.takes[n].id: rows[n] for n in can} if (walked if again is None else again) else {}
+    instead = {kernel.takes[n].id: rows[n] for n in can}
     values = rebuilt([*kernel.gives.values(), *state], lambda old, new: instead.get(old.id, new))
     remade = kernel._replace(gives=dict(zip(kernel.gives, values, strict=False)))
     sums = {n: remade.gives[n] for n in (*shared, *(products if walked else ()))}

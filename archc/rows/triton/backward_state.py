@@ -141,5 +141,5 @@ class Stateful(Tensors):
             )
             tile = self.body.assign(tile, f"{weight.rule.name}_tile")
             hint = "_".join((self.hint(value), *map(str, place)))
-            made.append(self.bind(f"unprojected({matrix}, {tile})", hint))
+            made.append(Element(self.body.assign(f"unprojected({matrix}, {tile})", hint)))
         return made

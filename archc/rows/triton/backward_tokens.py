@@ -307,6 +307,9 @@ class Tokens(Summing):
         with nullcontext() if self.whole else self.block(loop):
             if not self.whole:
                 self.line("d = start + tl.arange(0, CHUNK)")
+            for v in order(needed):
+                if isinstance(v.rule, Unproject):  # before there are other rows: of a product all is in registers
+                    self.made(v)
             for v in sums:
                 totals.append(self._accumulated(v))
             for name, v in rows:

@@ -100,7 +100,7 @@ def test_rows_that_were_kept_are_made_again(interpreted: Worker, wanted: Sequenc
     known |= exact(forward, known, torch.float32)
     upstream = drawn(backward, 9, torch.float32)
     given = {n: known[n].float() if n in known else upstream[n] for n in backward.takes}
-    printed = print_backward(backward, {"mixed": forward.gives["mixed"]}, again=True)
+    printed = print_backward(backward, {"mixed": forward.gives["mixed"]})
     want = exact(backward, given, torch.float32)
     check(dict(zip(want, zip(interpreted(call, printed, *given.values()), want.values(), strict=True), strict=True)))
 

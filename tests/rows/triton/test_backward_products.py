@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 WIDE = head(4, 1024)
 
 
-def printed(kernel: Kernel, *, again: bool | None = None) -> tuple[Printed, Kernel]:
+def printed(kernel: Kernel, *, again: bool = True) -> tuple[Printed, Kernel]:
     """The gradient, which reads the mixed streams or makes them again, and its program."""
     pair = trained(kernel, list(kernel.takes), ("mixed",))
-    return print_backward(pair.settled, {"mixed": pair.forward.gives["mixed"]}, again=again), pair.settled
+    return print_backward(pair.settled, {"mixed": pair.forward.gives["mixed"]} if again else None), pair.settled
 
 
 def compared(
@@ -37,7 +37,7 @@ def compared(
     act: torch.dtype,
     processors: int = 9,
     *,
-    again: bool | None = None,
+    again: bool = True,
 ) -> None:
     """Gradients of random gives, beside those that the program gives in float64."""
     made, backward = printed(kernel, again=again)
