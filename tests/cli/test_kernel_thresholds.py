@@ -1,7 +1,7 @@
 """What the generated kernels of the library's models launch, move and compile to, against what was promised of them.
 
 The bounds are those that the design was tried at (one launch and two passes over the rows forward: 1.40 of what must
-move, and 0.30 for reading the projection once for every 64 tokens).
+move, and 0.30 for reading the projection once for every 64 tokens), and, backward, those that it could not reach.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def test_boundaries_of_mhc(spec: str) -> None:
             assert total(forward, "bytes_footprint") <= footprint
             assert total(forward, "bytes_requested") <= asked
         backward = [row for row in mine if (row["way"], row["tokens"]) == ("backward", 4096)]
-        assert sum(row["launches"] for row in backward) <= 4
-        assert total(backward, "bytes_footprint") <= 2.15
-        assert total(backward, "bytes_requested") <= 2.75
+        assert sum(row["launches"] for row in backward) <= 3
+        assert total(backward, "bytes_footprint") <= 1.5
+        assert total(backward, "bytes_requested") <= 2.4
         for row in mine:
             if row["backend"] == "triton":
                 assert row["spills"] == 0, row

@@ -117,9 +117,11 @@ class Tokens(Summing):
                 else:
                     self.tile //= 2
         else:
-            widest = 64 if self.products else 256 if 8 * held <= THREAD * width else 128
+            many = 8 * held > THREAD * width
+            widest = 64 if self.products or many else 256
             self.chunk = min(widest, divisor) if divisor >= 16 else min(widest, width)
-            self.tile, self.warps = max(16 if self.products else 1, 2048 // self.chunk), 8
+            channels = 1024 if many and not self.products else 2048  # four, or eight, of each row in a thread
+            self.tile, self.warps = max(16 if self.products else 1, channels // self.chunk), 8
             if self.outers:
                 self.tile = 16
             least = tokens_of_a_share(kernel, sums.values()) if self.outers else self.tile
