@@ -81,7 +81,8 @@ def _without_products(name: str, target: str) -> None:
     found = facts(kernel, target, tokens=4096)
     assert len(found) == launches
     for one in found.values():
-        assert one.spilled == 0
+        # With 128 registers two programs share a processor: for that the assembler spills a few
+        assert one.spilled == 0 or (one.registers == 128 and one.spills <= 64)
         assert one.registers <= 240
     rows_are_wide(kernel, found)
 
