@@ -51,19 +51,9 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     alone = bool(products) and one_kernel(kernel)
     walked = bool(products) and not alone and _few(kernel, {**shared, **products})
     params = Params(kernel, products, part=alone) if products and not walked else None
-    state = params.state if params else []
-    known = {v.id for v in kernel.takes.values()}
-    rows = {n: v for n, v in (made or {}).items() if v.row and Levels().of(v) == 0}
-    leaves = {n: [a for a in order([v]) if isinstance(a.rule, Input | Param)] for n, v in rows.items()}
-    can = [n for n, some in leaves.items() if n in kernel.takes and all(a.id in known for a in some)]
-    for n in can:
-        if isinstance(rows[n].rule, Round):
-            rows[n].program.hinted(f"{n}_exact", rows[n].args[0])
-    instead = {kernel.takes[n].id: rows[n] for n in can}
-    values = rebuilt([*kernel.gives.values(), *state], lambda old, new: instead.get(old.id, new))
-    remade = kernel._replace(gives=dict(zip(kernel.gives, values, strict=False)))
+    remade, state = _made_again(kernel, params.state if params else [], made or {})
     sums = {n: remade.gives[n] for n in (*shared, *(products if walked else ()))}
-    tokens = Tokens(remade, sums, values[len(kernel.gives) :], part=alone)
+    tokens = Tokens(remade, sums, state, part=alone)
     both = Both(kernel, products, tokens, params) if params and alone else None
     own = sorted(tokens.shares, key=lambda share: kernel.format(share.name) == "fp32")
     sets = [("programs", own)] if sums else []
@@ -81,6 +71,23 @@ def print_backward(kernel: Kernel, made: Mapping[str, Row] | None = None) -> Pri
     functions = dict.fromkeys((*tokens.functions, *(params.functions if params else ())))
     text = "\n\n".join((*functions, *parts))
     return Printed(text, f"launch_{kernel.name}", frozenset(needs) | called(text))
+
+
+def _made_again(kernel: Kernel, state: Sequence[Row], made: Mapping[str, Row]) -> tuple[Kernel, list[Row]]:
+    """The kernel, and ``state`` for another, that read none of the rows that are ``made`` of other takes.
+
+    These are of the first pass: what they are made of is no sum over the row.
+    """
+    known = {v.id for v in kernel.takes.values()}
+    rows = {n: v for n, v in made.items() if n in kernel.takes and v.row and Levels().of(v) == 0}
+    leaves = {n: [a for a in order([v]) if isinstance(a.rule, Input | Param)] for n, v in rows.items()}
+    instead = {kernel.takes[n].id: rows[n] for n, some in leaves.items() if all(a.id in known for a in some)}
+    for name, v in rows.items():
+        if isinstance(v.rule, Round):
+            v.program.hinted(f"{name}_exact", v.args[0])
+    values = rebuilt([*kernel.gives.values(), *state], lambda old, new: instead.get(old.id, new))
+    gives = dict(zip(kernel.gives, values, strict=False))
+    return kernel._replace(gives=gives), values[len(gives) :]
 
 
 def _few(kernel: Kernel, sums: Mapping[str, Row]) -> bool:
