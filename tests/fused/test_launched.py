@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from archc.diagnostics import ArchError
 from archc.emit.kernels import kernels, triton
 from archc.importers import load
-from archc.plan import shrink
+from archc.plan import plan, shrink
+from archc.resolve import load_text
 from archc.rows.kernel import Kernel
 from archc.rows.rules import Input, Param, mul
 from archc.rows.triton import NoTriton, Printed, print_backward
 from archc.rows.value import Program
 from tests.built import built
+from tests.combinations import cover
 from tests.fused.test_packages import drawn, functions, graded, off
 from tests.kernels.conftest import interpreted
 from tests.rows.triton.kernels import add_norm
@@ -50,7 +53,8 @@ def runs(folder: Path, lead: tuple[int, int], dtype: torch.dtype, kind: str) -> 
     for fused in functions(import_module(folder.name)).values():
         layout = fused.layout
         generator = torch.Generator().manual_seed(lead[1])
-        takes = [drawn(a, lead, generator).to(a.dtype(dtype)) for a in layout.takes]
+        counted = lead if layout.lead == 2 else (lead[0] * lead[1],)
+        takes = [drawn(a, counted, generator).to(a.dtype(dtype)) for a in layout.takes]
         if kind == "one row":
             takes = [x[:1] if a.spread else x for a, x in zip(layout.takes, takes, strict=True)]
         if kind == "gaps":
@@ -102,7 +106,24 @@ def test_functions(interpreted: Worker, folder: Path, lead: tuple[int, int], dty
     """Each function against its ops in float64: no further off than rounding, or than the ops are in this dtype; with
     gradients in the shapes and dtypes of what they are gradients of.
     """
-    for name, (takes, got, plain, exact) in interpreted(runs, folder, lead, dtype, kind).items():
+    agree(interpreted(runs, folder, lead, dtype, kind), dtype)
+
+
+@pytest.mark.parametrize("number", [3, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in range(8, 50))])
+def test_functions_of_any_drawers(interpreted: Worker, number: int, tmp_path: Path) -> None:
+    """Of several tiles of tokens, whatever drawers the functions come from."""
+    try:
+        model = load_text(cover.texts(500)[number])[0]
+        plan(model)
+    except ArchError:
+        pytest.skip("these drawers do not go together")
+    folder = Path(built(model, tmp_path, fuse="layers").__file__ or "").parent
+    agree(interpreted(runs, folder, (1, 70), torch.float32, ""), torch.float32)
+
+
+def agree(found: dict[str, tuple[list[Tensor], ...]], dtype: torch.dtype) -> None:
+    """What functions give is as near as `test_functions` says."""
+    for name, (takes, got, plain, exact) in found.items():
         for x, gradient in zip(takes, got[-len(takes) :], strict=True):
             assert (gradient.shape, gradient.dtype) == (x.shape, x.dtype), name
         for i, (a, b, c) in enumerate(zip(got, plain, exact, strict=True)):

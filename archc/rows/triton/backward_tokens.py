@@ -449,7 +449,7 @@ class Tokens(Summing):
 
     def _call(self, inner: Tokens, what: str, said: str, sizes: Sequence[str]) -> None:
         """Makes what was written a function that is not inlined, and calls it."""
-        name, text = f"{self.kernel.name}_{what}", inner.body.text()
+        name, text = self.body.name(f"{self.kernel.name}_{what}"), inner.body.text()
         names = [*self.taken, *map(to, self.given), "state", "rounds", *(s.array for s in self.shares)]
         names += ["first", "T"]
         used = [n for n in names if re.search(rf"\b{n}\b", text)]
