@@ -164,7 +164,9 @@ def drawn(array: Array, lead: tuple[int, ...], generator: torch.Generator) -> Te
     shape = (*(() if array.once else lead), *array.own)
     wide = array.once or (array.dims and array.dims[-1] >= 16)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return x / (array.dims[-1] ** 0.5 if array.once and len(array.own) > 1 else 1) if wide else x.sigmoid() * 0.9 + 0.1
+    if not wide:
+        return x.sigmoid() * 0.9 + 0.1
+    return x / (array.dims or (1,))[-1] ** 0.5 if array.once and len(array.own) > 1 else x
 
 
 def graded(call: Callable[..., Any], takes: list[Tensor], learned: list[int], scale: float) -> list[Tensor]:
