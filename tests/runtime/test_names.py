@@ -55,7 +55,8 @@ def test_transformers_loads_what_is_saved(tmp_path: Path, family: str, style: st
     assert {kind: names for kind, names in report.items() if names} == {}
     assert_same(state(again), state(theirs))
     with torch.no_grad():
-        assert torch.equal(again.eval()(IDS).logits, theirs(IDS).logits)
+        # Of equal numbers: matrices that lie elsewhere in memory are multiplied in another order on some processors
+        torch.testing.assert_close(again.eval()(IDS).logits, theirs(IDS).logits, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("gpt_oss", "deepseek_v4")])
