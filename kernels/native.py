@@ -42,7 +42,19 @@ exceptions; NaN and infinities stay what they are, and sums keep their order but
 """
 
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() in {"x86_64", "AMD64"} else ()
-MACHINE = ("-march=native", *WIDE)
+
+
+def _tuned() -> tuple[str, ...]:
+    """GCC 12 takes processors of AMD that have such vectors for older ones, and orders instructions for these: for 64
+    tokens a boundary of mHC takes up to an eighth longer.
+    """
+    with contextlib.suppress(OSError):
+        known = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return ("-mtune=generic",) if "AuthenticAMD" in known and "avx512f" in known else ()
+    return ()
+
+
+MACHINE = ("-march=native", *WIDE, *_tuned())
 """Flags for just this processor: compilers would take half of its widest vectors, at which a boundary of mHC takes a
 fifth longer for one token."""
 
