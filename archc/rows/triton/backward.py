@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from archc.rows.kernel import Kernel, bare
 from archc.rows.rewrite import Levels, rebuilt
+from archc.rows.rotate import Rotate
 from archc.rows.rules import Input, Outer, Param, Round, TokenSum
 from archc.rows.triton.backward_arrays import Share
 from archc.rows.triton.backward_both import Both, one_kernel
@@ -91,7 +92,12 @@ def _made_again(kernel: Kernel, state: Sequence[Row], made: Mapping[str, Row]) -
 
 
 def _few(kernel: Kernel, sums: Mapping[str, Row]) -> bool:
-    """Whether programs that walk tokens are enough where they are so few that shares of all sums are, too."""
+    """Whether programs that walk tokens are enough where they are so few that shares of all sums are, too.
+
+    Rows that are turned are held whole, and have no pass for products.
+    """
+    if any(isinstance(v.rule, Rotate) for v in order(kernel.gives.values())):
+        return False
     return tokens_of_a_share(kernel, sums.values()) * PROGRAMS <= MANY_TOKENS
 
 
